@@ -1,0 +1,1 @@
+"""Batch scoring a factory trusts for visual anomaly detection."""

@@ -1,0 +1,51 @@
+"""The exceptions a user can meet; the exit code of a command is the class of its error.
+
+AdmodelsError
+ +- ConfigurationError  2   wrong usage, params.yaml refused
+ +- DataError           3   images, masks, manifests refused
+ +- BundleError         4   bundle missing, incompatible or tampered with
+ +- SourceError        69   a source cannot be reached
+ +- StorageError       74   storage cannot be read or written
+"""
+
+
+class AdmodelsError(Exception):
+    """An error that says what was found, where, what was expected and what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, found: str, *, where: object, expected: str, next_step: str) -> None:
+        super().__init__(
+            f"{found}\n  where:    {where}\n  expected: {expected}\n  next:     {next_step}"
+        )
+        self.found = found
+
+
+class ConfigurationError(AdmodelsError):
+    """Wrong usage or a params.yaml that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(AdmodelsError):
+    """Images, masks or manifests that must not be trained on or evaluated."""
+
+    exit_code = 3
+
+
+class BundleError(AdmodelsError):
+    """A bundle that is missing, incompatible or tampered with."""
+
+    exit_code = 4
+
+
+class SourceError(AdmodelsError):
+    """A source that cannot be reached."""
+
+    exit_code = 69
+
+
+class StorageError(AdmodelsError):
+    """Storage that cannot be read or written."""
+
+    exit_code = 74
