@@ -1,0 +1,308 @@
+"""Bytes to arrays and back: the only place where images and masks are decoded and resized.
+
+Pillow decodes, because it refuses truncated files where OpenCV fills them with grey; OpenCV
+resizes. EXIF orientation is not applied: pixels come as the camera stored them, so that masks,
+which carry no EXIF, fit.
+"""
+
+import hashlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from admodels.errors import AdmodelsError, DataError
+from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from admodels.manifest import Found, Row
+from admodels.params import Resize
+
+T = TypeVar("T")
+R = TypeVar("R")
+Reason = Literal["empty", "truncated", "undecodable", "too_large"]
+UInt8 = NDArray[np.uint8]
+Bool = NDArray[np.bool_]
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
+LARGEST_PIXELS = 200_000_000
+DECODING_THREADS = min(8, os.cpu_count() or 1)
+TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
+PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
+
+_INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
+_OPENING = threading.Lock()
+
+# The limit is ours (`too_large`): Pillow's warns in a band that we accept, and the warning filter
+# is one global of the process, which threads must not touch.
+Pillow.MAX_IMAGE_PIXELS = None
+
+
+class UnreadableImage(DataError):  # noqa: N818
+    """A file that does not give an image; `reason` is a closed word, `where` the file."""
+
+    def __init__(self, reason: Reason, detail: str, where: object) -> None:
+        super().__init__(
+            f"image is {reason.replace('_', ' ')}: {detail}",
+            where=where,
+            expected=f"a whole image of at most {LARGEST_PIXELS // 1_000_000} million pixels",
+            next_step="replace or remove the file, then `admodels task refresh NAME`",
+        )
+        self.reason = reason
+        self.where = where
+
+
+@dataclass(frozen=True)
+class Image:
+    """A decoded image: `rgb` (H, W, 3) uint8; `mode` and `bit_depth` as stored."""
+
+    rgb: UInt8
+    width: int
+    height: int
+    mode: str
+    bit_depth: int
+
+
+def decoded(data: bytes, where: object) -> Image:
+    """An encoded image as RGB; the first frame where there are several.
+
+    16 bits become 8 by one fixed window (v >> 8), never by a stretch of their own, so that
+    brightness stays comparable. Grey is replicated; alpha is dropped, not composited.
+
+    Raises:
+        UnreadableImage: no bytes, bytes missing, not an image, or too large.
+    """
+    image, bit_depth = _whole(data, where)
+    try:
+        rgb = _rgb(image, bit_depth)
+    except (ValueError, OSError) as error:
+        raise UnreadableImage("undecodable", str(error), where) from error
+    return Image(rgb, image.width, image.height, image.mode, bit_depth)
+
+
+def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
+    """The image with all its pixels, and the bits of one stored sample."""
+    if not data:
+        raise UnreadableImage("empty", "zero bytes", where)
+    try:
+        image = _opened(data)
+        if image.width * image.height > LARGEST_PIXELS:
+            raise UnreadableImage("too_large", f"{image.width} x {image.height} pixels", where)
+        if image.format == "PNG":
+            _opened(data).verify()  # checksums, which load() ignores
+        image.load()
+        return image, _bit_depth(image, data)
+    except AdmodelsError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        reason: Reason = "truncated" if _is_truncation(error) else "undecodable"
+        raise UnreadableImage(reason, f"{type(error).__name__}: {error}", where) from error
+
+
+def _opened(data: bytes) -> Pillow.Image:
+    """The header read; complaints about metadata are dropped, one thread at a time."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Pillow.open(BytesIO(data), formats=FORMATS)
+    image.info.pop("transparency", None)  # convert() would warn; alpha is dropped anyway
+    return image
+
+
+def _is_truncation(error: Exception) -> bool:
+    return isinstance(error, EOFError) or "truncated" in str(error).lower()
+
+
+def _bit_depth(image: Any, data: bytes) -> int:
+    if image.format == "PNG":
+        return data[PNG_BIT_DEPTH_OFFSET]
+    if image.format == "TIFF":
+        return int(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))[0])
+    return 16 if image.mode.startswith("I;16") else 1 if image.mode == "1" else 8
+
+
+def _rgb(image: Pillow.Image, bit_depth: int) -> UInt8:
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> (bit_depth - 8)).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per channel have no fixed window to 8 bits")
+    return np.array(image.convert("RGB"))
+
+
+def decoded_mask(data: bytes, where: object) -> Bool:
+    """An encoded ground-truth mask (H, W): True where it is not black.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+        DataError: more than two values, or two of which none is 0: it is not clear then which
+            pixels are defective.
+    """
+    image, _ = _whole(data, where)
+    plain = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+    pixels = np.asarray(image if plain else image.convert("RGB"))
+    values = pixels if plain else pixels.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16])
+    defective: Bool = np.asarray(values != 0, dtype=np.bool_)
+    other = values[defective]
+    if other.size and other.min() != other.max():
+        raise DataError(
+            f"mask has more values than 0 and one other ({other.min()}, {other.max()}, ...)",
+            where=where,
+            expected="a binary mask: 0 is normal, one other value is defective",
+            next_step="mend the mask (store it lossless), then `admodels task refresh NAME`",
+        )
+    return defective
+
+
+def resized(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
+    """An (H, W, 3) uint8 image as (image_px, image_px, 3) uint8, stretched to the square.
+
+    `bilinear` samples without antialiasing, as DRAEM's cv2.resize does; `area` averages.
+    """
+    scaled = cv2.resize(rgb, (image_px, image_px), interpolation=_INTERPOLATION[resize])
+    return np.asarray(scaled, dtype=np.uint8)
+
+
+def resized_mask(mask: Bool, mask_px: int) -> Bool:
+    """An (H, W) bool mask as (mask_px, mask_px) bool, nearest."""
+    # EXACT samples at pixel centres, as bilinear does; plain INTER_NEAREST shifts by half a pixel.
+    scaled = cv2.resize(
+        mask.astype(np.uint8), (mask_px, mask_px), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    return np.asarray(scaled, dtype=np.bool_)
+
+
+def load(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8:
+    """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
+
+    Raises:
+        DataError: a file is missing, or its bytes are not those of the manifest.
+        UnreadableImage: a file does not give an image.
+    """
+
+    def planes(row: Row) -> UInt8:
+        path = root / row.image_path
+        rgb = decoded(_read_checked(path, row.image_sha256), path).rgb
+        return resized(rgb, image_px, resize).transpose(2, 0, 1)
+
+    return _stacked(planes, rows, (3, image_px, image_px), np.uint8)
+
+
+def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
+    """The masks of the rows, in order, as (N, mask_px, mask_px) bool; no mask is all False.
+
+    Raises:
+        DataError: a file is missing, is not that of the manifest, is not binary, or has another
+            size than its image.
+    """
+
+    def plane(row: Row) -> Bool:
+        if not row.mask_path:
+            return np.zeros((mask_px, mask_px), dtype=np.bool_)
+        path = root / row.mask_path
+        mask = decoded_mask(_read_checked(path, row.mask_sha256), path)
+        if mask.shape != (row.height, row.width):
+            raise DataError(
+                f"mask is {mask.shape[1]} x {mask.shape[0]} pixels",
+                where=path,
+                expected=f"{row.width} x {row.height}, as {row.image_path}",
+                next_step="mend the mask, then `admodels task refresh NAME`",
+            )
+        return resized_mask(mask, mask_px)
+
+    return _stacked(plane, rows, (mask_px, mask_px), np.bool_)
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _not_as_listed(f"file cannot be read: {error.strerror}", path) from error
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise _not_as_listed(f"file has sha256 {actual}, its manifest says {sha256}", path)
+    return data
+
+
+def _not_as_listed(found: str, path: Path) -> DataError:
+    return DataError(
+        found,
+        where=path,
+        expected="the bytes that the manifest lists",
+        next_step="dvc repro fetch validate",
+    )
+
+
+def _stacked(
+    one: Callable[[Row], NDArray[Any]], rows: list[Row], shape: tuple[int, ...], dtype: type
+) -> NDArray[Any]:
+    """One (N, *shape) array, filled in place: a category is never held twice."""
+    stack: NDArray[Any] = np.empty((len(rows), *shape), dtype=dtype)
+
+    def fill(index: int) -> None:
+        stack[index] = one(rows[index])
+
+    in_threads(fill, range(len(rows)))
+    return stack
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of every item, in order; decoders release the interpreter lock."""
+    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+def described(found: Found, root: Path) -> Row:
+    """The manifest row of one image: decoded once, hashed with its mask.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+    """
+    data = (root / found.image_path).read_bytes()
+    image = decoded(data, found.image_path)
+    mask = (root / found.mask_path).read_bytes() if found.mask_path else b""
+    return Row(
+        image_id=str(PurePosixPath(found.image_path).with_suffix("")),
+        image_path=found.image_path,
+        image_sha256=hashlib.sha256(data).hexdigest(),
+        width=image.width,
+        height=image.height,
+        mode=image.mode,
+        bit_depth=image.bit_depth,
+        label=found.label,
+        defect_type=found.defect_type,
+        mask_path=found.mask_path,
+        mask_sha256=hashlib.sha256(mask).hexdigest() if found.mask_path else "",
+        foreground_path="",
+        foreground_sha256="",
+    )
+
+
+def rows(found: list[Found], root: Path) -> tuple[list[tuple[Found, Row]], list[UnreadableImage]]:
+    """The row of every image that can be read, in order, and the refusals of the others."""
+
+    def described_or_refused(one: Found) -> Row | UnreadableImage:
+        try:
+            return described(one, root)
+        except UnreadableImage as error:
+            return error
+
+    outcomes = in_threads(described_or_refused, found)
+    readable = [(f, o) for f, o in zip(found, outcomes, strict=True) if isinstance(o, Row)]
+    return readable, [o for o in outcomes if isinstance(o, UnreadableImage)]
+
+
+def write_png(path: Path, array: NDArray[Any]) -> None:
+    """Write (H, W, 3) RGB uint8, (H, W) uint8 or (H, W) bool (as 0 and 255), as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    partial = path.with_name(f".{path.name}.partial")
+    Pillow.fromarray(pixels).save(partial, format="PNG")
+    partial.replace(path)

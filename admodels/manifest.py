@@ -1,0 +1,227 @@
+"""The manifest: one row per image with content hashes, and how images fall into four splits."""
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from admodels.errors import DataError
+from admodels.params import Strict
+
+Label = Literal["normal", "anomalous"]
+Part = Literal["learn", "calibration", "test"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SPLITS = ("train", "validation", "calibration", "test")
+NAMES_SHOWN = 20
+LEAST_TRAIN_SHARE = 0.1
+
+
+class Split(Strict):
+    """How the learnable normal images of a task are shared out."""
+
+    validation_share: float = Field(gt=0, lt=0.5)
+    calibration_share: float = Field(gt=0, lt=0.8)
+    min_normal_images: int = Field(ge=11)
+
+    @model_validator(mode="after")
+    def _leaves_something_to_learn_from(self) -> Self:
+        if self.validation_share + self.calibration_share > 1 - LEAST_TRAIN_SHARE:
+            raise ValueError(
+                f"validation_share + calibration_share leave less than {LEAST_TRAIN_SHARE} to train"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image as a dataset lays it out; paths are POSIX and relative to the raw root."""
+
+    image_path: str
+    label: Label
+    defect_type: str
+    mask_path: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class Row:
+    """One manifest row; the fields are the CSV's columns, in order. No mask: empty strings."""
+
+    image_id: str
+    image_path: str
+    image_sha256: str
+    width: int
+    height: int
+    mode: str
+    bit_depth: int
+    label: Label
+    defect_type: str
+    mask_path: str
+    mask_sha256: str
+    foreground_path: str
+    foreground_sha256: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 lower-case hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(names: Iterable[str]) -> str:
+    """The sorted names for a message: the first 20, then how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - NAMES_SHOWN
+    return ", ".join(ordered[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write the rows sorted by `image_path`; readers never see half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows(astuple(row) for row in sorted(rows, key=lambda row: row.image_path))
+    partial.replace(path)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a manifest, in file order.
+
+    Raises:
+        DataError: the file is missing, or it is not a manifest as `write` writes it.
+    """
+    if not path.is_file():
+        raise _not_a_manifest("manifest is missing", path)
+    with path.open(encoding="utf-8", newline="") as file:
+        table = csv.reader(file)
+        header = next(table, [])
+        if header != list(COLUMNS):
+            raise _not_a_manifest(f"manifest has the columns {header}", path)
+        return [_row(cells, f"{path}:{table.line_num}") for cells in table]
+
+
+def _row(cells: list[str], where: str) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise _not_a_manifest(f"manifest row has {len(cells)} cells", where)
+    values = dict(zip(COLUMNS, cells, strict=True))
+    numbers = {name: values[name] for name in ("width", "height", "bit_depth")}
+    unfit = [name for name, text in numbers.items() if not (text.isascii() and text.isdigit())]
+    if values["label"] not in get_args(Label):
+        unfit.append("label")
+    if unfit:
+        raise _not_a_manifest(f"manifest row has no valid {', '.join(unfit)}", where)
+    return Row(**{**values, **{name: int(text) for name, text in numbers.items()}})  # type: ignore[arg-type]
+
+
+def _not_a_manifest(found: str, where: object) -> DataError:
+    return DataError(
+        found,
+        where=where,
+        expected=f"a CSV with the columns {', '.join(COLUMNS)}, written by the validate stage",
+        next_step="dvc repro validate",
+    )
+
+
+def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict[str, list[Row]]:
+    """The rows of each of `SPLITS`.
+
+    Learnable normal images are ordered by sha256("<seed>:<image_sha256>"): the first
+    calibration_share of them calibrate (unless the dataset brings a calibration part), the last
+    validation_share validate, the rest train. Counts are rounded half up and are at least 1.
+
+    Raises:
+        DataError: two images share an id; an anomalous image stands where a method would learn
+            from it; fewer normal images than `min_normal_images`; the same content in two
+            splits, which would make the figures of one of them false.
+    """
+    _refuse_shared_ids([row for _, row in found_rows])
+    _refuse_anomalous_outside_test(found_rows)
+    parts: dict[Part, list[Row]] = {"learn": [], "calibration": [], "test": []}
+    for found, row in found_rows:
+        parts[found.part].append(row)
+    learn = sorted(parts["learn"], key=lambda row: (_drawn(row, seed), row.image_path))
+    if len(learn) < split.min_normal_images:
+        raise _refusal(
+            f"{len(learn)} normal images to learn from",
+            "the task's train/good (or normal) images",
+            f"at least {split.min_normal_images} (params key `split.min_normal_images`)",
+            "add normal images to the source",
+        )
+    brought = parts["calibration"]
+    calibrating = 0 if brought else _share(len(learn), split.calibration_share)
+    training = len(learn) - _share(len(learn), split.validation_share)
+    shared_out = {
+        "train": learn[calibrating:training],
+        "validation": learn[training:],
+        "calibration": brought or learn[:calibrating],
+        "test": parts["test"],
+    }
+    _refuse_shared_content(shared_out)
+    return shared_out
+
+
+def _drawn(row: Row, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{row.image_sha256}".encode()).hexdigest()
+
+
+def _share(count: int, share: float) -> int:
+    return max(1, int(count * share + 0.5))
+
+
+def _refusal(found: str, where: str, expected: str, remedy: str) -> DataError:
+    step = f"{remedy}, then `admodels task refresh NAME`"
+    return DataError(found, where=where, expected=expected, next_step=step)
+
+
+def _refuse_shared_ids(rows: list[Row]) -> None:
+    first: dict[str, str] = {}
+    clashes = [
+        f"{other} and {row.image_path}"
+        for row in rows
+        if (other := first.setdefault(row.image_id, row.image_path)) != row.image_path
+    ]
+    if clashes:
+        raise _refusal(
+            "images differ only in their extension",
+            listed(clashes),
+            "one image per name: the path without extension is the image's id",
+            "rename or remove one of each",
+        )
+
+
+def _refuse_anomalous_outside_test(found_rows: list[tuple[Found, Row]]) -> None:
+    wrong = [f.image_path for f, _ in found_rows if f.label == "anomalous" and f.part != "test"]
+    if wrong:
+        raise _refusal(
+            f"{len(wrong)} anomalous images outside the test part",
+            listed(wrong),
+            "normal images only: a method would learn the defects as normal",
+            "move them to the test part",
+        )
+
+
+def _refuse_shared_content(shared_out: dict[str, list[Row]]) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    clashes = []
+    for name, rows in shared_out.items():
+        for row in rows:
+            split, path = first.setdefault(row.image_sha256, (name, row.image_path))
+            if split != name:
+                clashes.append(f"{path} ({split}) and {row.image_path} ({name})")
+    if clashes:
+        raise _refusal(
+            "the same image in two splits",
+            listed(clashes),
+            "every image in one split only",
+            "remove one file of each pair",
+        )
