@@ -1,0 +1,160 @@
+"""The contract that every method keeps, and how a method is found: by its folder's name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from admodels.errors import ConfigurationError
+from admodels.params import Kind, Resize, Strict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class MethodParams(Strict):
+    """What the params of every method hold."""
+
+    image_px: int = Field(ge=32, le=4096)
+    resize: Resize
+    score_chunk_images: int = Field(ge=1, le=1024)
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Synthetic anomalies: `images` (N, 3, H, W) uint8 RGB, `masks` (N, H, W) bool."""
+
+    images: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that `fit` may see; there is no way from here to a test image."""
+
+    normal: Tensor  # (N, 3, H, W) uint8 RGB
+    textures: Tensor  # (T, 3, H, W) uint8 RGB
+    validation: Synthetic  # held out, for model choice only
+    foreground: Tensor | None  # (N, 1, H, W) uint8 mattes, or the method estimates its own
+    assets: dict[str, Path]  # what the assets stage brought for this method
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Higher is more anomalous.
+
+    `anomaly_map` (B, h, w) float32, `anomaly_score` (B,) float32, and, where a method has one,
+    `reconstruction` (B, 3, H, W) float32 in 0..1. All on the CPU.
+    """
+
+    anomaly_map: Tensor
+    anomaly_score: Tensor
+    reconstruction: Tensor | None = None
+
+
+class Log(Protocol):
+    """Where `fit` reports a step: one row of history.csv and the progress bar."""
+
+    def __call__(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """Record `values` at `step` of `steps`."""
+
+
+class Detector(ABC):
+    """One method on one device; after `fit` or `restore` it scores."""
+
+    Params: ClassVar[type[MethodParams]]
+    params: MethodParams
+    precision: torch.dtype
+
+    @abstractmethod
+    def __init__(self, params: Any, *, device: torch.device, precision: torch.dtype) -> None:
+        """Build without weights; `precision` (float32 or bfloat16) is the compute type."""
+
+    @abstractmethod
+    def fit(
+        self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
+    ) -> None:
+        """Learn from normal images; resume from `checkpoints` where a run was interrupted."""
+
+    @abstractmethod
+    def score(self, images: Tensor) -> Prediction:
+        """Score (B, 3, image_px, image_px) uint8 RGB; pure: no state changes, no randomness."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs to score again, on the CPU."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a `state` back.
+
+        Raises:
+            BundleError: keys or shapes differ from what the params ask for.
+        """
+
+
+def available() -> list[str]:
+    """The names of the methods that exist, sorted."""
+    return sorted(p.parent.name for p in Path(__file__).parent.glob("*/params.py"))
+
+
+def detector_class(method: str) -> type[Detector]:
+    """The `Detector` of the folder `admodels/methods/<method>`; imports torch.
+
+    Raises:
+        ConfigurationError: there is no such folder.
+    """
+    if method not in available():
+        raise ConfigurationError(
+            f"no method named `{method}`",
+            where="admodels/methods/",
+            expected=f"one of {', '.join(available())}",
+            next_step="mend `run.methods` in params.yaml",
+        )
+    found: type[Detector] = import_module(f"admodels.methods.{method}.detector").Detector
+    return found
+
+
+def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Prediction]:
+    """Score (N, 3, H, W) uint8 in chunks of exactly `chunk` images, the last one padded.
+
+    Kernels may differ by shape, so one shape for every call is what makes the score of an image
+    independent of its neighbours and of their number.
+    """
+    import torch
+
+    for start in range(0, len(images), chunk):
+        part = images[start : start + chunk]
+        missing = chunk - len(part)
+        padded = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
+        found = detector.score(padded)
+        kept = slice(0, len(part))
+        reconstruction = found.reconstruction
+        yield Prediction(
+            found.anomaly_map[kept],
+            found.anomaly_score[kept],
+            None if reconstruction is None else reconstruction[kept],
+        )
+
+
+def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
+    """Score (N, 3, H, W) uint8 RGB, N > 0, as one `Prediction`."""
+    import torch
+
+    parts = list(predictions(detector, images, chunk))
+    first = parts[0].reconstruction is not None
+    return Prediction(
+        torch.cat([p.anomaly_map for p in parts]),
+        torch.cat([p.anomaly_score for p in parts]),
+        torch.cat([p.reconstruction for p in parts if p.reconstruction is not None])
+        if first
+        else None,
+    )
