@@ -1,0 +1,1 @@
+"""Synthetic anomalies: textures pasted through noise-shaped masks onto normal images."""

@@ -1,0 +1,122 @@
+"""Training samples: a normal image, its copy with a synthetic anomaly, and the exact mask.
+
+The generator of DRAEM (Zavrtanik et al. 2021, arXiv 2108.07610), with two departures from the
+official code: the coin for clean samples falls before the work instead of after it, and each sample
+draws from a generator of its own instead of three global ones that loader workers replay.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from admodels.synthesis.augmenters import UInt8, augmented, rotated
+from admodels.synthesis.params import Anomaly, Generator
+from admodels.synthesis.perlin import perlin_noise
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """On the CPU; images in 0..1 with channels-last strides, equal wherever the mask is 0.
+
+    `normal` and `augmented` (B, 3, H, W) float32, `mask` (B, 1, H, W) float32 of 0 and 1.
+    """
+
+    normal: Tensor
+    augmented: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Paint:
+    """One anomaly before it is on an image.
+
+    `mask` (H, W) float32 in 0..1 and not all 0, `appearance` (H, W, 3) uint8, and the opacity that
+    the image keeps inside the mask.
+    """
+
+    mask: Float32
+    appearance: UInt8
+    image_opacity: float
+
+
+def synthetic_batch(
+    normal: Tensor, textures: Tensor, generator: Generator, *, batch: int, seed: int, step: int
+) -> Batch:
+    """`batch` samples, images and textures drawn with replacement.
+
+    `normal` (N, 3, H, W) and `textures` (T, 3, H, W) are uint8 RGB on the CPU. Sample i comes from
+    (seed, step, i) alone: no worker, no order and no batch size changes its bytes.
+    """
+    samples = [
+        _sample(normal, textures, generator, np.random.default_rng([seed, step, index]))
+        for index in range(batch)
+    ]
+    images = torch.from_numpy(np.stack([image for image, _ in samples])).to(torch.float32).div_(255)
+    painted = images.clone()
+    masks = torch.zeros(*images.shape[:3], 1)
+    for index, (_, paint) in enumerate(samples):
+        if paint is not None:
+            apply(paint, painted[index].numpy())
+            masks[index, :, :, 0] = torch.from_numpy(paint.mask)
+    return Batch(*(part.permute(0, 3, 1, 2) for part in (images, painted, masks)))
+
+
+def _sample(
+    normal: Tensor, textures: Tensor, generator: Generator, rng: np.random.Generator
+) -> tuple[UInt8, Paint | None]:
+    image = interleaved(normal[rng.integers(len(normal))].numpy())
+    if rng.random() < generator.image_rotation_share:
+        limit = generator.image_rotation_degrees
+        image = rotated(image, rng.uniform(-limit, limit))
+    if rng.random() < generator.clean_share:
+        return image, None
+    texture = interleaved(textures[rng.integers(len(textures))].numpy())
+    return image, drawn_paint(texture, generator, rng)
+
+
+def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> Paint | None:
+    """An anomaly of `texture` (H, W, 3) uint8, or None where the mask comes out empty."""
+    height, width = texture.shape[:2]
+    mask = anomaly_mask(height, width, anomaly, rng)
+    if not mask.any():
+        return None
+    appearance = augmented(texture, anomaly.augmenters_per_texture, rng)
+    return Paint(
+        mask, appearance, rng.uniform(anomaly.image_opacity_min, anomaly.image_opacity_max)
+    )
+
+
+def anomaly_mask(
+    height_px: int, width_px: int, anomaly: Anomaly, rng: np.random.Generator
+) -> Float32:
+    """(height_px, width_px) of 0 and 1: rotated noise above the threshold, all 0 at times."""
+    rows, columns = 2 ** rng.integers(anomaly.lattice_exponent_max + 1, size=2)
+    theta = rng.random((rows + 1, columns + 1), dtype=np.float32) * np.float32(2 * np.pi)
+    limit = anomaly.noise_rotation_degrees
+    noise = rotated(perlin_noise(theta, height_px, width_px), rng.uniform(-limit, limit))
+    return (noise > anomaly.mask_threshold).astype(np.float32)
+
+
+def apply(paint: Paint, image: Float32) -> None:
+    """Change a contiguous image I (H, W, 3) in 0..1 to I (1 - M) + M ((1 - g) A + g I), in place.
+
+    M is the mask, A the appearance, g the image's opacity; where M = 0 no bit changes.
+    """
+    at = np.flatnonzero(paint.mask > 0)
+    pixels = image.reshape(-1, 3)
+    normal, share = pixels[at], paint.mask.ravel()[at, None]
+    appearance = paint.appearance.reshape(-1, 3)[at] / np.float32(255)
+    inside = (1 - paint.image_opacity) * appearance + paint.image_opacity * normal
+    pixels[at] = normal * (1 - share) + share * inside
+
+
+def interleaved(planes: NDArray[Any]) -> UInt8:
+    """(3, H, W) as a contiguous (H, W, 3)."""
+    return np.asarray(cv2.merge(list(planes)), dtype=np.uint8)

@@ -1,0 +1,186 @@
+"""The held-out synthetic set: anomalies on validation images, which no method learns from.
+
+It chooses checkpoints and draws validation curves, so no real anomaly has to.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from admodels import images
+from admodels.errors import DataError
+from admodels.manifest import Row
+from admodels.params import Resize
+from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
+from admodels.synthesis.augmenters import UInt8
+from admodels.synthesis.params import Anomaly, Synthesize
+
+DRAWS = 1000  # DRAEM's masks are empty in 5 % of the draws; at the coarsest lattice alone in 61 %
+COLUMNS = ("image_path", "mask_path", "image_id", "texture", "area_share")
+SHEET_SAMPLES, SHEET_COLUMNS, TILE_PX, GAP_PX, CAPTION_PX = 24, 3, 160, 4, 18
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One synthetic anomaly: `normal`, `image` (H, W, 3) uint8, `mask` (H, W) bool, not empty."""
+
+    image_id: str
+    texture: str
+    normal: UInt8
+    image: UInt8
+    mask: NDArray[np.bool_]
+    empty_draws: int
+
+
+def draw(
+    rows: Sequence[Row],
+    normal: UInt8,
+    textures: Mapping[str, UInt8],
+    params: Synthesize,
+    seed: int,
+) -> list[Sample]:
+    """`params.per_image` anomalies on every image, drawn from its content and `seed`.
+
+    `normal` (N, 3, H, W) uint8 RGB, one image for each of `rows`; `textures` (3, H, W) uint8 each.
+
+    Raises:
+        DataError: the mask came out empty every time, so there would be nothing to find.
+    """
+    samples = []
+    for row, planes in zip(rows, normal, strict=True):
+        image, content = interleaved(planes), int(row.image_sha256[:16], 16)
+        for repeat in range(params.per_image):
+            rng = np.random.default_rng([seed, content, repeat])
+            samples.append(_sample(row.image_id, image, textures, params.generator, rng))
+    return samples
+
+
+def _sample(
+    image_id: str,
+    normal: UInt8,
+    textures: Mapping[str, UInt8],
+    anomaly: Anomaly,
+    rng: np.random.Generator,
+) -> Sample:
+    texture = list(textures)[rng.integers(len(textures))]
+    paint, empty = _drawn_until_visible(interleaved(textures[texture]), anomaly, rng)
+    pixels = normal.astype(np.float32) / np.float32(255)
+    apply(paint, pixels)
+    image = np.rint(pixels * 255).astype(np.uint8)
+    return Sample(image_id, texture, normal, image, paint.mask > 0, empty)
+
+
+def _drawn_until_visible(
+    texture: UInt8, anomaly: Anomaly, rng: np.random.Generator
+) -> tuple[Paint, int]:
+    for empty in range(DRAWS):
+        paint = drawn_paint(texture, anomaly, rng)
+        if paint is not None:
+            return paint, empty
+    raise DataError(
+        f"{DRAWS} synthetic anomalies in a row came out empty",
+        where="params.yaml: synthesize.generator",
+        expected="noise that exceeds `mask_threshold` in most draws (0.5 in DRAEM)",
+        next_step="lower `mask_threshold` or raise `lattice_exponent_max`",
+    )
+
+
+def write(folder: Path, samples: Sequence[Sample]) -> None:
+    """Write images, masks, index, statistics and contact sheet; the folder appears whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
+    with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
+    text = json.dumps(statistics(samples), indent=2)
+    (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
+    images.write_png(partial / "contact_sheet.png", contact_sheet(samples))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, str, str]:
+    """The line of the index for one sample, its files written."""
+    image_path, mask_path = (f"{kind}/{number:05d}.png" for kind in ("images", "masks"))
+    images.write_png(folder / image_path, sample.image)
+    images.write_png(folder / mask_path, sample.mask)
+    area_share = f"{sample.mask.mean():.6f}"
+    return image_path, mask_path, sample.image_id, sample.texture, area_share
+
+
+def statistics(samples: Sequence[Sample]) -> dict[str, float]:
+    """How many anomalies, their mean share of the image, and the share of draws that were empty."""
+    empty = sum(sample.empty_draws for sample in samples)
+    return {
+        "images": len(samples),
+        "mean_area_share": round(float(np.mean([sample.mask.mean() for sample in samples])), 6),
+        "empty_draw_share": round(empty / (empty + len(samples)), 6),
+    }
+
+
+def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np.bool_]]:
+    """The set at a method's size: images (N, 3, px, px) uint8 RGB, masks (N, px, px) bool.
+
+    Raises:
+        DataError: the stage `synthesize` has not run.
+    """
+    index = folder / "index.csv"
+    if not index.is_file():
+        raise DataError(
+            "the held-out synthetic set is missing",
+            where=index,
+            expected="the output of the stage `synthesize`",
+            next_step="dvc repro synthesize",
+        )
+    with index.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    pixels = np.empty((len(lines), 3, image_px, image_px), dtype=np.uint8)
+    masks = np.empty((len(lines), image_px, image_px), dtype=np.bool_)
+    for number, line in enumerate(lines):
+        image, mask = (folder / line[key] for key in ("image_path", "mask_path"))
+        rgb = images.decoded(image.read_bytes(), image).rgb
+        pixels[number] = images.resized(rgb, image_px, resize).transpose(2, 0, 1)
+        decoded = images.decoded_mask(mask.read_bytes(), mask)
+        masks[number] = images.resized_mask(decoded, image_px)
+    return pixels, masks
+
+
+def contact_sheet(samples: Sequence[Sample]) -> UInt8:
+    """Up to 24 samples spread over the set: normal, synthetic, outlined; (H, W, 3) uint8."""
+    count = min(len(samples), SHEET_SAMPLES)
+    shown = [samples[int(at)] for at in np.linspace(0, len(samples) - 1, count)]
+    width, height = 3 * (TILE_PX + GAP_PX) + 2 * GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
+    rows = -(-count // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height + GAP_PX), "silver")
+    for number, sample in enumerate(shown):
+        row, column = divmod(number, SHEET_COLUMNS)
+        _place(sheet, sample, GAP_PX + column * width, GAP_PX + row * height)
+    return np.asarray(sheet)
+
+
+def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
+    caption = f"{sample.image_id}   {sample.mask.mean():.1%}   {sample.texture}"
+    font = ImageFont.load_default(size=12)
+    ImageDraw.Draw(sheet).text((left, top), caption, fill="black", font=font)
+    for number, tile in enumerate((sample.normal, sample.image, _outlined(sample))):
+        scaled = images.resized(tile, TILE_PX, "area")
+        at = (left + number * (TILE_PX + GAP_PX), top + CAPTION_PX)
+        sheet.paste(Image.fromarray(scaled), at)
+
+
+def _outlined(sample: Sample) -> UInt8:
+    """The synthetic image at tile size with the border of its mask in yellow on black."""
+    tile = images.resized(sample.image, TILE_PX, "area")
+    mask = images.resized_mask(sample.mask, TILE_PX).astype(np.uint8)
+    borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(tile, borders, -1, (0, 0, 0), 3)
+    cv2.drawContours(tile, borders, -1, (255, 255, 0), 1)
+    return tile
