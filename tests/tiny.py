@@ -1,0 +1,90 @@
+"""Small real things for tests: a DRAEM that trains in seconds, pictures with structure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from admodels import methods
+from admodels.methods import Synthetic, TrainingData
+
+PX = 64
+PARAMS = {
+    "draem": {
+        "image_px": PX,
+        "resize": "bilinear",
+        "score_chunk_images": 4,
+        "precision": "fp32",
+        "reconstructive_width": 4,
+        "discriminative_width": 4,
+        "generator": {
+            "clean_share": 0.5,
+            "image_rotation_share": 0.3,
+            "image_rotation_degrees": 90,
+            "lattice_exponent_max": 5,
+            "noise_rotation_degrees": 90,
+            "mask_threshold": 0.5,
+            "image_opacity_min": 0.0,
+            "image_opacity_max": 0.8,
+            "augmenters_per_texture": 3,
+        },
+        "batch_images": 4,
+        "length": 12,
+        "length_unit": "steps",
+        "learning_rate": 0.001,
+        "schedule": "milestones",
+        "milestones": [0.8, 0.9],
+        "milestone_factor": 0.2,
+        "ema_decay": 0.9,
+        "ssim_range": "one",
+        "score_window_px": 21,
+    }
+}
+
+
+def detector(method: str, **changes: object) -> methods.Detector:
+    """A tiny detector of `method` without weights, fp32, CPU."""
+    cls = methods.detector_class(method)
+    params = cls.Params.model_validate_json(json.dumps(PARAMS[method] | changes), strict=True)
+    return cls(params, device=torch.device("cpu"), precision=torch.float32)
+
+
+def stripes(count: int, seed: int) -> NDArray[np.uint8]:
+    """(count, 3, PX, PX) uint8: soft diagonal stripes of varied phase, the normal look here."""
+    rng = np.random.default_rng(seed)
+    i, j = np.mgrid[:PX, :PX]
+    phase = rng.uniform(0, 6.28, (count, 1, 1, 1))
+    tint = rng.uniform(0.8, 1.0, (count, 3, 1, 1))
+    wave = 0.5 + 0.3 * np.sin((i + j) / 5 + phase)
+    return (255 * tint * wave).astype(np.uint8)
+
+
+def textures(count: int = 6) -> NDArray[np.uint8]:
+    """(count, 3, PX, PX) uint8 noise blocks: anything but stripes."""
+    rng = np.random.default_rng(99)
+    coarse = rng.integers(0, 256, (count, 3, PX // 8, PX // 8), dtype=np.uint8)
+    return coarse.repeat(8, axis=2).repeat(8, axis=3)
+
+
+def training_data(count: int = 12) -> TrainingData:
+    """Normal stripes, textures, and three held-out anomalies: a bright square each."""
+    held_out = stripes(3, seed=2)
+    masks = np.zeros((3, PX, PX), dtype=bool)
+    masks[:, 20:36, 24:44] = True
+    held_out.transpose(0, 2, 3, 1)[masks] = 250
+    return TrainingData(
+        normal=torch.from_numpy(stripes(count, seed=1)),
+        textures=torch.from_numpy(textures()),
+        validation=Synthetic(torch.from_numpy(held_out), torch.from_numpy(masks)),
+        foreground=None,
+        assets={},
+    )
+
+
+def fitted(method: str, checkpoints: Path, **changes: object) -> methods.Detector:
+    """A tiny detector after a real `fit`."""
+    found = detector(method, **changes)
+    found.fit(training_data(), kind="texture", seed=5, checkpoints=checkpoints, log=lambda *_: None)
+    return found
