@@ -1,0 +1,269 @@
+"""A fitted detector as a folder and back: self-contained, tested at every load, never a pickle.
+
+model.safetensors   everything the detector's `restore` needs
+bundle.json         what it is, how images must be prepared, calibration scores, hashes of all files
+golden/*.png        a few images whose scores are replayed before the first real one
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from admodels import images, methods
+from admodels.errors import BundleError, ConfigurationError
+from admodels.manifest import sha256_of
+from admodels.methods import Detector, MethodParams
+from admodels.params import Kind, Resize, Strict
+
+SCHEMA_VERSION = 1
+PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
+TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within it
+
+
+class ImageContract(Strict):
+    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`."""
+
+    image_px: int
+    resize: Resize
+    channels: Literal["RGB"] = "RGB"
+
+
+class Golden(Strict):
+    """One golden image and the score it had when the bundle was made."""
+
+    file: str
+    anomaly_score: float
+
+
+class Card(Strict):
+    """bundle.json. No path, host or time in it: two trainings alike give the same bytes."""
+
+    schema_version: Literal[1]
+    method: str
+    task: str
+    kind: Kind
+    licence: str
+    params: dict[str, Any]
+    precision: Literal["float32", "bfloat16"]
+    contract: ImageContract
+    calibration_scores: tuple[float, ...]
+    golden: tuple[Golden, ...]
+    golden_tolerance: float
+    trained_on: dict[str, str]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a detector comes from: `trained_on` maps each input (manifest, assets) to its hash."""
+
+    method: str
+    task: str
+    kind: Kind
+    licence: str
+    trained_on: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle; `calibration_scores` are sorted ascending, float64."""
+
+    detector: Detector
+    method: str
+    task: str
+    kind: Kind
+    params: MethodParams
+    contract: ImageContract
+    calibration_scores: NDArray[np.float64]
+    model_fingerprint: str
+    contract_fingerprint: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Maps (N, h, w) float32, scores (N,) float32, reconstructions (N, 3, H, W) float32 or None."""
+
+    anomaly_map: NDArray[np.float32]
+    anomaly_score: NDArray[np.float32]
+    reconstruction: NDArray[np.float32] | None
+
+
+def score(detector: Detector, pixels: NDArray[np.uint8]) -> Scored:
+    """Score (N, 3, H, W) uint8 RGB, N > 0; the score of an image does not depend on the others."""
+    chunk = detector.params.score_chunk_images
+    found = methods.predict(detector, torch.from_numpy(pixels), chunk)
+    reconstruction = found.reconstruction
+    return Scored(
+        found.anomaly_map.numpy(),
+        found.anomaly_score.numpy(),
+        None if reconstruction is None else reconstruction.numpy(),
+    )
+
+
+def contract_of(params: MethodParams) -> ImageContract:
+    """The image contract that a method's params imply."""
+    return ImageContract(image_px=params.image_px, resize=params.resize)
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _model_fingerprint(card: Card) -> str:
+    content = [card.method, card.params, card.precision, card.files["model.safetensors"]]
+    return _digest(content)[:16]
+
+
+def _rebuilt(
+    method: str, params: MethodParams, state: dict[str, torch.Tensor], precision: torch.dtype
+) -> Detector:
+    twin = methods.detector_class(method)(params, device=torch.device("cpu"), precision=precision)
+    twin.restore(state)
+    return twin
+
+
+def _golden_tolerance(
+    detector: Detector, method: str, pixels: NDArray[np.uint8], scores: NDArray[np.float32]
+) -> float:
+    """Twice the effect of the compute type: more than another machine's kernels can differ by."""
+    exact = _rebuilt(method, detector.params, detector.state(), torch.float32)
+    difference = float(np.abs(score(exact, pixels).anomaly_score - scores).max())
+    return max(2 * difference, TOLERANCE_FLOOR * float(np.abs(scores).max()), TOLERANCE_FLOOR)
+
+
+def save(
+    detector: Detector,
+    folder: Path,
+    *,
+    origin: Origin,
+    calibration_scores: Sequence[float],
+    golden: NDArray[np.uint8],
+) -> None:
+    """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "golden").mkdir(parents=True)
+    save_file(detector.state(), temporary / "model.safetensors")
+    names = [f"golden/{at:02d}.png" for at in range(len(golden))]
+    for name, pixels in zip(names, golden, strict=True):
+        images.write_png(temporary / name, pixels.transpose(1, 2, 0))
+    scores = score(detector, golden).anomaly_score
+    card = Card(
+        schema_version=SCHEMA_VERSION,
+        method=origin.method,
+        task=origin.task,
+        kind=origin.kind,
+        licence=origin.licence,
+        params=detector.params.model_dump(mode="json"),
+        precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
+        contract=contract_of(detector.params),
+        calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
+        golden=tuple(
+            Golden(file=n, anomaly_score=float(s)) for n, s in zip(names, scores, strict=True)
+        ),
+        golden_tolerance=_golden_tolerance(detector, origin.method, golden, scores),
+        trained_on=dict(sorted(origin.trained_on.items())),
+        versions={name: version(name) for name in PACKAGES},
+        files={name: sha256_of(temporary / name) for name in ["model.safetensors", *names]},
+    )
+    content = card.model_dump(mode="json")
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
+    (temporary / "bundle.json").write_text(text + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def _refused(found: str, where: Path, expected: str) -> BundleError:
+    return BundleError(
+        found,
+        where=where,
+        expected=expected,
+        next_step="take the bundle again from where it was made, or train again: `dvc repro train`",
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """bundle.json, checked against its own hash and against the hash of every file it names.
+
+    Raises:
+        BundleError: missing, of another schema, or changed since it was made.
+    """
+    path = folder / "bundle.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seal = content.pop("sha256")
+        card = Card.model_validate_json(json.dumps(content), strict=True)
+    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
+        found = f"no readable bundle: {type(error).__name__}"
+        raise _refused(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
+    if seal != _digest(content):
+        raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
+    for name, expected in card.files.items():
+        file = folder / name
+        if file.resolve().parent not in (folder.resolve(), (folder / "golden").resolve()):
+            raise _refused(f"a file outside the bundle is named: {name}", path, "files inside it")
+        if not file.is_file() or sha256_of(file) != expected:
+            raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
+    return card
+
+
+def _replay_golden(folder: Path, card: Card, detector: Detector) -> None:
+    pictures = [
+        images.decoded((folder / g.file).read_bytes(), folder / g.file) for g in card.golden
+    ]
+    pixels = np.stack([p.rgb.transpose(2, 0, 1) for p in pictures])
+    expected = np.array([g.anomaly_score for g in card.golden])
+    difference = float(np.abs(score(detector, pixels).anomaly_score - expected).max())
+    if not difference <= card.golden_tolerance:
+        raise _refused(
+            f"golden images score differently here: by {difference:.3g}",
+            folder / "golden",
+            f"at most {card.golden_tolerance:.3g} from the scores when the bundle was made",
+        )
+
+
+def load(folder: Path, device: torch.device) -> Bundle:
+    """Check every hash, restore the detector on `device`, replay the golden images.
+
+    Raises:
+        BundleError: missing, tampered with, incompatible, or scoring differently here.
+    """
+    card = read_card(folder)
+    try:
+        cls = methods.detector_class(card.method)
+        params = cls.Params.model_validate_json(json.dumps(card.params), strict=True)
+        state = load_file(folder / "model.safetensors")
+    except (ConfigurationError, ValidationError, SafetensorError) as error:
+        found = f"method, params or weights of another version of admodels: {error}"
+        raise _refused(found, folder, f"what admodels {version('admodels')} writes") from None
+    precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
+    detector = cls(params, device=device, precision=precision)
+    detector.restore(state)
+    _replay_golden(folder, card, detector)
+    return Bundle(
+        detector=detector,
+        method=card.method,
+        task=card.task,
+        kind=card.kind,
+        params=params,
+        contract=card.contract,
+        calibration_scores=np.array(card.calibration_scores),
+        model_fingerprint=_model_fingerprint(card),
+        contract_fingerprint=_digest(card.contract.model_dump(mode="json"))[:16],
+        licence=card.licence,
+    )

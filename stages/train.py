@@ -1,0 +1,103 @@
+"""Train one cell: normal images, synthetic anomalies and assets -> bundle, history, cost."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from admodels import bundle, images, manifest, methods, params, runtime
+from admodels.assets import load_textures
+from admodels.methods import MethodParams, Synthetic, TrainingData
+from admodels.params import Kind
+from admodels.synthesis import held_out
+from stages import run
+
+GOLDEN_EACH = 2  # calibration images, and synthetic anomalies
+
+
+class History:
+    """Keeps what `fit` reports, for history.csv, and shows how far it is."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._progress: runtime.Progress | None = None
+        self.rows: list[dict[str, float]] = []
+
+    def __call__(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """Record one step."""
+        self._progress = self._progress or runtime.Progress(steps, self._label)
+        self._progress.at(step)
+        self.rows.append({"step": step, **values})
+
+    def write(self, path: Path) -> None:
+        """One row per step; a cell is empty where a value was not measured."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = list(dict.fromkeys(key for row in self.rows for key in row)) or ["step"]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _pixels(split: Path, task: str, block: MethodParams) -> NDArray[np.uint8]:
+    return images.load(manifest.read(split), Path("data/raw", task), block.image_px, block.resize)
+
+
+def _training_data(block: MethodParams, method: str, task: str, split: Path) -> TrainingData:
+    normal = _pixels(split, task, block)
+    textures = load_textures(Path("data/assets/textures"), block.image_px)
+    synthetic, masks = held_out.read(Path("data/synthetic", task), block.image_px, block.resize)
+    return TrainingData(
+        normal=torch.from_numpy(normal),
+        textures=torch.from_numpy(textures),
+        validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
+        foreground=None,
+        assets={p.stem: p for p in sorted(Path("data/assets", method).iterdir())},
+    )
+
+
+def main(method: str, task: str) -> None:
+    """Fit, freeze, and only then read the calibration images."""
+    cost = runtime.Cost()
+    cls = methods.detector_class(method)
+    block = params.read(f"methods.{method}", cls.Params)
+    device = runtime.device()
+    detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
+    split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+    origin = bundle.Origin(
+        method=method,
+        task=task,
+        kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
+        licence=params.read(f"tasks.{task}.licence", str),
+        trained_on={s: manifest.sha256_of(path) for s, path in split.items()},
+    )
+    data = _training_data(block, method, task, split["train"])
+    history = History(f"train {method} on {task}")
+    detector.fit(
+        data,
+        kind=origin.kind,
+        seed=params.read("seed", int),
+        checkpoints=Path(".work/checkpoints", method, task),
+        log=history,
+    )
+    calibration = _pixels(split["calibration"], task, block)
+    bundle.save(
+        detector,
+        Path("data/models", method, task),
+        origin=origin,
+        calibration_scores=bundle.score(detector, calibration).anomaly_score.tolist(),
+        golden=np.concatenate(
+            [calibration[:GOLDEN_EACH], data.validation.images[:GOLDEN_EACH].numpy()]
+        ),
+    )
+    history.write(Path("data/training", method, task, "history.csv"))
+    costs = Path("data/costs/train", method, f"{task}.json")
+    costs.parent.mkdir(parents=True, exist_ok=True)
+    costs.write_text(json.dumps(cost.so_far(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""A bundle restores what was saved and refuses everything else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from admodels import bundle
+from admodels.errors import BundleError
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+def save(folder: Path, checkpoints: Path) -> bundle.Detector:
+    detector = tiny.fitted("draem", checkpoints)
+    bundle.save(
+        detector,
+        folder,
+        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {"train": "0" * 64}),
+        calibration_scores=[0.3, 0.1, 0.2],
+        golden=tiny.stripes(3, seed=8),
+    )
+    return detector
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bundle.Detector]:
+    folder = tmp_path_factory.mktemp("bundle") / "stripes"
+    return folder, save(folder, tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def copied(saved: tuple[Path, bundle.Detector], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved[0], tmp_path / "copy"))
+
+
+def test_a_loaded_bundle_scores_bit_for_bit_like_the_detector_saved(saved) -> None:
+    folder, detector = saved
+    loaded = bundle.load(folder, CPU)
+    pixels = tiny.stripes(5, seed=4)
+    a, b = bundle.score(detector, pixels), bundle.score(loaded.detector, pixels)
+    np.testing.assert_array_equal(a.anomaly_score, b.anomaly_score)
+    np.testing.assert_array_equal(a.anomaly_map, b.anomaly_map)
+    assert loaded.calibration_scores.tolist() == [0.1, 0.2, 0.3]
+    assert loaded.licence == "CC0"
+
+
+def test_two_trainings_alike_give_the_same_bytes(saved, tmp_path: Path) -> None:
+    save(tmp_path / "again", tmp_path / "checkpoints")
+    files = sorted(p.relative_to(saved[0]) for p in saved[0].rglob("*") if p.is_file())
+    assert len(files) == 5
+    for file in files:
+        assert (saved[0] / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+def test_no_file_of_a_bundle_is_a_pickle_or_names_this_machine(saved) -> None:
+    for file in saved[0].rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            assert file.suffix in {".json", ".png", ".safetensors"}
+            assert not data.startswith((b"PK", b"\x80"))
+            assert str(Path.cwd()).encode() not in data
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "golden/01.png", "bundle.json"])
+def test_one_changed_byte_is_refused(copied: Path, name: str) -> None:
+    data = bytearray((copied / name).read_bytes())
+    at = data.index(b"0.2") + 2 if name == "bundle.json" else len(data) - 20
+    data[at] = data[at] ^ 1
+    (copied / name).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="changed"):
+        bundle.load(copied, CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "golden/00.png", "bundle.json"])
+def test_a_missing_file_is_refused(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(BundleError):
+        bundle.load(copied, CPU)
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / "bundle.json").read_text())
+    del content["sha256"]
+    content |= changes
+    text = json.dumps({**content, "sha256": bundle._digest(content)})
+    (folder / "bundle.json").write_text(text)
+
+
+def test_a_golden_image_that_scores_differently_is_refused(copied: Path) -> None:
+    golden = json.loads((copied / "bundle.json").read_text())["golden"]
+    golden[1]["anomaly_score"] += 0.01
+    reseal(copied, golden=golden)
+    with pytest.raises(BundleError, match="golden images score differently"):
+        bundle.load(copied, CPU)
+
+
+def test_a_bundle_cannot_point_outside_its_folder(copied: Path) -> None:
+    (copied.parent / "outside.png").write_bytes((copied / "golden/00.png").read_bytes())
+    files = json.loads((copied / "bundle.json").read_text())["files"]
+    reseal(copied, files=files | {"../outside.png": files["golden/00.png"]})
+    with pytest.raises(BundleError, match="outside"):
+        bundle.load(copied, CPU)
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"method": "nothing"}, {"surprise": 1}])
+def test_a_bundle_of_another_kind_is_refused(copied: Path, changes: dict[str, object]) -> None:
+    reseal(copied, **changes)
+    with pytest.raises(BundleError):
+        bundle.load(copied, CPU)
+
+
+def test_fingerprints_follow_weights_and_contract(saved, copied: Path) -> None:
+    first = bundle.load(saved[0], CPU)
+    assert bundle.load(copied, CPU).model_fingerprint == first.model_fingerprint
+    card = bundle.read_card(copied)
+    other = card.model_copy(update={"precision": "bfloat16"})
+    assert bundle._model_fingerprint(other) != first.model_fingerprint
