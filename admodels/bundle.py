@@ -27,7 +27,7 @@ from admodels.manifest import sha256_of
 from admodels.methods import Detector, MethodParams
 from admodels.params import Kind, Resize, Strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
 TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within it
 

@@ -44,7 +44,7 @@ def device(name: str = "auto") -> torch.device:
 def has_fast_bf16(where: torch.device) -> bool:
     """Whether bfloat16 arithmetic is in the hardware and not emulated."""
     if where.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 

@@ -21,7 +21,7 @@ from admodels.errors import BundleError
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
-from admodels.methods.draem.params import Params
+from admodels.methods.draem.params import Params as DraemParams
 from admodels.nets import fold_batch_norms
 from admodels.params import Kind
 from admodels.synthesis.anomalies import synthetic_batch
@@ -32,16 +32,19 @@ VALIDATIONS, VALIDATION_CHUNK = 20, 16
 class Detector(methods.Detector):
     """The `Detector` of DRAEM."""
 
-    Params = Params
+    Params = DraemParams
+    params: DraemParams
 
-    def __init__(self, params: Params, *, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(
+        self, params: DraemParams, *, device: torch.device, precision: torch.dtype
+    ) -> None:
         self.params, self.device, self.precision = params, device, precision
         self.net = self._new_net()
         self._scorer: Draem | None = None
 
     def _new_net(self) -> Draem:
         net = Draem(self.params.reconstructive_width, self.params.discriminative_width)
-        return net.to(self.device, memory_format=torch.channels_last)
+        return net.to(self.device).to(memory_format=torch.channels_last)
 
     def fit(
         self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
@@ -151,12 +154,12 @@ def _to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 class _Run:
     """What moves while training: optimiser, averaged weights, history."""
 
-    def __init__(self, net: Draem, params: Params) -> None:
+    def __init__(self, net: Draem, params: DraemParams) -> None:
         self.net, self.params = net, params
         self.optimiser = torch.optim.Adam(net.parameters(), lr=params.learning_rate)
         self.average: AveragedModel | None = None
         if params.ema_decay:
-            average = get_ema_multi_avg_fn(params.ema_decay)
+            average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         self.history: list[tuple[int, dict[str, float]]] = []
 

@@ -43,11 +43,12 @@ def ssim_loss(
     x, y = reconstruction, target
     channels = x.shape[1]
     moments = _filtered(torch.cat([x, y, x * x, y * y, x * y], dim=1))
-    mean_x, mean_y, xx, yy, xy = moments.split(channels, dim=1)
+    mean_x, mean_y, xx, yy, xy = torch.split(moments, channels, dim=1)
     variances = xx - mean_x**2 + yy - mean_y**2
     covariance = xy - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return 1 - (similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).mean()
+    loss: Tensor = 1 - (similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).mean()
+    return loss
 
 
 def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
