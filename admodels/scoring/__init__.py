@@ -1,0 +1,1 @@
+"""Batch scoring: discover, read, score, write; one row for every file, whatever the file is."""

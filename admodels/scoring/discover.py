@@ -1,0 +1,97 @@
+"""Which files a folder holds, and what may be read of them; no file is passed over in silence."""
+
+import os
+import stat
+from enum import StrEnum
+from pathlib import Path
+
+from admodels.errors import ConfigurationError
+from admodels.images import IMAGE_SUFFIXES, LARGEST_PIXELS
+
+FILE_BYTES_MAX = 8 * LARGEST_PIXELS  # the largest image with 16 bits in each of four channels
+
+
+class Status(StrEnum):
+    """What became of a file; closed, so that a reader of the tables can count on it."""
+
+    SCORED = "scored"
+    EMPTY = "empty"  # zero bytes
+    TRUNCATED = "truncated"
+    UNDECODABLE = "undecodable"
+    TOO_LARGE = "too_large"  # more bytes or pixels than are safe to decode
+    UNSCORABLE = "unscorable"  # decoded, but the detector's answer is not a finite number
+    NOT_AN_IMAGE = "not_an_image"  # by name or kind; not read
+    OUTSIDE_FOLDER = "outside_folder"  # a link that leads out; not read
+    VANISHED = "vanished"  # gone between listing and reading, or a link to nothing
+    UNREADABLE = "unreadable"  # the storage or its permissions refuse
+
+
+class Refused(Exception):  # noqa: N818  one row of a table, not the failure of a run
+    """A file that is not scored, its status and the reason in words."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def shown(name: str) -> str:
+    """`name` as text that any file can hold: only bytes that are no UTF-8 change, to their hex."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below `folder`, relative, POSIX, sorted by its shown name.
+
+    A link to a folder is listed and not entered; a folder that cannot be listed is itself listed.
+
+    Raises:
+        ConfigurationError: `folder` is not a folder, or cannot be listed.
+    """
+    root, found = os.fspath(folder), []
+    closed: list[OSError] = []
+    for where, folders, names in os.walk(root, onerror=closed.append):
+        inside = os.path.relpath(where, root)
+        links = [name for name in folders if Path(where, name).is_symlink()]
+        found += [name if inside == "." else f"{inside}/{name}" for name in [*names, *links]]
+    found += [os.path.relpath(error.filename, root) for error in closed]
+    if "." in found:
+        raise ConfigurationError(
+            f"no folder to score: {closed[0].strerror}",
+            where=shown(root),
+            expected="a folder of images that this user may list",
+            next_step="mend the path, or mount the storage it stands on",
+        )
+    return sorted(found, key=shown)
+
+
+def contents(root: Path, name: str) -> bytes:
+    """The bytes of the image file `name` below `root`, a resolved path.
+
+    Raises:
+        Refused: not a file that may be read as an image.
+        OSError: the storage says no.
+    """
+    real = Path(os.path.realpath(root / name))
+    if not real.is_relative_to(root):
+        raise Refused(Status.OUTSIDE_FOLDER, "a link that leads out of the folder")
+    found = real.stat()
+    _check_kind(root / name, found.st_mode)
+    if any(part.startswith(".") for part in Path(name).parts):
+        raise Refused(Status.NOT_AN_IMAGE, "a hidden name")
+    if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+        raise Refused(Status.NOT_AN_IMAGE, f"not a suffix of an image: {shown(name)!r}")
+    if found.st_size > FILE_BYTES_MAX:
+        raise Refused(Status.TOO_LARGE, f"{found.st_size} bytes, more than {FILE_BYTES_MAX}")
+    # A link put in its place since it was resolved is not followed.
+    with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
+        return stream.read(FILE_BYTES_MAX)
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if not stat.S_ISDIR(mode):
+        raise Refused(Status.NOT_AN_IMAGE, "a device, pipe or socket")
+    if path.is_symlink():
+        raise Refused(Status.NOT_AN_IMAGE, "a link to a folder, whose files stand in their place")
+    raise Refused(Status.UNREADABLE, "a folder that cannot be listed")

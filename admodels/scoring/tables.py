@@ -1,0 +1,137 @@
+"""The two tables of the ledger: their columns, for good, and how they are written.
+
+`scores` never changes once written; `verdicts` is derived from it and can be rebuilt at any time.
+Their common key has no nulls, so that any engine can join on it: `image_sha256` is empty where
+the bytes were not read.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from admodels.calibration import CalibrationError, p_values, threshold
+from admodels.scoring.discover import Status
+
+ROWS_PER_GROUP = 16384  # of a Parquet file; all that is held in memory at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of `scores`; None where the image could not be decoded or scored."""
+
+    line: str
+    path: str
+    image_sha256: str = ""
+    model_fingerprint: str
+    contract_fingerprint: str
+    method: str
+    task: str
+    status: Status = Status.SCORED
+    reason: str = ""
+    anomaly_score: float | None = None
+    reused: bool = False
+    width: int | None = None
+    height: int | None = None
+    bit_depth: int | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    sharpness: float | None = None
+
+
+def _columns(names: str, kind: pa.DataType, *, nullable: bool) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=nullable) for name in names.split()]
+
+
+KEY = _columns(
+    "line path image_sha256 model_fingerprint contract_fingerprint", pa.string(), nullable=False
+)
+SCORES = pa.schema(
+    [
+        *KEY,
+        *_columns("method task status reason", pa.string(), nullable=False),
+        *_columns("anomaly_score", pa.float64(), nullable=True),
+        *_columns("reused", pa.bool_(), nullable=False),
+        *_columns("width height bit_depth", pa.int32(), nullable=True),
+        *_columns("brightness contrast sharpness", pa.float64(), nullable=True),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        *KEY,
+        *_columns("alpha", pa.float64(), nullable=False),
+        *_columns("threshold p_value", pa.float64(), nullable=True),
+        *_columns("is_anomalous", pa.bool_(), nullable=True),
+        *_columns("trusted", pa.bool_(), nullable=False),
+        *_columns("overlay_path", pa.string(), nullable=False),
+    ]
+)
+
+
+def scores(rows: Iterable[Row]) -> Iterator[pa.Table]:
+    """`rows` as tables of at most `ROWS_PER_GROUP`, so that memory does not grow with them."""
+    left = iter(rows)
+    while group := list(islice(left, ROWS_PER_GROUP)):
+        yield pa.Table.from_pylist([vars(row) for row in group], schema=SCORES)
+
+
+def held_threshold(calibration: NDArray[np.float64], alpha: float) -> float | None:
+    """The threshold for the false-alarm budget `alpha`, or None where it cannot be promised."""
+    try:
+        return threshold(calibration, alpha)
+    except CalibrationError:
+        return None
+
+
+def verdicts(group: pa.Table, calibration: NDArray[np.float64], alpha: float) -> pa.Table:
+    """The verdicts on a group of `scores`; is_anomalous is null where nothing can be promised."""
+    limit, count = held_threshold(calibration, alpha), len(group)
+    score = group["anomaly_score"].to_numpy()
+    unscored = np.isnan(score)
+    p_value = np.ones(count)
+    p_value[~unscored] = p_values(score[~unscored], calibration)
+    undecided = unscored | (limit is None)
+    columns = [
+        *(group[field.name] for field in KEY),
+        pa.array(np.full(count, alpha)),
+        pa.array([limit] * count, pa.float64()),
+        pa.array(p_value, mask=unscored),
+        pa.array(p_value <= alpha, mask=undecided),
+        pa.array(~unscored),
+        pa.array([""] * count, pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=VERDICTS)
+
+
+def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
+    """Parquet, one row group each; the same rows give the same bytes."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group)
+
+
+def read(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a table, one at a time."""
+    with pq.ParquetFile(path) as file:
+        for at in range(file.num_row_groups):
+            yield file.read_row_group(at)
+
+
+def write_csv(parquet: Path) -> None:
+    """The table beside itself as UTF-8 CSV, in the order of the key.
+
+    All text is quoted and nulls are empty, so no name of a file can break a row. A name is not
+    altered either: a spreadsheet may take one that starts with = + - or @ for a formula, therefore
+    import the column `path` as text there.
+    """
+    with pq.ParquetFile(parquet) as file:
+        schema = file.schema_arrow
+    with pa_csv.CSVWriter(parquet.with_suffix(".csv"), schema) as writer:
+        for group in read(parquet):
+            writer.write_table(group)

@@ -1,0 +1,143 @@
+"""What the tests of scoring share: a folder of cards and mischief, a detector of brightness."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from admodels import bundle as bundles
+from admodels.bundle import Bundle
+from admodels.methods import Detector, MethodParams, Prediction
+from admodels.scoring.engine import Summary, score_folder
+
+ALPHA = 0.2
+CHUNK = 4
+
+
+class Brightness(Detector):
+    """Scores an image by its mean; refuses another chunk than the one promised, counts images."""
+
+    Params: ClassVar[type[MethodParams]] = MethodParams
+
+    def __init__(self, params, *, device, precision) -> None:
+        self.params, self.precision, self.chunks = params, precision, []
+
+    def fit(self, data, *, kind, seed, checkpoints, log) -> None:
+        """Nothing to learn."""
+
+    def score(self, images: Tensor) -> Prediction:
+        assert images.shape == (CHUNK, 3, self.params.image_px, self.params.image_px)
+        assert images.dtype == torch.uint8
+        self.chunks.append(images)
+        means = images.double().mean(dim=(1, 2, 3)).float()
+        means[means == 255] = torch.nan  # a detector that breaks down on pure white
+        return Prediction(images.float().mean(dim=1), means)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing to restore."""
+
+
+def make_bundle(calibration: list[float] | None = None) -> Bundle:
+    params = MethodParams(
+        image_px=32, resize="bilinear", score_chunk_images=CHUNK, precision="fp32"
+    )
+    return Bundle(
+        detector=Brightness(params, device=torch.device("cpu"), precision=torch.float32),
+        method="brightness",
+        task="grey_cards",
+        kind="object",
+        params=params,
+        contract=bundles.contract_of(params),
+        calibration_scores=np.array(
+            [50.0, 60, 70, 80, 90, 100, 110, 120, 130] if calibration is None else calibration
+        ),
+        model_fingerprint="m" * 16,
+        contract_fingerprint="c" * 16,
+        licence="CC0",
+    )
+
+
+def card(path: Path, level: int, side: int = 40, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side + 2, 3), level, np.uint8)).convert(mode).save(path)
+    return path
+
+
+def inbox(tmp_path: Path) -> Path:
+    """A folder with every kind of file that a factory has been seen to deliver."""
+    folder = tmp_path / "inbox"
+    card(folder / "b.png", 100)
+    card(folder / "cam1" / "a.png", 60)
+    card(folder / "cam2" / "a.png", 90)
+    card(folder / "Gr\u00fc\u00dfe \u65e5\u672c.jpg", 75)
+    card(folder / "=cmd.png", 125)  # p = 0.2, at the budget itself
+    card(folder / '+"x",\ny.png', 85)
+    card(folder / "UPPER.PNG", 45)
+    card(folder / "grey.png", 110, mode="L")
+    card(folder / "alpha.png", 120, mode="RGBA")
+    card(folder / "white.png", 255)
+    Image.fromarray(np.full((8, 8), 200 * 256 + 7, np.uint16)).save(folder / "deep.png")
+    shutil.copy(folder / "b.png", folder / "cam1" / "copy of b.png")
+    whole = card(folder / "truncated.png", 10, side=300).read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "corrupt.png").write_bytes(b"\x00\x01 not an image")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("shift 3", encoding="utf-8")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    card(folder / "._b.png", 1)
+    card(folder / ".cache" / "seen.png", 1)
+    card(tmp_path / "secret" / "plan.png", 30)
+    (folder / "link_out.png").symlink_to(tmp_path / "secret" / "plan.png")
+    (folder / "link_dir").symlink_to(tmp_path / "secret")
+    (folder / "link_in.png").symlink_to("b.png")
+    (folder / "link_in_dir").symlink_to("cam1")
+    (folder / "link_to_nothing.png").symlink_to("gone.png")
+    os.mkfifo(folder / "pipe.png")
+    return folder
+
+
+EXPECTED = {
+    '+"x",\ny.png': "scored",
+    "._b.png": "not_an_image",
+    ".cache/seen.png": "not_an_image",
+    "=cmd.png": "scored",
+    "Gr\u00fc\u00dfe \u65e5\u672c.jpg": "scored",
+    "Thumbs.db": "not_an_image",
+    "UPPER.PNG": "scored",
+    "alpha.png": "scored",
+    "b.png": "scored",
+    "cam1/a.png": "scored",
+    "cam1/copy of b.png": "scored",
+    "cam2/a.png": "scored",
+    "corrupt.png": "undecodable",
+    "deep.png": "scored",
+    "empty.png": "empty",
+    "grey.png": "scored",
+    "link_dir": "outside_folder",
+    "link_in.png": "scored",
+    "link_in_dir": "not_an_image",
+    "link_out.png": "outside_folder",
+    "link_to_nothing.png": "vanished",
+    "notes.txt": "not_an_image",
+    "pipe.png": "not_an_image",
+    "truncated.png": "truncated",
+    "white.png": "unscorable",
+}
+
+
+def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:
+    return score_folder(folder, bundle or make_bundle(), out, line="press", alpha=alpha, csv=True)
+
+
+def table(out: Path, name: str = "scores") -> pd.DataFrame:
+    return pq.read_table(out / f"{name}.parquet").to_pandas().set_index("path", drop=False)
