@@ -39,19 +39,21 @@ class Detector(methods.Detector):
         self, params: DraemParams, *, device: torch.device, precision: torch.dtype
     ) -> None:
         self.params, self.device, self.precision = params, device, precision
-        self.net = self._new_net()
+        self.net = self._new_net().to(device)
         self._scorer: Draem | None = None
 
     def _new_net(self) -> Draem:
         net = Draem(self.params.reconstructive_width, self.params.discriminative_width)
-        return net.to(self.device).to(memory_format=torch.channels_last)
+        return net.to(memory_format=torch.channels_last)
 
     def fit(
         self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
     ) -> None:
         """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
         p, steps = self.params, self.params.steps(len(data.normal))
-        initialise(self.net, torch.Generator().manual_seed(seed))
+        start_net = self._new_net()  # drawn on the CPU: the same start on every device
+        initialise(start_net, torch.Generator().manual_seed(seed))
+        self.net.load_state_dict(start_net.state_dict())
         run = _Run(self.net, p)
         fingerprint = run_fingerprint(p, seed, kind, (data.normal, data.textures))
         checkpoint = Checkpoint(checkpoints, fingerprint)
