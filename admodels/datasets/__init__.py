@@ -1,0 +1,119 @@
+"""A task, and how its images are found: one module per dataset layout, found by its name.
+
+A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens
+nothing.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import Field
+
+from admodels.errors import ConfigurationError, DataError
+from admodels.manifest import IMAGE_SUFFIXES, Found, Part, listed
+from admodels.params import Kind, Strict
+from admodels.sources import Source
+
+
+class Task(Strict):
+    """One dataset category to learn: a block under `tasks:`."""
+
+    dataset: str
+    category: str
+    kind: Kind
+    licence: str = Field(min_length=1)  # of the images; every bundle states it
+    source: Source
+
+
+def available() -> list[str]:
+    """The names of the dataset layouts that exist, sorted."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def found(task: Task, root: Path) -> list[Found]:
+    """The images of the task under its raw `root`, sorted by path.
+
+    Raises:
+        ConfigurationError: there is no such dataset layout.
+        DataError: the folder is missing or empty, or is not laid out as the dataset says.
+    """
+    if task.dataset not in available():
+        raise ConfigurationError(
+            f"no dataset layout named `{task.dataset}`",
+            where="admodels/datasets/",
+            expected=f"one of {', '.join(available())}",
+            next_step="mend `dataset` of the task in params.yaml",
+        )
+    if not root.is_dir():
+        raise DataError(
+            "the task's raw images are missing",
+            where=root,
+            expected="the folder that the fetch stage writes",
+            next_step="dvc repro fetch",
+        )
+    reader = import_module(f"admodels.datasets.{task.dataset}")
+    images: list[Found] = sorted(reader.found(root, task.category), key=lambda f: f.image_path)
+    if not images:
+        raise DataError(
+            "no images found",
+            where=root,
+            expected=f"images in the layout `{task.dataset}`, see admodels/datasets/",
+            next_step="mend `dataset` or `source` of the task in params.yaml",
+        )
+    return images
+
+
+def base_of(root: Path, category: str) -> Path:
+    """The category's own folder where `root` is a whole dataset, else `root`."""
+    return root / category if category and (root / category).is_dir() else root
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files right in `folder`, sorted; hidden files (`._x`) are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
+    )
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The sub-folders of `folder`, sorted; hidden ones are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def normal(root: Path, folder: Path, part: Part) -> list[Found]:
+    """The images right in `folder` as normal images of `part`."""
+    names = [p.relative_to(root).as_posix() for p in images_in(folder)]
+    return [Found(name, "normal", "", "", part) for name in names]
+
+
+def anomalous(root: Path, folder: Path, masks: Path, endings: tuple[str, ...]) -> list[Found]:
+    """The images right in `folder` as test anomalies, each with its mask in `masks`/<defect>.
+
+    A mask is called like its image plus one of `endings`, with any image suffix.
+
+    Raises:
+        DataError: `masks` exists and lacks the mask of some image: scored as "no defect
+            anywhere", such an image would make the pixel figures false.
+    """
+    by_stem = {p.stem: p.relative_to(root).as_posix() for p in images_in(masks / folder.name)}
+    images, missing = [], []
+    for path in images_in(folder):
+        mask = next((by_stem[path.stem + e] for e in endings if path.stem + e in by_stem), "")
+        name = path.relative_to(root).as_posix()
+        images.append(Found(name, "anomalous", folder.name, mask, "test"))
+        if not mask:
+            missing.append(name)
+    if missing and masks.is_dir():
+        raise DataError(
+            f"{len(missing)} anomalous images have no mask",
+            where=listed(missing),
+            expected=f"{masks.name}/{folder.name}/<name>{endings[0]}.png for each",
+            next_step=f"add the masks, or remove {masks.name}/ to go without pixel figures",
+        )
+    return images

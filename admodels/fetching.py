@@ -1,0 +1,254 @@
+"""Sources and their pins: what a folder under data/raw or data/assets is made from.
+
+A pin is the SHA-256 of what a source holds: the tree of a folder, the bytes of an archive or a
+download, the photograph behind a sample. Hidden files (.DS_Store, ._x) are neither hashed nor
+copied.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+
+from admodels.errors import DataError, SourceError, StorageError
+from admodels.manifest import sha256_of
+from admodels.sources import Source as Source
+
+URL_TIMEOUT_SECONDS = 60
+URL_SCHEMES = ("http://", "https://", "file://")
+SAMPLE_PREFIX = "scikit-image/"
+
+
+def tree_sha256(root: Path) -> str:
+    """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times."""
+    tree = hashlib.sha256()
+    for path in _files(root):
+        tree.update(f"{path}\0{sha256_of(root / path)}\n".encode())
+    return tree.hexdigest()
+
+
+def _files(root: Path) -> list[str]:
+    """The sorted relative POSIX paths of the files below `root`, links followed."""
+    return sorted(
+        path
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if not _hidden(path := (Path(folder) / name).relative_to(root).as_posix())
+    )
+
+
+def _hidden(path: str) -> bool:
+    # __MACOSX is where macOS archives keep the ._ files
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+
+
+def _narrowed(root: Path, category: str) -> Path:
+    """The category's folder where `root`, or the only folder in it, is a whole dataset."""
+    inside = [p for p in root.iterdir() if not _hidden(p.name)]
+    outer = [root, *(inside if len(inside) == 1 and inside[0].is_dir() else [])]
+    found = [folder / category for folder in outer if category and (folder / category).is_dir()]
+    return found[0] if found else root
+
+
+def pinned(location: str, category: str = "") -> Source:
+    """The source at `location` as it is now: its kind is recognised, its content hashed.
+
+    Raises:
+        SourceError: nothing can be reached there.
+        ConfigurationError: a packaged photograph that does not exist.
+    """
+    if location.startswith(SAMPLE_PREFIX) and not Path(location).exists():
+        return Source(kind="sample", location=location, sha256=_sample_sha256(Path(location).stem))
+    if location.startswith(URL_SCHEMES):
+        with tempfile.TemporaryDirectory() as folder:
+            sha256 = sha256_of(_downloaded(location, Path(folder)))
+        return Source(kind="url", location=location, sha256=sha256)
+    path = _existing(location)
+    if path.is_file():
+        return Source(kind="archive", location=location, sha256=sha256_of(path))
+    return Source(kind="path", location=location, sha256=tree_sha256(_narrowed(path, category)))
+
+
+def _sample_sha256(category: str) -> str:
+    from admodels.datasets import sample
+
+    return hashlib.sha256(sample.photograph(category)).hexdigest()
+
+
+def _existing(location: str) -> Path:
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise SourceError(
+            "source is missing",
+            where=location,
+            expected="a folder, an archive, an http(s) or file URL, or scikit-image/NAME.png",
+            next_step="mount or restore it, or mend `source.location` in params.yaml",
+        )
+    return path
+
+
+def _downloaded(url: str, folder: Path) -> Path:
+    target = folder / "download"
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as reply,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(reply, file)
+    except OSError as error:
+        raise SourceError(
+            f"source cannot be downloaded: {error}",
+            where=url,
+            expected="a reply with the archive",
+            next_step="check the URL and the network, then `dvc repro` again",
+        ) from error
+    return target
+
+
+def fetch(source: Source, category: str, target: Path) -> None:
+    """Bring the source to the folder `target`, whole or not at all.
+
+    Of a dataset that holds the category as a sub-folder, only that folder is brought.
+
+    Raises:
+        SourceError: the source cannot be reached.
+        DataError: it differs from its pin, or it is an archive that cannot be trusted or read.
+        StorageError: `target` cannot be written.
+    """
+    try:
+        with replacing(target) as content:
+            bring(source, category, content, f"admodels task refresh {target.name}")
+    except OSError as error:
+        raise StorageError(
+            f"source cannot be stored: {error}",
+            where=target,
+            expected="a readable source and a writable folder with space",
+            next_step="free space or mend permissions, then `dvc repro` again",
+        ) from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new empty folder beside `target` that takes its place when the block succeeds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        content = Path(folder) / "content"
+        content.mkdir()
+        yield content
+        if target.exists():
+            shutil.rmtree(target)
+        content.replace(target)
+
+
+def bring(source: Source, category: str, content: Path, refresh: str) -> None:
+    """`fetch` into the empty folder `content`; `refresh` is the command that pins anew."""
+    if source.kind == "sample":
+        from admodels.datasets import sample
+
+        refuse_other(source, _sample_sha256(category), refresh)
+        sample.draw(category, content)
+    elif source.kind == "path":
+        _copy(_narrowed(_folder(source.location), category), content)
+        refuse_other(source, tree_sha256(content), refresh)
+    else:
+        with tempfile.TemporaryDirectory(dir=content.parent) as folder:
+            url = source.kind == "url"
+            place = source.location
+            archive = _downloaded(place, Path(folder)) if url else _existing(place)
+            refuse_other(source, sha256_of(archive), refresh)
+            extracted = Path(folder) / "extracted"
+            _extract(archive, extracted)
+            content.rmdir()
+            _narrowed(extracted, category).replace(content)
+
+
+def refuse_other(source: Source, sha256: str, refresh: str) -> None:
+    """Refuse what differs from its pin: nobody has looked at it.
+
+    Raises:
+        DataError: `sha256` is not the pinned one.
+    """
+    if sha256 != source.sha256:
+        raise DataError(
+            f"source differs from its pin: its sha256 is {sha256}",
+            where=source.location,
+            expected=f"the pinned {source.sha256}",
+            next_step=f"if the change is meant: `{refresh}`",
+        )
+
+
+def _folder(location: str) -> Path:
+    path = _existing(location)
+    if not path.is_dir():
+        raise SourceError(
+            "source is not a folder",
+            where=location,
+            expected="a folder, for `kind: path`",
+            next_step="mend `source.kind` in params.yaml (an archive is `kind: archive`)",
+        )
+    return path
+
+
+def _copy(origin: Path, content: Path) -> None:
+    for path in _files(origin):
+        (content / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin / path, content / path)
+
+
+def _extract(archive: Path, target: Path) -> None:
+    """Unpack plain files only, all below `target`.
+
+    Raises:
+        DataError: a member that leaves the folder or is a link (it could overwrite or read any
+            file of this machine), or not an archive.
+    """
+    target.mkdir()
+    try:
+        if zipfile.is_zipfile(archive):
+            _extract_zip(archive, target)
+        else:
+            _extract_tar(archive, target)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError) as error:
+        raise _bad_archive(f"archive cannot be read: {error}", archive) from error
+    except (RuntimeError, NotImplementedError) as error:
+        raise _bad_archive(f"archive is encrypted or unusual: {error}", archive) from error
+
+
+def _extract_zip(archive: Path, target: Path) -> None:
+    with zipfile.ZipFile(archive) as content:
+        for member in content.infolist():
+            is_link = (member.external_attr >> 16) & 0o170000 == 0o120000  # Unix mode: S_IFLNK
+            _refuse_unsafe(member.filename, is_link, archive)
+            if not _hidden(member.filename):
+                content.extract(member, target)
+
+
+def _extract_tar(archive: Path, target: Path) -> None:
+    with tarfile.open(archive) as content:
+        for member in content:
+            _refuse_unsafe(member.name, not (member.isfile() or member.isdir()), archive)
+            if not _hidden(member.name):
+                content.extract(member, target, filter="data")
+
+
+def _refuse_unsafe(name: str, is_link: bool, archive: Path) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if is_link or path.is_absolute() or ".." in path.parts or ":" in name[:2]:
+        raise _bad_archive(f"archive member `{name}` is a link or leaves its folder", archive)
+
+
+def _bad_archive(found: str, archive: Path) -> DataError:
+    return DataError(
+        found,
+        where=archive,
+        expected="a zip or tar archive of plain files",
+        next_step="pack the dataset anew, then `admodels task refresh NAME`",
+    )

@@ -1,0 +1,17 @@
+"""Bring the pinned source of one task to data/raw/<task>/."""
+
+from pathlib import Path
+
+from admodels import fetching, params
+from admodels.datasets import Task
+from stages import run
+
+
+def main(task: str) -> None:
+    """Fetch, and refuse a source that differs from its pin."""
+    block = params.read(f"tasks.{task}", Task)
+    fetching.fetch(block.source, block.category, Path("data/raw", task))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,269 @@
+"""Readers of dataset layouts, and the sample that is drawn."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pydantic import ValidationError
+
+from admodels import datasets, images, manifest
+from admodels.datasets import Task, sample
+from admodels.errors import ConfigurationError, DataError
+from admodels.fetching import Source
+from admodels.manifest import Found, Split
+
+SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
+SOURCE = Source(kind="path", location="x", sha256="0" * 64)
+
+
+def task(dataset, category="bottle"):
+    block = {"dataset": dataset, "category": category, "kind": "object", "licence": "ours"}
+    return Task(**block, source=SOURCE)
+
+
+def planted(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+MVTEC = (
+    "train/good/000.png",
+    "train/good/001.JPG",
+    "train/good/._000.png",
+    "train/good/notes.txt",
+    "calibration/good/000.png",
+    "test/good/000.png",
+    "test/crack/a.TIFF",
+    "test/crack/.hidden.png",
+    "ground_truth/crack/a_mask.PNG",
+    "ground_truth/crack/._a_mask.png",
+    "license.txt",
+)
+
+
+@pytest.mark.parametrize("base", ["", "bottle/"])
+def test_mvtec_ad_is_read_from_the_category_and_from_above_it(tmp_path, base):
+    planted(tmp_path, *(base + name for name in MVTEC))
+    assert datasets.found(task("mvtec_ad"), tmp_path) == [
+        Found(f"{base}calibration/good/000.png", "normal", "", "", "calibration"),
+        Found(
+            f"{base}test/crack/a.TIFF",
+            "anomalous",
+            "crack",
+            f"{base}ground_truth/crack/a_mask.PNG",
+            "test",
+        ),
+        Found(f"{base}test/good/000.png", "normal", "", "", "test"),
+        Found(f"{base}train/good/000.png", "normal", "", "", "learn"),
+        Found(f"{base}train/good/001.JPG", "normal", "", "", "learn"),
+    ]
+
+
+def test_without_any_masks_anomalies_have_none(tmp_path):
+    planted(tmp_path, "train/good/0.png", "test/crack/a.png")
+    assert datasets.found(task("mvtec_ad"), tmp_path)[0].mask_path == ""
+
+
+@pytest.mark.parametrize("others", [["ground_truth/crack/b_mask.png"], ["ground_truth/x/y.png"]])
+def test_a_missing_mask_among_masks_is_refused_by_name(tmp_path, others):
+    planted(tmp_path, "train/good/0.png", "test/crack/a.png", *others)
+    with pytest.raises(DataError, match=r"no mask[\s\S]*test/crack/a\.png"):
+        datasets.found(task("mvtec_ad"), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "calibration"])
+def test_defects_among_the_images_to_learn_from_are_refused(tmp_path, part):
+    planted(tmp_path, "train/good/0.png", f"{part}/crack/a.png")
+    with pytest.raises(DataError, match=rf"{part}/crack"):
+        datasets.found(task("mvtec_ad"), tmp_path)
+
+
+FOLDER = ("crack/a.png", "crack/b.JPEG", "test_normal/0.bmp", "masks/crack/a.png")
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        ["normal/0.png", "normal/1.Webp"],
+        ["good/0.png", "good/1.Webp"],
+        ["0.png", "1.Webp"],
+    ],
+)
+def test_a_plain_folder_is_read(tmp_path, learn):
+    planted(tmp_path, *learn, *FOLDER, "masks/crack/b_mask.png", ".cache/x.png", "._0.png")
+    found = datasets.found(task("folder"), tmp_path)
+    assert {f for f in found if f.part == "learn"} == {
+        Found(name, "normal", "", "", "learn") for name in learn
+    }
+    assert {f for f in found if f.part == "test"} == {
+        Found("crack/a.png", "anomalous", "crack", "masks/crack/a.png", "test"),
+        Found("crack/b.JPEG", "anomalous", "crack", "masks/crack/b_mask.png", "test"),
+        Found("test_normal/0.bmp", "normal", "", "", "test"),
+    }
+    assert found == sorted(found, key=lambda f: f.image_path)
+
+
+def test_a_plain_folder_needs_all_masks_or_none(tmp_path):
+    planted(tmp_path, "0.png", *FOLDER)
+    with pytest.raises(DataError, match=r"crack/b\.JPEG"):
+        datasets.found(task("folder"), tmp_path)
+    for path in (tmp_path / "masks/crack/a.png", tmp_path / "masks/crack", tmp_path / "masks"):
+        path.unlink() if path.is_file() else path.rmdir()
+    found = datasets.found(task("folder"), tmp_path)
+    assert {f.mask_path for f in found} == {""}
+
+
+@pytest.mark.parametrize("dataset", ["mvtec_ad", "folder", "sample"])
+def test_an_empty_or_missing_folder_is_refused(tmp_path, dataset):
+    planted(tmp_path, "notes.txt", "train/good/notes.txt")
+    with pytest.raises(DataError, match=f"no images found[\\s\\S]*{dataset}"):
+        datasets.found(task(dataset), tmp_path)
+    with pytest.raises(DataError, match="dvc repro fetch"):
+        datasets.found(task(dataset), tmp_path / "gone")
+
+
+def test_an_unknown_layout_is_refused_with_those_that_exist(tmp_path):
+    assert datasets.available() == ["folder", "mvtec_ad", "sample"]
+    with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*folder, mvtec_ad, sample"):
+        datasets.found(task("mvtec"), tmp_path)
+
+
+def test_a_task_has_exactly_its_keys():
+    block = task("folder").model_dump()
+    assert set(block) == {"dataset", "category", "kind", "licence", "source"}
+    with pytest.raises(ValidationError):
+        Task(**{**block, "kind": "thing"})
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sample")
+    for category in sample.CATEGORIES:
+        sample.draw(category, root / category)
+    return root
+
+
+def grey(path):
+    with Pillow.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def photograph(category):
+    return images.decoded(sample.photograph(category), category).rgb[:, :, 0]
+
+
+def columns_of(crop, photo):
+    """The left columns at which the crop stands in the photograph."""
+    windows = np.lib.stride_tricks.sliding_window_view(photo, (1, crop.shape[1]))[:, :, 0]
+    for y, x in np.argwhere((windows[: -crop.shape[0] + 1, :, :8] == crop[0, :8]).all(axis=-1)):
+        if np.array_equal(photo[y : y + crop.shape[0], x : x + crop.shape[1]], crop):
+            yield x
+
+
+@pytest.mark.parametrize("category", sample.CATEGORIES)
+def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
+    root = drawn / category
+    found = datasets.found(task("sample", category), root)
+    pairs, unreadable = images.rows(found, root)
+    split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
+    shared_out = manifest.splits(pairs, split, 7)
+    assert not unreadable
+    assert {k: len(v) for k, v in shared_out.items()} == {
+        "train": 60,
+        "validation": 20,
+        "calibration": 40,
+        "test": 44,
+    }
+    assert {(r.width, r.height, r.mode, r.bit_depth) for _, r in pairs} == {(96, 96, "L", 8)}
+    defects = [r.defect_type for r in shared_out["test"] if r.label == "anomalous"]
+    assert {d: defects.count(d) for d in defects} == sample.DEFECTS
+    assert len({r.image_sha256 for _, r in pairs}) == len(pairs)
+    assert "CC0" in (root / "LICENCE.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("part", "left", "right"),
+    [("train", 0, 208), ("calibration", 224, 360), ("test", 376, 512)],
+)
+def test_every_normal_crop_comes_from_its_own_zone(drawn, part, left, right):
+    photo = photograph("gravel")
+    for path in sorted((drawn / "gravel" / part / "good").iterdir()):
+        columns = list(columns_of(grey(path), photo))
+        assert columns
+        assert all(left <= x and x + 96 <= right for x in columns)
+
+
+def clean_crop(drawn_image, mask, photo):
+    """The crop of the test zone that equals the image outside the mask, bit for bit."""
+    for x in range(376, 417, 8):
+        for y in range(0, 417, 8):
+            crop = photo[y : y + 96, x : x + 96]
+            if np.array_equal(crop[~mask], drawn_image[~mask]):
+                return crop
+    raise AssertionError("no clean crop agrees outside the mask")
+
+
+@pytest.mark.parametrize("category", sample.CATEGORIES)
+def test_masks_are_exact_and_every_defect_is_visible(drawn, category):
+    root = drawn / category
+    photo = photograph(category)
+    areas = []
+    for path in sorted(root.glob("test/[!g]*/*.png")):
+        image = grey(path)
+        mask_values = grey(root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png")
+        assert set(np.unique(mask_values)) == {0, 255}
+        mask = mask_values > 0
+        clean = clean_crop(image, mask, photo)
+        np.testing.assert_array_equal(image != clean, mask)
+        change = np.abs(image.astype(int) - clean)[mask]
+        assert change.mean() >= sample.LEAST_CONTRAST
+        areas.append(mask.mean())
+    assert len(areas) == 24
+    assert min(areas) >= 30 / 96**2
+    assert max(areas) <= 0.25
+    assert max(areas) / min(areas) > 10  # small and large
+
+
+@pytest.mark.parametrize("defect", sample.DEFECTS)
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_defect_changes_every_pixel_of_its_mask_even_at_the_ends_of_the_range(defect, level):
+    clean = np.full((96, 96), level, dtype=np.uint8)
+    clean[::3] ^= 24  # some texture, for `missing` to remove
+    others = [photograph("brick"), photograph("grass")]
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        image, mask = sample.defective(defect, clean, 0.5, rng, others)
+        np.testing.assert_array_equal(image != clean, mask)
+
+
+def test_the_sample_is_drawn_the_same_twice_and_differs_by_category(drawn, tmp_path):
+    sample.draw("brick", tmp_path)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    assert len(files) == 80 + 40 + 20 + 24 + 24 + 1
+    for path in files:
+        assert path.read_bytes() == (drawn / "brick" / path.relative_to(tmp_path)).read_bytes()
+    masks = [(drawn / c / "ground_truth/hole/000_mask.png").read_bytes() for c in drawn.iterdir()]
+    assert len(set(masks)) == 3
+
+
+def test_an_unknown_sample_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="brick, gravel, grass"):
+        sample.draw("moon", tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
+@pytest.mark.parametrize(
+    ("folder", "category", "learn", "normal", "anomalous"),
+    [("mvtec_ad", "bottle", 209, 20, 63), ("magnetic_tile", "tile", 400, 80, 192)],
+)
+def test_real_datasets_are_found_whole(folder, category, learn, normal, anomalous):
+    found = datasets.found(task("mvtec_ad", category), SHARED / folder)
+    assert sum(f.part == "learn" for f in found) == learn
+    assert sum(f.part == "test" and f.label == "normal" for f in found) == normal
+    assert sum(f.label == "anomalous" and f.mask_path != "" for f in found) == anomalous
+    assert len(found) == learn + normal + anomalous

@@ -1,0 +1,280 @@
+"""Sources: their pins, their safe and atomic arrival."""
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from pydantic import ValidationError
+
+from admodels import fetching
+from admodels.errors import ConfigurationError, DataError, SourceError, StorageError
+from admodels.fetching import Source, fetch, pinned, tree_sha256
+from stages import fetch as fetch_stage
+
+FILES = {"train/good/a.png": b"a", "test/good/b.PNG": b"b", "license.txt": b"free"}
+
+
+def planted(root, files=FILES):
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def tree(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def archived(path, files=FILES, prefix=""):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(prefix + name, data)
+    else:
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
+            for name, data in files.items():
+                member = tarfile.TarInfo(prefix + name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_hash_of_a_tree_sees_content_and_names_and_nothing_else(tmp_path):
+    first = tree_sha256(planted(tmp_path / "a"))
+    assert tree_sha256(planted(tmp_path / "b", dict(reversed(FILES.items())))) == first
+    os.utime(tmp_path / "b/license.txt", (0, 0))
+    (tmp_path / "b/empty").mkdir()
+    planted(tmp_path / "b", {".DS_Store": b"x", "train/._a.png": b"x", ".git/config": b"x"})
+    assert tree_sha256(tmp_path / "b") == first
+    assert tree_sha256(planted(tmp_path / "c", {**FILES, "license.txt": b"Free"})) != first
+    moved = {("train/good/c.png" if k == "train/good/a.png" else k): v for k, v in FILES.items()}
+    assert tree_sha256(planted(tmp_path / "d", moved)) != first
+    assert len(first) == 64
+
+
+def test_a_folder_is_copied_without_hidden_files(tmp_path):
+    origin = planted(tmp_path / "origin", {**FILES, ".DS_Store": b"x", "train/._a.png": b"x"})
+    source = pinned(str(origin))
+    assert source == Source(kind="path", location=str(origin), sha256=tree_sha256(origin))
+    fetch(source, "bottle", tmp_path / "raw/task")
+    assert tree(tmp_path / "raw/task") == FILES
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["task"]
+
+
+def test_of_a_whole_dataset_only_the_category_is_pinned_and_copied(tmp_path):
+    planted(tmp_path / "all/bottle")
+    planted(tmp_path / "all/cable", {"train/good/z.png": b"z"})
+    source = pinned(str(tmp_path / "all"), "bottle")
+    assert source.sha256 == tree_sha256(tmp_path / "all/bottle")
+    fetch(source, "bottle", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+    planted(tmp_path / "all/cable", {"train/good/z.png": b"other"})
+    fetch(source, "bottle", tmp_path / "raw")
+
+
+def test_a_relative_location_is_relative_to_where_the_stage_runs(tmp_path, monkeypatch):
+    planted(tmp_path / "here/origin")
+    monkeypatch.chdir(tmp_path / "here")
+    source = pinned("origin")
+    assert source.location == "origin"
+    fetch(source, "", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+
+
+def test_a_changed_source_is_refused_and_what_was_there_stays(tmp_path):
+    source = pinned(str(planted(tmp_path / "origin")))
+    fetch(source, "", tmp_path / "raw/brick")
+    planted(tmp_path / "origin", {"license.txt": b"mine"})
+    with pytest.raises(DataError, match=r"differs from its pin[\s\S]*task refresh brick"):
+        fetch(source, "", tmp_path / "raw/brick")
+    assert tree(tmp_path / "raw/brick") == FILES
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["brick"]
+
+
+def test_a_refetch_leaves_nothing_of_before(tmp_path):
+    planted(tmp_path / "raw", {"old.png": b"old"})
+    fetch(pinned(str(planted(tmp_path / "origin"))), "", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+
+
+def test_a_missing_source_is_named(tmp_path):
+    gone = str(tmp_path / "gone")
+    with pytest.raises(SourceError, match="gone"):
+        pinned(gone)
+    for kind in ("path", "archive"):
+        with pytest.raises(SourceError, match="gone"):
+            fetch(Source(kind=kind, location=gone, sha256="0" * 64), "", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_file_is_no_path_source(tmp_path):
+    archive = archived(tmp_path / "a.zip")
+    with pytest.raises(SourceError, match="not a folder"):
+        fetch(Source(kind="path", location=str(archive), sha256="0" * 64), "", tmp_path / "raw")
+
+
+def test_a_target_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="file"):
+        fetch(pinned(str(planted(tmp_path / "origin"))), "", tmp_path / "file/raw")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz", "x.tar.bz2"])
+@pytest.mark.parametrize("prefix", ["", "bottle/", "mvtec/bottle/", "./"])
+def test_an_archive_is_unpacked_to_its_category(tmp_path, name, prefix):
+    files = {**FILES, "__MACOSX/._a": b"x", ".DS_Store": b"x"}
+    archive = archived(tmp_path / name, files, prefix)
+    source = pinned(str(archive))
+    assert source.kind == "archive"
+    assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+    fetch(source, "bottle", tmp_path / "raw/task")
+    assert tree(tmp_path / "raw/task") == FILES
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["task"]
+
+
+def test_a_changed_archive_is_refused(tmp_path):
+    source = pinned(str(archived(tmp_path / "x.zip")))
+    archived(tmp_path / "x.zip", {"a.png": b"other"})
+    with pytest.raises(DataError, match="differs from its pin"):
+        fetch(source, "", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+@pytest.mark.parametrize("member", ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:evil"])
+def test_a_member_that_leaves_the_folder_is_refused(tmp_path, name, member):
+    source = pinned(str(archived(tmp_path / name, {"a.png": b"a", member: b"evil"})))
+    with pytest.raises(DataError, match="evil"):
+        fetch(source, "", tmp_path / "in/raw")
+    assert [p.name for p in tmp_path.rglob("*")] == [name, "in"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_link_or_device_in_a_tar_is_refused(tmp_path, kind):
+    member = tarfile.TarInfo("secret.png")
+    member.type, member.linkname = kind, "a.png"
+    with tarfile.open(archived(tmp_path / "x.tar.gz"), "w:gz") as archive:
+        archive.addfile(member)
+    with pytest.raises(DataError, match=r"secret\.png"):
+        fetch(pinned(str(tmp_path / "x.tar.gz")), "", tmp_path / "raw")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    member = zipfile.ZipInfo("secret.png")
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(member, "/etc/passwd")
+    with pytest.raises(DataError, match=r"secret\.png"):
+        fetch(pinned(str(tmp_path / "x.zip")), "", tmp_path / "raw")
+
+
+def test_a_broken_archive_is_refused(tmp_path):
+    (tmp_path / "x.tar.gz").write_bytes(b"not an archive")
+    whole = archived(tmp_path / "whole.tar.xz", {"a": os.urandom(9000)}).read_bytes()
+    (tmp_path / "cut.tar.xz").write_bytes(whole[:-2000])
+    flipped = bytearray(archived(tmp_path / "flipped.zip", {"a": b"a" * 99}).read_bytes())
+    flipped[40] ^= 0xFF
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    for name in ("x.tar.gz", "cut.tar.xz", "flipped.zip"):
+        with pytest.raises(DataError, match="archive cannot be read"):
+            fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw")
+
+
+def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):
+    folder, url = served
+    archive = archived(folder / "x.tar.gz", prefix="bottle/")
+    source = pinned(f"{url}/x.tar.gz")
+    assert source.kind == "url"
+    assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+    fetch(source, "bottle", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+    archived(folder / "x.tar.gz", {"a.png": b"other"})
+    with pytest.raises(DataError, match="differs from its pin"):
+        fetch(source, "bottle", tmp_path / "raw")
+
+
+def test_a_url_that_cannot_be_reached_is_a_source_error(tmp_path, served):
+    with pytest.raises(SourceError, match=r"404[\s\S]*gone\.zip"):
+        pinned(f"{served[1]}/gone.zip")
+    source = Source(kind="url", location=f"{served[1]}/gone.zip", sha256="0" * 64)
+    with pytest.raises(SourceError, match=r"gone\.zip"):
+        fetch(source, "", tmp_path / "raw")
+
+
+def test_a_file_url_works_as_well(tmp_path):
+    source = pinned(archived(tmp_path / "x.zip").as_uri())
+    assert source.kind == "url"
+    fetch(source, "", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+
+
+def test_a_sample_is_pinned_by_its_photograph(tmp_path):
+    source = pinned("scikit-image/brick.png")
+    assert source == Source(
+        kind="sample",
+        location="scikit-image/brick.png",
+        sha256="7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf",
+    )
+    fetch(source, "brick", tmp_path / "raw")
+    assert (tmp_path / "raw/train/good/000.png").is_file()
+    with pytest.raises(DataError, match="differs from its pin"):
+        fetch(source, "gravel", tmp_path / "raw")
+    with pytest.raises(ConfigurationError, match="brick, gravel, grass"):
+        pinned("scikit-image/camera.png")
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64])
+def test_a_pin_is_64_lower_case_hex_digits(sha256):
+    with pytest.raises(ValidationError):
+        Source(kind="path", location="x", sha256=sha256)
+
+
+def test_an_interrupted_fetch_leaves_nothing(tmp_path):
+    planted(tmp_path / "raw", {"old.png": b"old"})
+
+    def interrupted():
+        with fetching.replacing(tmp_path / "raw") as content:
+            (content / "half.png").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
+        "raw",
+        "raw/old.png",
+    ]
+
+
+def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    origin = planted(tmp_path / "origin")
+    (tmp_path / "params.yaml").write_text(
+        "tasks:\n  screws:\n    dataset: mvtec_ad\n    category: screw\n    kind: object\n"
+        "    licence: ours\n"
+        f"    source: {{kind: path, location: origin, sha256: {tree_sha256(origin)}}}\n"
+    )
+    fetch_stage.main("screws")
+    assert tree(tmp_path / "data/raw/screws") == FILES

@@ -1,0 +1,370 @@
+"""Decoding, resizing and loading of images and masks."""
+
+import hashlib
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from admodels import images
+from admodels.errors import DataError
+from admodels.manifest import Found
+
+SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
+
+
+def pixels(height=20, width=30, channels=3, seed=0):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(array, fmt="PNG", mode=None, **options):
+    image = Pillow.fromarray(array)
+    file = io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, format=fmt, **options)
+    return file.getvalue()
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def raw_png(width, height, bit_depth, colour_type, rows):
+    head = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = png_chunk(b"IHDR", head) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def found_in(root, name="a.png", array=None, mask=None, label="normal"):
+    images.write_png(root / name, pixels() if array is None else array)
+    mask_path = ""
+    if mask is not None:
+        mask_path = f"mask_{name}"
+        images.write_png(root / mask_path, mask)
+    return Found(name, label, "", mask_path, "learn")
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF"])
+def test_lossless_rgb_comes_back_exactly(fmt):
+    array = pixels()
+    image = images.decoded(encoded(array, fmt), "x")
+    np.testing.assert_array_equal(image.rgb, array)
+    assert (image.width, image.height, image.mode, image.bit_depth) == (30, 20, "RGB", 8)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "WEBP"])
+def test_lossy_formats_are_read(fmt):
+    array = np.full((20, 30, 3), (200, 100, 50), dtype=np.uint8)
+    image = images.decoded(encoded(array, fmt), "x")
+    assert np.abs(image.rgb.astype(int) - array).max() <= 4  # a flat colour, quantised once
+    assert (image.mode, image.bit_depth) == ("RGB", 8)
+
+
+def test_grey_is_replicated():
+    array = pixels(channels=1)
+    image = images.decoded(encoded(array), "x")
+    np.testing.assert_array_equal(image.rgb, np.stack([array] * 3, axis=-1))
+    assert (image.mode, image.bit_depth) == ("L", 8)
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_16_bit_grey_is_cut_by_a_fixed_window_and_never_stretched(fmt):
+    array = np.array([[0, 255, 256, 511], [512, 1000, 40000, 65535]], dtype=np.uint16)
+    image = images.decoded(encoded(array, fmt), "x")
+    np.testing.assert_array_equal(image.rgb[:, :, 1], [[0, 0, 1, 1], [2, 3, 156, 255]])
+    dim = images.decoded(encoded(array[:, :2], fmt), "x")
+    np.testing.assert_array_equal(dim.rgb, image.rgb[:, :2])
+    assert (image.mode, image.bit_depth) == ("I;16", 16)
+
+
+def test_16_bit_rgb_is_cut_likewise_and_its_depth_recorded():
+    rows = [struct.pack(">6H", 0, 256, 65535, 511, 40000, 1000)]
+    image = images.decoded(raw_png(2, 1, 16, 2, rows), "x")
+    np.testing.assert_array_equal(image.rgb, [[[0, 1, 255], [1, 156, 3]]])
+    assert (image.mode, image.bit_depth) == ("RGB", 16)
+
+
+def test_alpha_is_dropped_and_not_composited():
+    array = pixels(channels=4)
+    array[:, :, 3] = 0
+    image = images.decoded(encoded(array), "x")
+    np.testing.assert_array_equal(image.rgb, array[:, :, :3])
+    assert image.mode == "RGBA"
+    grey = images.decoded(encoded(array, mode="LA"), "x")
+    assert grey.mode == "LA"
+    expected = np.asarray(Pillow.fromarray(array).convert("LA"))[:, :, 0]
+    np.testing.assert_array_equal(grey.rgb[:, :, 2], expected)
+
+
+def test_a_palette_becomes_its_colours_even_with_transparency():
+    image = Pillow.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    file = io.BytesIO()
+    image.save(file, format="PNG", transparency=bytes([0, 128]))
+    decoded = images.decoded(file.getvalue(), "x")
+    np.testing.assert_array_equal(decoded.rgb, [[[10, 20, 30], [200, 100, 50]]])
+    assert (decoded.mode, decoded.bit_depth) == ("P", file.getvalue()[24])
+
+
+def test_cmyk_becomes_rgb():
+    array = np.zeros((8, 8, 4), dtype=np.uint8)
+    file = io.BytesIO()
+    Pillow.fromarray(array, mode=None).convert("RGB").convert("CMYK").save(file, format="TIFF")
+    image = images.decoded(file.getvalue(), "x")
+    assert image.mode == "CMYK"
+    assert image.rgb.shape == (8, 8, 3)
+    assert (image.rgb == 0).all()
+
+
+def test_one_bit_images_are_black_and_white():
+    image = images.decoded(encoded(np.array([[True, False]])), "x")
+    np.testing.assert_array_equal(image.rgb[0, :, 0], [255, 0])
+    assert (image.mode, image.bit_depth) == ("1", 1)
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    first, second = (Pillow.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    file = io.BytesIO()
+    first.save(file, format="TIFF", save_all=True, append_images=[second])
+    assert (images.decoded(file.getvalue(), "x").rgb == (255, 0, 0)).all()
+
+
+def test_exif_orientation_is_not_applied():
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    image = images.decoded(encoded(pixels(20, 30), "JPEG", exif=exif), "x")
+    assert (image.width, image.height) == (30, 20)
+
+
+def test_broken_exif_neither_warns_nor_refuses():
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
+    assert images.decoded(encoded(pixels(), "JPEG", exif=exif), "x").width == 30
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image at all", "undecodable"),
+        (encoded(pixels())[:-300], "truncated"),
+        (encoded(pixels())[:300], "truncated"),
+        (encoded(pixels(), "JPEG")[:-200], "truncated"),
+        (encoded(pixels(), "BMP")[:-200], "truncated"),
+        (encoded(pixels(), "TIFF")[:200], "truncated"),
+        (encoded(pixels(), "WEBP")[:-200], "undecodable"),
+        (encoded(pixels(), "GIF"), "undecodable"),
+        (encoded(pixels(channels=1).astype(np.int32), "TIFF"), "undecodable"),
+        (raw_png(20_001, 10_000, 8, 0, []), "too_large"),
+    ],
+)
+def test_what_gives_no_whole_image_is_refused_with_its_reason(data, reason):
+    with pytest.raises(images.UnreadableImage, match=r"some/file\.png") as refusal:
+        images.decoded(data, "some/file.png")
+    assert refusal.value.reason == reason
+    assert refusal.value.where == "some/file.png"
+    assert refusal.value.exit_code == 3
+
+
+def test_no_flipped_bit_in_a_png_gives_other_pixels():
+    array = np.add.outer(np.arange(60), np.arange(70)).astype(np.uint8)
+    whole = encoded(array)
+    refused = 0
+    for position in range(len(whole)):
+        data = bytearray(whole)
+        data[position] ^= 1
+        try:
+            np.testing.assert_array_equal(images.decoded(bytes(data), "x").rgb[:, :, 0], array)
+        except images.UnreadableImage:
+            refused += 1
+    assert refused > len(whole) * 0.8  # the rest is a chunk's end that nobody needs
+
+
+def test_a_large_image_below_the_limit_is_read_without_a_warning():
+    data = raw_png(20_000, 5_000, 1, 0, [bytes(2_500)] * 5_000)  # Pillow itself warns at 89 Mpx
+    assert images.decoded_mask(data, "x").shape == (5_000, 20_000)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[0, 255]], dtype=np.uint8),
+        np.array([[0, 1]], dtype=np.uint8),
+        np.array([[0, 7]], dtype=np.uint16),
+        np.array([[False, True]]),
+        np.array([[[0, 0, 0], [0, 255, 0]]], dtype=np.uint8),
+    ],
+)
+def test_a_binary_mask_is_true_where_it_is_not_black(array):
+    mask = images.decoded_mask(encoded(array), "x")
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, [[False, True]])
+
+
+def test_masks_of_one_value_are_all_false_or_all_true():
+    assert not images.decoded_mask(encoded(np.zeros((3, 4), np.uint8)), "x").any()
+    assert images.decoded_mask(encoded(np.full((3, 4), 9, np.uint8)), "x").all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[0, 128, 255]], dtype=np.uint8),
+        np.array([[1, 2]], dtype=np.uint8),
+        np.array([[0, 1, 2]], dtype=np.uint16),
+        np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8),
+    ],
+)
+def test_a_mask_with_more_values_is_refused(array):
+    with pytest.raises(DataError, match=r"more values[\s\S]*m\.png"):
+        images.decoded_mask(encoded(array), "m.png")
+
+
+def test_bilinear_samples_without_antialiasing_and_area_averages():
+    columns = np.zeros((8, 8, 3), dtype=np.uint8)
+    columns[:, ::4] = 200  # every fourth column, which bilinear at a quarter never meets
+    assert images.resized(columns, 2, "bilinear").max() == 0
+    np.testing.assert_array_equal(images.resized(columns, 2, "area"), np.full((2, 2, 3), 50))
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    array = pixels(16, 16)
+    for resize in ("bilinear", "area"):
+        np.testing.assert_array_equal(images.resized(array, 16, resize), array)
+
+
+def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
+    mask = np.zeros((6, 6), dtype=np.bool_)
+    mask[1, 4] = True  # the centre pixel of a 3 x 3 block
+    np.testing.assert_array_equal(images.resized_mask(mask, 2), [[False, True], [False, False]])
+    assert images.resized_mask(mask, 2).dtype == np.bool_
+
+
+def test_loading_keeps_the_order_of_many_rows(tmp_path):
+    found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
+    pairs, unreadable = images.rows(found, tmp_path)
+    rows = [row for _, row in pairs][::-1]
+    stack = images.load(rows, tmp_path, 5, "bilinear")
+    assert not unreadable
+    assert (stack.shape, stack.dtype) == ((40, 3, 5, 5), np.uint8)
+    assert stack.flags.c_contiguous
+    np.testing.assert_array_equal(stack[:, 0, 0, 0], np.arange(40)[::-1])
+
+
+def test_channels_are_rgb_and_come_first(tmp_path):
+    found = found_in(tmp_path, array=np.full((4, 4, 3), (10, 20, 30), np.uint8))
+    stack = images.load([images.described(found, tmp_path)], tmp_path, 4, "area")
+    np.testing.assert_array_equal(stack[0, :, 0, 0], [10, 20, 30])
+
+
+def test_no_rows_give_empty_arrays(tmp_path):
+    assert images.load([], tmp_path, 8, "area").shape == (0, 3, 8, 8)
+    assert images.load_masks([], tmp_path, 8).shape == (0, 8, 8)
+
+
+def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
+    row = images.described(found_in(tmp_path), tmp_path)
+    images.write_png(tmp_path / "a.png", pixels(seed=1))
+    now = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=r"a\.png[\s\S]*dvc repro fetch validate") as refusal:
+        images.load([row], tmp_path, 8, "area")
+    assert row.image_sha256 in str(refusal.value)
+    assert now in str(refusal.value)
+
+
+def test_a_missing_image_is_refused_by_name(tmp_path):
+    row = images.described(found_in(tmp_path), tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.png"):
+        images.load([row], tmp_path, 8, "area")
+
+
+def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
+    mask = np.zeros((20, 30), dtype=np.bool_)
+    mask[:, :15] = True
+    found = [found_in(tmp_path, "a.png"), found_in(tmp_path, "b.png", mask=mask, label="anomalous")]
+    masks = images.load_masks([images.described(f, tmp_path) for f in found], tmp_path, 10)
+    assert (masks.shape, masks.dtype) == ((2, 10, 10), np.bool_)
+    assert not masks[0].any()
+    np.testing.assert_array_equal(masks[1], np.arange(10)[None, :].repeat(10, 0) < 5)
+
+
+def test_a_changed_mask_and_a_mask_of_another_size_are_refused(tmp_path):
+    found = found_in(tmp_path, mask=np.ones((20, 31), np.bool_), label="anomalous")
+    row = images.described(found, tmp_path)
+    with pytest.raises(DataError, match=r"31 x 20[\s\S]*mask_a\.png[\s\S]*30 x 20"):
+        images.load_masks([row], tmp_path, 8)
+    images.write_png(tmp_path / "mask_a.png", np.ones((20, 30), np.bool_))
+    with pytest.raises(DataError, match=row.mask_sha256):
+        images.load_masks([row], tmp_path, 8)
+
+
+def test_a_row_describes_its_image_and_mask(tmp_path):
+    mask = np.ones((20, 30), dtype=np.bool_)
+    found = found_in(tmp_path, "a.b.png", pixels(channels=1), mask, "anomalous")
+    row = images.described(found, tmp_path)
+    assert (row.image_id, row.image_path) == ("a.b", "a.b.png")
+    assert (row.width, row.height, row.mode, row.bit_depth) == (30, 20, "L", 8)
+    assert row.image_sha256 == hashlib.sha256((tmp_path / "a.b.png").read_bytes()).hexdigest()
+    assert row.mask_sha256 == hashlib.sha256((tmp_path / "mask_a.b.png").read_bytes()).hexdigest()
+    assert images.described(found_in(tmp_path), tmp_path).mask_sha256 == ""
+
+
+def test_unreadable_images_are_collected_and_the_others_keep_their_order(tmp_path):
+    found = [found_in(tmp_path, f"{i}.png") for i in range(5)]
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:500])
+    pairs, unreadable = images.rows(found, tmp_path)
+    assert [row.image_path for _, row in pairs] == ["0.png", "2.png", "4.png"]
+    assert [f.image_path for f, _ in pairs] == ["0.png", "2.png", "4.png"]
+    assert [(e.where, e.reason) for e in unreadable] == [
+        ("1.png", "empty"),
+        ("3.png", "truncated"),
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_written_png_comes_back_and_has_the_same_bytes_twice(tmp_path, channels):
+    array = pixels(channels=channels)
+    for name in ("a.png", "b.png"):
+        images.write_png(tmp_path / "new" / name, array)
+    assert (tmp_path / "new/a.png").read_bytes() == (tmp_path / "new/b.png").read_bytes()
+    rgb = images.decoded((tmp_path / "new/a.png").read_bytes(), "x").rgb
+    np.testing.assert_array_equal(rgb if channels == 3 else rgb[:, :, 0], array)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_mask_is_written_as_0_and_255(tmp_path):
+    images.write_png(tmp_path / "m.png", np.array([[True, False]]))
+    with Pillow.open(tmp_path / "m.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), [[255, 0]])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
+def test_real_images_and_masks_load():
+    root = SHARED / "magnetic_tile"
+    masks = sorted((root / "ground_truth/crack").glob("*.png"))[:8]
+    found = [
+        Found(
+            next((root / "test/crack").glob(f"{m.stem.removesuffix('_mask')}.*"))
+            .relative_to(root)
+            .as_posix(),
+            "anomalous",
+            "crack",
+            m.relative_to(root).as_posix(),
+            "test",
+        )
+        for m in masks
+    ]
+    pairs, unreadable = images.rows(found, root)
+    rows = [row for _, row in pairs]
+    assert not unreadable
+    assert images.load(rows, root, 64, "bilinear").shape == (8, 3, 64, 64)
+    assert images.load_masks(rows, root, 256).any(axis=(1, 2)).all()
