@@ -1,0 +1,76 @@
+"""Judge a task's images: data/raw -> data/validation, and the four manifests if nothing forbids."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from admodels import data_docs, expectations, images, inspection, manifest, params
+from admodels.datasets import Task, found
+from admodels.errors import DataError
+from admodels.expectations import Validate
+from stages import run
+
+STATISTICS = (
+    *("image_path", "brightness", "contrast", "sharpness"),
+    *("perceptual_hash", "mask_area_share"),
+)
+
+
+def _shared_out(
+    rows: list[tuple[manifest.Found, manifest.Row]],
+) -> tuple[dict[str, list[manifest.Row]], DataError | None]:
+    """The splits, or why there are none: the report is written in either case."""
+    block = params.read("split", manifest.Split)
+    try:
+        return manifest.splits(rows, block, params.read("seed", int)), None
+    except DataError as error:
+        return {}, error
+
+
+def _write(folder: Path, report: dict[str, Any], statistics: Any) -> None:
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    statistics.to_csv(folder / "statistics.csv", index=False, lineterminator="\n")
+
+
+def main(task: str) -> None:
+    """Write what was found, readable even when refused; then stop, or write the manifests."""
+    block, bounds = params.read(f"tasks.{task}", Task), params.read("validate", Validate)
+    least = params.read("split.min_normal_images", int)
+    raw, target = Path("data/raw", task), Path("data/validation", task)
+    manifests = Path("data/manifests", task)
+    shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
+    listed = found(block, raw)
+    rows, unreadable = images.rows(listed, raw)
+    splits, no_splits = _shared_out(rows)
+    facts = inspection.inspected([row for _, row in rows], raw)
+    table = expectations.frame(
+        listed,
+        [(row, fact) for (_, row), fact in zip(rows, facts, strict=True)],
+        {str(error.where): error.reason for error in unreadable},
+        splits,
+    )
+    partial = target.with_name(f".{task}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    findings = expectations.findings(task, table, bounds, least, partial / "docs")
+    data_docs.make_offline(partial / "docs")
+    refusal = expectations.refusal(task, findings) or no_splits
+    about = {
+        "task": task,
+        "dataset": block.dataset,
+        "category": block.category,
+        "licence": block.licence,
+        "refused": refusal.found if refusal else None,
+    }
+    _write(partial, about | expectations.report(table, findings), table[list(STATISTICS)])
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    if refusal:
+        raise refusal
+    for name, rows_of_split in splits.items():
+        manifest.write(manifests / f"{name}.csv", rows_of_split)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,241 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from admodels import expectations, images, inspection, manifest
+from admodels.datasets import mvtec_ad
+from admodels.errors import ConfigurationError
+from admodels.expectations import Finding, Severities, Validate
+from admodels.inspection import Facts
+from admodels.manifest import Found, Row, Split
+from admodels.params import parsed
+
+SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
+WARNINGS = {"test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"}
+SEVERITY = {n: "warning" if n in WARNINGS else "error" for n in Severities.model_fields}
+BOUNDS = {
+    "min_side_px": 32,
+    "min_brightness": 5.0,
+    "max_brightness": 250.0,
+    "min_contrast": 1.0,
+    "severity": SEVERITY,
+}
+LEAST = 11
+FACTS = Facts(120.0, 30.0, 50.0, "00ff00ff00ff00ff")
+
+Planted = tuple[Found, Row, Facts]
+
+
+def planted(path: str, number: int, label: str = "normal") -> Planted:
+    part = "learn" if path.startswith("train") else "test"
+    mask = "ground_truth/hole/m.png" if label == "anomalous" else ""
+    kind = "hole" if label == "anomalous" else ""
+    found = Found(path, label, kind, mask, part)  # type: ignore[arg-type]
+    sha, name = f"{number:064x}", path.rsplit(".", 1)[0]
+    row = Row(name, path, sha, 64, 48, "RGB", 8, found.label, kind, mask, "", "", "")
+    return found, row, replace(FACTS, mask_area_share=0.1 if mask else None)
+
+
+def clean() -> list[Planted]:
+    return [
+        *(planted(f"train/good/{i:03}.png", i) for i in range(12)),
+        *(planted(f"test/good/{i:03}.png", 100 + i) for i in range(3)),
+        *(planted(f"test/hole/{i:03}.png", 200 + i, "anomalous") for i in range(3)),
+    ]
+
+
+def judged(
+    images_: list[Planted], site: Path, unreadable: dict[str, str] | None = None
+) -> dict[str, Finding]:
+    broken = unreadable or {}
+    known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
+    table = expectations.frame([found for found, _, _ in images_], known, broken, {})
+    bounds = parsed(BOUNDS, Validate, "validate")
+    return {f.name: f for f in expectations.findings("tiny", table, bounds, LEAST, site)}
+
+
+def failed(findings: dict[str, Finding]) -> dict[str, list[str]]:
+    return {name: f.unexpected for name, f in findings.items() if not f.success}
+
+
+def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
+    findings = judged(clean(), tmp_path / "docs")
+    assert failed(findings) == {}
+    assert set(findings) == {
+        *Severities.model_fields,
+        *("image_id_unique", "only_normal_to_learn", "no_split_leakage", "enough_normal_images"),
+    }
+    assert expectations.refusal("tiny", list(findings.values())) is None
+    assert findings["same_size"].expected == "Every image is, as most are, 64 x 48 px."
+
+
+@pytest.mark.parametrize("severity", ["error", "warning"])
+def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
+    bounds = parsed(BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}, Validate, "validate")
+    made = clean()
+    table = expectations.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {})
+    findings = expectations.findings("tiny", table, bounds, LEAST, tmp_path)
+    assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
+    assert all(f.success for f in findings)
+    fixed = [f.severity for f in findings if f.name not in SEVERITY]
+    assert fixed == ["error"] * 4
+
+
+FIRST = "train/good/000.png"
+
+
+def test_each_of_many_planted_faults_is_found_and_names_its_image_alone(tmp_path: Path) -> None:
+    made, planted_faults = clean(), {}
+    faults: list[tuple[str, dict[str, object], dict[str, object]]] = [
+        ("same_size", {"width": 65}, {}),
+        ("same_mode", {"mode": "L"}, {}),
+        ("same_bit_depth", {"bit_depth": 16}, {}),
+        ("brightness", {}, {"brightness": 4.9}),
+        ("contrast", {}, {"contrast": 0.9}),
+        ("mask_present", {}, {"mask_problem": "missing"}),
+        ("mask_decodes", {}, {"mask_problem": "unreadable"}),
+        ("mask_binary", {}, {"mask_problem": "not binary"}),
+        ("mask_size", {}, {"mask_problem": "other size"}),
+        ("mask_not_empty", {}, {"mask_problem": "empty"}),
+    ]
+    for index, (check, row, facts) in enumerate(faults):
+        found, old_row, old_facts = made[index]
+        made[index] = (found, replace(old_row, **row), replace(old_facts, **facts))  # type: ignore[arg-type]
+        planted_faults[check] = [found.image_path]
+    assert failed(judged(made, tmp_path / "docs")) == planted_faults
+
+
+def test_bounds_are_inclusive_and_the_shorter_side_counts(tmp_path: Path) -> None:
+    made = clean()
+    values = [(5.0, 1.0, 32), (250.0, 1.0, 32), (250.1, 1.0, 32), (5.0, 1.0, 31)]
+    for index, (brightness, contrast, height) in enumerate(values):
+        found, row, facts = made[index]
+        facts = replace(facts, brightness=brightness, contrast=contrast)
+        made[index] = (found, replace(row, height=height), facts)
+    findings = failed(judged(made, tmp_path / "docs"))
+    assert findings == {
+        "same_size": [f"train/good/00{i}.png" for i in range(4)],
+        "side": ["train/good/003.png"],
+        "brightness": ["train/good/002.png"],
+    }
+
+
+def test_unreadable_images_are_named_and_do_not_count_as_normal_images(tmp_path: Path) -> None:
+    broken = {"train/good/000.png": "empty", "train/good/001.png": "truncated"}
+    findings = judged(clean(), tmp_path / "docs", broken)
+    assert failed(findings) == {"image_decodes": sorted(broken), "enough_normal_images": []}
+    assert findings["enough_normal_images"].observed == 10
+
+
+def test_a_task_without_one_readable_image_is_judged(tmp_path: Path) -> None:
+    broken = {found.image_path: "empty" for found, _, _ in clean()}
+    findings = judged(clean(), tmp_path / "docs", broken)
+    assert findings["image_decodes"].unexpected_count == 18
+    assert not findings["enough_normal_images"].success
+
+
+def test_an_anomalous_image_to_learn_from_is_named(tmp_path: Path) -> None:
+    findings = judged([*clean(), planted("train/hole/9.png", 900, "anomalous")], tmp_path / "docs")
+    assert failed(findings) == {"only_normal_to_learn": ["train/hole/9.png"]}
+
+
+def test_both_copies_of_an_image_in_train_and_test_are_named(tmp_path: Path) -> None:
+    findings = judged([*clean(), planted("test/good/copy.png", 0)], tmp_path / "docs")
+    assert failed(findings) == {"no_split_leakage": ["test/good/copy.png", FIRST]}
+
+
+def test_both_copies_of_an_image_in_one_split_are_named(tmp_path: Path) -> None:
+    findings = judged([*clean(), planted("train/good/copy.png", 0)], tmp_path / "docs")
+    assert failed(findings) == {"no_duplicates": [FIRST, "train/good/copy.png"]}
+
+
+def test_images_that_differ_only_in_their_extension_are_named(tmp_path: Path) -> None:
+    findings = judged([*clean(), planted("train/good/000.jpg", 900)], tmp_path / "docs")
+    assert failed(findings) == {"image_id_unique": ["train/good/000.jpg", FIRST]}
+
+
+def test_ten_normal_images_are_too_few_and_eleven_are_not(tmp_path: Path) -> None:
+    assert failed(judged(clean()[1:], tmp_path / "eleven")) == {}
+    ten = judged(clean()[2:], tmp_path / "ten")
+    assert failed(ten) == {"enough_normal_images": []}
+    refusal = expectations.refusal("tiny", list(ten.values()))
+    assert refusal is not None
+    assert "enough_normal_images: 10.0" in str(refusal)
+
+
+def test_a_test_split_with_one_label_or_none_is_found(tmp_path: Path) -> None:
+    only_normal, nothing = clean()[:15], clean()[:12]
+    assert failed(judged(only_normal, tmp_path / "one")) == {"test_has_both_labels": []}
+    assert failed(judged(nothing, tmp_path / "none")) == {"test_has_both_labels": []}
+
+
+def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> None:
+    warning = Finding("same_size", "warning", False, "One size.", None, 1, ["a.png"])
+    error = Finding("mask_size", "error", False, "Equal size.", None, 25, ["b.png", "c.png"])
+    passed = Finding("contrast", "error", True, "Contrast.", None, 0, [])
+    assert expectations.refusal("tiny", [warning, passed]) is None
+    refusal = expectations.refusal("tiny", [warning, passed, error])
+    assert refusal is not None
+    assert refusal.exit_code == 3
+    assert refusal.found == "task `tiny` fails mask_size"
+    assert "mask_size (25): b.png, c.png and 23 more" in str(refusal)
+    assert "same_size" not in str(refusal)
+
+
+def test_at_most_twenty_images_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    many = [planted(f"train/good/{i:03}.png", i) for i in range(60)]
+    dark = [
+        (f, r, replace(x, brightness=1.0 if i % 2 else 9.0)) for i, (f, r, x) in enumerate(many)
+    ]
+    found = judged(dark, tmp_path / "docs")["brightness"]
+    assert found.unexpected_count == 30
+    assert found.unexpected == [f"train/good/{i:03}.png" for i in range(1, 40, 2)]
+
+
+def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> None:
+    made = clean()
+    rows = [(found, row) for found, row, _ in made]
+    shared_out = manifest.splits(
+        rows, Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST), 7
+    )
+    table = expectations.frame(
+        [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out
+    )
+    report = expectations.report(table, [])
+    assert report["splits"] == {"calibration": 3, "test": 6, "train": 6, "validation": 3}
+    assert report["defect_types"] == {"hole": 3}
+    assert json.loads(json.dumps(report)) == report
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"same_colour": "error"}, "validate.severity.same_colour"),
+        ({"mask_size": "off"}, "validate.severity.mask_size"),
+    ],
+)
+def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        parsed(BOUNDS | {"severity": SEVERITY | change}, Validate, "validate")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
+@pytest.mark.parametrize(
+    ("root", "warned"), [("mvtec_ad/bottle", []), ("magnetic_tile", ["same_size"])]
+)
+def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
+    raw = SHARED / root
+    found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
+    rows, unreadable = images.rows(found, raw)
+    assert unreadable == []
+    only_rows = [row for _, row in rows]
+    facts = inspection.inspected(only_rows, raw)
+    table = expectations.frame(found, list(zip(only_rows, facts, strict=True)), {}, {})
+    bounds = parsed(BOUNDS, Validate, "validate")
+    findings = expectations.findings("real", table, bounds, LEAST, tmp_path / "docs")
+    assert [f.name for f in findings if not f.success] == warned
+    assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()
+    assert table["mask_area_share"].notna().sum() == (table["label"] == "anomalous").sum()

@@ -1,0 +1,233 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from admodels import manifest
+from admodels.errors import DataError
+from stages import validate
+
+REPO = Path(__file__).parents[1]
+RAW = Path("data/raw/tiny")
+VALIDATION = Path("data/validation/tiny")
+MANIFESTS = Path("data/manifests/tiny")
+PARAMS = f"""
+seed: 7
+tasks:
+  tiny: {{dataset: mvtec_ad, category: '', kind: texture, licence: CC0-1.0,
+         source: {{kind: path, location: somewhere, sha256: {"a" * 64}}}}}
+split: {{validation_share: 0.25, calibration_share: 0.25, min_normal_images: 11}}
+validate:
+  min_side_px: 32
+  min_brightness: 5.0
+  max_brightness: 250.0
+  min_contrast: 1.0
+  severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
+             mask_size: error, mask_not_empty: error, test_has_both_labels: warning,
+             no_duplicates: warning, same_size: warning, same_mode: warning,
+             same_bit_depth: warning, side: error, brightness: warning, contrast: warning}}
+"""
+MASK = "ground_truth/hole/000_mask.png"
+
+
+def save(path: str, pixels: NDArray[np.uint8]) -> None:
+    (RAW / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(RAW / path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task in MVTec AD layout: 16 normal images to learn from, 3 to test, 3 with a hole."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    rng = np.random.default_rng(3)
+    hole = np.zeros((40, 48), np.uint8)
+    hole[10:20, 12:24] = 255
+    for folder, count in (("train/good", 16), ("test/good", 3), ("test/hole", 3)):
+        for i in range(count):
+            pixels = rng.integers(60, 200, (40, 48, 3), dtype=np.uint8)
+            if folder == "test/hole":
+                pixels[hole > 0] = 20
+                save(f"ground_truth/hole/{i:03}_mask.png", hole)
+            save(f"{folder}/{i:03}.png", pixels)
+    return tmp_path
+
+
+def report() -> dict[str, object]:
+    content: dict[str, object] = json.loads((VALIDATION / "report.json").read_text("utf-8"))
+    return content
+
+
+def failed() -> dict[str, list[str]]:
+    checks = report()["checks"]
+    assert isinstance(checks, list)
+    return {check["name"]: check["unexpected"] for check in checks if not check["success"]}
+
+
+def refused(*named: str) -> str:
+    """The message of the refusal: it names the files; what was found can be read, not used."""
+    with pytest.raises(DataError) as caught:
+        validate.main("tiny")
+    for name in named:
+        assert name in str(caught.value)
+    assert list(MANIFESTS.rglob("*.csv")) == []
+    assert report()["refused"] == caught.value.found
+    assert (VALIDATION / "docs/index.html").is_file()
+    return str(caught.value)
+
+
+def test_a_clean_task_gives_four_manifests_a_report_and_pages(tiny: Path) -> None:
+    validate.main("tiny")
+    rows = {s: manifest.read(MANIFESTS / f"{s}.csv") for s in manifest.SPLITS}
+    assert {s: len(r) for s, r in rows.items()} == {
+        "train": 8,
+        "validation": 4,
+        "calibration": 4,
+        "test": 6,
+    }
+    assert failed() == {}
+    found = report()
+    assert found["refused"] is None
+    assert found["licence"] == "CC0-1.0"
+    assert found["splits"] == {s: len(r) for s, r in rows.items()}
+    assert found["defect_types"] == {"hole": 3}
+    assert sorted(p.name for p in VALIDATION.iterdir()) == ["docs", "report.json", "statistics.csv"]
+    assert [p.name for p in VALIDATION.parent.iterdir()] == ["tiny"]
+
+
+def test_statistics_are_those_of_the_pixels(tiny: Path) -> None:
+    ramp = np.repeat(np.arange(40, 88, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    save("test/good/000.png", ramp)
+    validate.main("tiny")
+    lines = (VALIDATION / "statistics.csv").read_text("utf-8").splitlines()
+    assert lines[0] == "image_path,brightness,contrast,sharpness,perceptual_hash,mask_area_share"
+    assert len(lines) == 1 + 22
+    by_path = {line.split(",")[0]: line.split(",")[1:] for line in lines[1:]}
+    brightness, contrast, _, perceptual_hash, share = by_path["test/good/000.png"]
+    assert float(brightness) == 63.5
+    assert float(contrast) == pytest.approx(np.arange(48).std(), abs=1e-4)
+    assert perceptual_hash == "f" * 16
+    assert share == ""
+    assert float(by_path["test/hole/000.png"][-1]) == 0.0625  # 10 x 12 of 40 x 48 pixels
+
+
+def test_the_outputs_are_the_same_bytes_on_a_second_run(tiny: Path) -> None:
+    def contents() -> dict[str, bytes]:
+        outputs = (*VALIDATION.rglob("*"), *MANIFESTS.rglob("*"))
+        return {str(p): p.read_bytes() for p in outputs if p.is_file()}
+
+    validate.main("tiny")
+    first = contents()
+    shutil.rmtree("data/validation")
+    shutil.rmtree("data/manifests")
+    validate.main("tiny")
+    assert contents() == first
+    assert sum(path.endswith(".html") for path in first) == 5
+
+
+def test_corrupt_truncated_and_empty_images_are_named_with_the_others_still_judged(
+    tiny: Path,
+) -> None:
+    good = (RAW / "train/good/000.png").read_bytes()
+    (RAW / "train/good/001.png").write_bytes(b"no image at all")
+    (RAW / "train/good/002.png").write_bytes(good[: len(good) // 2])
+    (RAW / "train/good/003.png").write_bytes(b"")
+    names = [f"train/good/00{i}.png" for i in (1, 2, 3)]
+    refused(*names)
+    assert failed() == {"image_decodes": names}
+    page = next((VALIDATION / "docs/validations/must_hold").rglob("*.html")).read_text("utf-8")
+    for reason in ("undecodable", "truncated", "empty"):
+        assert reason in page
+    assert (VALIDATION / "statistics.csv").read_text("utf-8").count("\n") == 1 + 22
+
+
+def test_a_missing_mask_is_refused_and_the_image_named(tiny: Path) -> None:
+    (RAW / MASK).unlink()
+    with pytest.raises(DataError, match=r"test/hole/000\.png"):
+        validate.main("tiny")
+    assert not MANIFESTS.exists()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "check"),
+    [
+        (np.zeros((20, 24), np.uint8) + np.uint8(255), "mask_size"),
+        (np.arange(40 * 48, dtype=np.uint8).reshape(40, 48), "mask_binary"),
+        (np.zeros((40, 48), np.uint8), "mask_not_empty"),
+        (None, "mask_decodes"),
+    ],
+)
+def test_a_mask_of_another_size_not_binary_empty_or_broken_is_named(
+    pixels: NDArray[np.uint8] | None, check: str, tiny: Path
+) -> None:
+    (RAW / MASK).write_bytes(b"broken")
+    if pixels is not None:
+        save(MASK, pixels)
+    refused(check, "test/hole/000.png")
+    assert failed() == {check: ["test/hole/000.png"]}
+
+
+def test_the_same_image_in_train_and_test_is_refused_and_both_are_named(tiny: Path) -> None:
+    shutil.copy(RAW / "train/good/004.png", RAW / "test/good/copy.png")
+    refused("train/good/004.png", "test/good/copy.png")
+    assert failed() == {"no_split_leakage": ["test/good/copy.png", "train/good/004.png"]}
+
+
+def test_images_that_are_all_the_same_cannot_be_split_and_are_refused(tiny: Path) -> None:
+    for i in range(1, 16):
+        shutil.copy(RAW / "train/good/000.png", RAW / f"train/good/{i:03}.png")
+    refused("train/good/015.png")
+    assert list(failed()) == ["no_duplicates"]
+
+
+def test_an_anomalous_image_in_train_is_refused_and_named(tiny: Path) -> None:
+    (RAW / "train/hole").mkdir()
+    shutil.copy(RAW / "test/hole/000.png", RAW / "train/hole/000.png")
+    with pytest.raises(DataError, match="train/hole"):
+        validate.main("tiny")
+    assert not MANIFESTS.exists()
+
+
+def test_ten_normal_images_are_refused(tiny: Path) -> None:
+    for i in range(10, 16):
+        (RAW / f"train/good/{i:03}.png").unlink()
+    assert "At least 11" in refused("enough_normal_images: 10.0")
+
+
+def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:
+    save("train/good/000.png", np.full((40, 60, 3), 90, np.uint8) + np.arange(3, dtype=np.uint8))
+    validate.main("tiny")
+    assert set(failed()) == {"same_size", "contrast"}
+    text = PARAMS.replace("same_size: warning", "same_size: error")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    refused("train/good/000.png")
+
+
+def test_manifests_of_an_earlier_run_do_not_outlive_a_refusal(tiny: Path) -> None:
+    validate.main("tiny")
+    assert (MANIFESTS / "train.csv").is_file()
+    (RAW / "train/good/003.png").write_bytes(b"")
+    refused("train/good/003.png")
+
+
+def test_the_command_exits_with_3_and_says_what_to_do(tiny: Path) -> None:
+    (RAW / "train/good/003.png").write_bytes(b"")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.validate", "tiny"],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("DataError: task `tiny` fails image_decodes\n")
+    assert "image_decodes (1): train/good/003.png" in done.stderr
+    assert "admodels task refresh tiny" in done.stderr
