@@ -1,0 +1,246 @@
+import csv
+import json
+import shutil
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from admodels import images, manifest
+from admodels.errors import DataError
+from admodels.manifest import Found, Row
+from admodels.synthesis import held_out
+from admodels.synthesis.params import Anomaly, Synthesize
+from stages import synthesize
+
+PX = 64
+ANOMALY = Anomaly(
+    lattice_exponent_max=5,
+    noise_rotation_degrees=90.0,
+    mask_threshold=0.5,
+    image_opacity_min=0.0,
+    image_opacity_max=0.8,
+    augmenters_per_texture=3,
+)
+PARAMS = Synthesize(image_px=PX, resize="bilinear", per_image=3, generator=ANOMALY)
+
+
+def row(name, content):
+    return Row(
+        image_id=f"train/good/{name}",
+        image_path=f"train/good/{name}.png",
+        image_sha256=f"{content:064x}",
+        width=PX,
+        height=PX,
+        mode="RGB",
+        bit_depth=8,
+        label="normal",
+        defect_type="",
+        mask_path="",
+        mask_sha256="",
+        foreground_path="",
+        foreground_sha256="",
+    )
+
+
+ROWS = [row(f"{i:03d}", 7**40 + i * 16**48) for i in range(4)]
+NORMAL = np.random.default_rng(0).integers(0, 256, (4, 3, PX, PX), dtype=np.uint8)
+TEXTURES = {
+    f"kind/{name}.jpg": np.random.default_rng(ord(name)).integers(0, 256, (3, PX, PX), np.uint8)
+    for name in "abcdef"
+}
+
+
+def drawn(rows=ROWS, normal=NORMAL, params=PARAMS, seed=5):
+    return held_out.draw(rows, normal, TEXTURES, params, seed)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_image_gets_its_anomalies_none_of_them_empty():
+    samples = drawn()
+    assert [s.image_id for s in samples] == [r.image_id for r in ROWS for _ in range(3)]
+    assert all(s.mask.any() for s in samples)
+    assert len({s.mask.tobytes() for s in samples}) == 12
+    assert {s.texture for s in samples} <= set(TEXTURES)
+    assert len({s.texture for s in samples}) > 2
+
+
+def test_outside_the_mask_the_image_is_the_normal_one():
+    for number, sample in enumerate(drawn()):
+        assert np.array_equal(sample.normal, NORMAL[number // 3].transpose(1, 2, 0))
+        assert np.array_equal(sample.image[~sample.mask], sample.normal[~sample.mask])
+        assert (sample.image[sample.mask] != sample.normal[sample.mask]).mean() > 0.5
+
+
+def test_the_anomalies_of_an_image_depend_on_its_content_and_the_seed_alone():
+    alone = drawn(ROWS[2:3], NORMAL[2:3])
+    among_others = drawn()[6:9]
+    other_seed = drawn(ROWS[2:3], NORMAL[2:3], seed=6)
+    assert [s.image.tobytes() for s in alone] == [s.image.tobytes() for s in among_others]
+    assert not {s.mask.tobytes() for s in alone} & {s.mask.tobytes() for s in other_seed}
+
+
+def test_empty_masks_are_redrawn_and_counted():
+    coarse = ANOMALY.model_copy(update={"lattice_exponent_max": 0})
+    samples = drawn(params=PARAMS.model_copy(update={"generator": coarse, "per_image": 100}))
+    assert all(s.mask.any() for s in samples)
+    assert held_out.statistics(samples)["empty_draw_share"] == pytest.approx(0.61, abs=0.08)
+
+
+def test_a_generator_that_paints_nothing_is_refused():
+    blind = ANOMALY.model_copy(update={"lattice_exponent_max": 0, "mask_threshold": 0.999})
+    with pytest.raises(DataError, match="came out empty") as refusal:
+        drawn(params=PARAMS.model_copy(update={"generator": blind}))
+    assert "mask_threshold" in str(refusal.value)
+
+
+def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
+    samples = drawn()
+    held_out.write(tmp_path / "task", samples)
+    found, masks = held_out.read(tmp_path / "task", PX, "bilinear")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.stack([s.image.transpose(2, 0, 1) for s in samples]))
+    assert np.array_equal(masks, np.stack([s.mask for s in samples]))
+
+
+def test_the_written_set_is_read_back_at_another_size(tmp_path):
+    held_out.write(tmp_path / "task", drawn())
+    found, masks = held_out.read(tmp_path / "task", 32, "area")
+    assert found.shape == (12, 3, 32, 32)
+    assert masks.shape == (12, 32, 32)
+    assert masks.dtype == np.bool_
+    assert masks.any()
+
+
+def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
+    samples = drawn()
+    held_out.write(tmp_path / "task", samples)
+    with (tmp_path / "task/index.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == held_out.COLUMNS
+    assert [line["image_id"] for line in lines] == [s.image_id for s in samples]
+    for line, sample in zip(lines, samples, strict=True):
+        assert float(line["area_share"]) == pytest.approx(sample.mask.mean(), abs=1e-6)
+        assert line["texture"] == sample.texture
+        image, mask = (pixels(tmp_path / "task" / line[k]) for k in ("image_path", "mask_path"))
+        assert set(np.unique(mask)) == {0, 255}
+        assert np.array_equal(mask == 255, sample.mask)
+        assert np.array_equal(image, sample.image)
+
+
+def test_statistics_count_images_areas_and_empty_draws(tmp_path):
+    samples = drawn()
+    held_out.write(tmp_path / "task", samples)
+    found = json.loads((tmp_path / "task/statistics.json").read_text(encoding="utf-8"))
+    empty = sum(s.empty_draws for s in samples)
+    assert found == {
+        "images": 12,
+        "mean_area_share": pytest.approx(np.mean([s.mask for s in samples]), abs=1e-6),
+        "empty_draw_share": pytest.approx(empty / (empty + 12), abs=1e-6),
+    }
+
+
+def test_writing_twice_gives_the_same_bytes_and_nothing_else(tmp_path):
+    for _ in range(2):
+        held_out.write(tmp_path / "first", drawn())
+    held_out.write(tmp_path / "second", drawn())
+    assert tree(tmp_path / "first") == tree(tmp_path / "second")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path):
+    held_out.write(tmp_path / "task", drawn())
+    held_out.write(tmp_path / "task", drawn(ROWS[:1], NORMAL[:1]))
+    assert len(list((tmp_path / "task/images").iterdir())) == 3
+    assert len(list((tmp_path / "task/masks").iterdir())) == 3
+
+
+def test_a_missing_set_names_the_stage_to_run(tmp_path):
+    with pytest.raises(DataError, match="dvc repro synthesize"):
+        held_out.read(tmp_path / "task", PX, "area")
+
+
+@pytest.mark.parametrize("count", [1, 4, 12, 30])
+def test_the_contact_sheet_shows_up_to_24_samples_and_outlines_their_masks(count):
+    samples = (drawn() * 3)[:count]
+    sheet = held_out.contact_sheet(samples)
+    rows = -(-min(count, 24) // held_out.SHEET_COLUMNS)
+    tile = held_out.TILE_PX
+    assert rows * tile < sheet.shape[0] < rows * (tile + 30) + 30
+    yellow = (sheet == [255, 255, 0]).all(axis=2)
+    assert yellow.sum() > 50 * min(count, 24)
+
+
+def test_an_outline_follows_the_border_of_the_mask():
+    mask = np.zeros((PX, PX), dtype=bool)
+    mask[16:48, 16:48] = True
+    black = np.zeros((PX, PX, 3), dtype=np.uint8)
+    sample = held_out.Sample("a", "b", black, black, mask, 0)
+    sheet = held_out.contact_sheet([sample])
+    rows, columns = np.nonzero((sheet == [255, 255, 0]).all(axis=2))
+    side = held_out.TILE_PX // 2
+    assert np.ptp(rows) == side - 1
+    assert np.ptp(columns) == side - 1
+    assert len(rows) == 4 * side - 4
+
+
+def test_paths_in_the_index_are_relative_and_posix(tmp_path):
+    held_out.write(tmp_path / "task", drawn())
+    text = Path(tmp_path / "task/index.csv").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    assert "images/00000.png,masks/00000.png,train/good/000," in text
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder in which the stage `synthesize` can run on task `t`."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    found = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
+    for one in found:
+        images.write_png(
+            Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
+        )
+    rows = [images.described(one, Path("data/raw/t")) for one in found]
+    manifest.write(Path("data/manifests/t/validation.csv"), rows)
+    for name in ("a/1.png", "a/2.png", "b.png"):
+        path = Path("data/assets/textures", name)
+        images.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
+    values = {"seed": 7, "synthesize": PARAMS.model_dump()}
+    Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_stage_paints_every_validation_image_and_repeats_itself_to_the_byte(project):
+    synthesize.main("t")
+    first = tree(project / "data/synthetic/t")
+    synthesize.main("t")
+    assert tree(project / "data/synthetic/t") == first
+    assert len([name for name in first if name.startswith("images/")]) == 9
+    index = (project / "data/synthetic/t/index.csv").read_text(encoding="utf-8")
+    assert {PurePosixPath(line.split(",")[2]).name for line in index.splitlines()[1:]} == {
+        *("0", "1", "2")
+    }
+    assert any(",a/1.png," in line or ",b.png," in line for line in index.splitlines())
+
+
+def test_the_stage_refuses_an_image_that_is_not_the_one_of_the_manifest(project):
+    images.write_png(project / "data/raw/t/train/good/1.png", np.zeros((90, 70, 3), np.uint8))
+    with pytest.raises(DataError, match="sha256"):
+        synthesize.main("t")
+    assert not (project / "data/synthetic/t").exists()
+
+
+def test_the_stage_refuses_to_run_without_textures(project):
+    shutil.rmtree(project / "data/assets/textures")
+    with pytest.raises(DataError, match="no texture source"):
+        synthesize.main("t")
