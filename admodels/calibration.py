@@ -1,0 +1,83 @@
+"""Conformal p-values of scores, and the threshold that keeps a false-alarm budget.
+
+Vovk, Gammerman, Shafer 2005, "Algorithmic Learning in a Random World", section 4: if a normal
+image is exchangeable with the n calibration images, P(p_value <= alpha) <= alpha for every alpha,
+whatever the detector and the distribution of its scores.
+"""
+
+from itertools import count
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from admodels.errors import DataError
+
+Scores = NDArray[np.float64]
+
+
+class CalibrationError(DataError):
+    """More is promised than the calibration images can hold."""
+
+
+def p_values(scores: ArrayLike, calibration: ArrayLike) -> Scores:
+    """(1 + #{calibration >= score}) / (n + 1) for each score; in 1/(n + 1)..1.
+
+    Raises:
+        DataError: a score is not finite, so that it would pass as normal unseen.
+    """
+    ascending = np.sort(_finite(calibration, "calibration scores"))
+    below = np.searchsorted(ascending, _finite(scores, "scores"), side="left")
+    n = len(ascending)
+    found: Scores = (1 + n - below) / (n + 1)
+    return found
+
+
+def smallest_alpha(n: int) -> float:
+    """The smallest false-alarm rate that `n` calibration images can promise."""
+    return 1 / (n + 1)
+
+
+def images_needed(alpha: float) -> int:
+    """The smallest number of calibration images that can promise `alpha`, 0 < alpha < 1."""
+    start = max(0, int(1 / alpha) - 2)
+    return next(n for n in count(start) if smallest_alpha(n) <= alpha)
+
+
+def threshold(calibration: ArrayLike, alpha: float) -> float:
+    """The t for which `score > t` and `p_value <= alpha` are the same, 0 < alpha < 1.
+
+    p <= alpha means at most k - 1 calibration scores reach the score, where k is how many of the
+    levels 1/(n + 1), 2/(n + 1), ... are within alpha; so t is the k-th largest of them. The levels
+    are compared as p_values computes them, hence no rounding can part the two sides.
+
+    Raises:
+        CalibrationError: alpha < 1/(n + 1), a promise that n images cannot hold.
+        DataError: a calibration score is not finite.
+    """
+    ascending = np.sort(_finite(calibration, "calibration scores"))
+    n = len(ascending)
+    k = int(np.count_nonzero(np.arange(1, n + 1) / (n + 1) <= alpha))
+    if k == 0:
+        needed = images_needed(alpha)
+        raise CalibrationError(
+            f"{n} calibration images cannot promise a false-alarm rate of {alpha:g}: "
+            f"the smallest they can is 1/{n + 1} = {smallest_alpha(n):.4g}",
+            where="calibration scores",
+            expected=f"at least {needed} calibration images for {alpha:g}",
+            next_step=f"add {needed - n} more normal images to the calibration split, "
+            f"or raise alpha to {smallest_alpha(n):.4g} or more",
+        )
+    return float(ascending[n - k])
+
+
+def _finite(scores: ArrayLike, name: str) -> Scores:
+    found = np.asarray(scores, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {found.size} {name} are not finite",
+            where=f"{name}, first at index {bad[0]}",
+            expected="finite numbers",
+            next_step="train again: the detector's weights or calibration have diverged",
+        )
+    return found

@@ -1,0 +1,172 @@
+"""How well a scored test set is told apart: metrics, curves and the verdict on every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from admodels import calibration, metrics
+from admodels.params import Strict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVE_POINTS = 200
+DECIMALS = 6  # of written metrics: readable, and above the last digits of a sum
+
+
+class Evaluate(Strict):
+    """Params block `evaluate`: what every method of the project is measured with."""
+
+    mask_px: int = Field(ge=32, le=4096)
+    aupro_fpr_limit: float = Field(gt=0, le=1)
+    alpha: float = Field(gt=0, lt=1)
+    overlay_images: int = Field(ge=1, le=100)
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """N test images with their scores.
+
+    `anomaly_maps` (N, P, P) float32 and `masks` (N, P, P) bool at the same `mask_px`; masks are
+    None where an anomalous image has none, and then nothing is said of pixels. `anomalous` (N,)
+    bool, `anomaly_scores` (N,), `image_ids` and `defect_types` N names.
+    """
+
+    image_ids: list[str]
+    anomalous: NDArray[np.bool_]
+    defect_types: list[str]
+    anomaly_scores: NDArray[np.floating]
+    anomaly_maps: NDArray[np.float32]
+    masks: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` as written to metrics.json, `curves` roc, pr (of images) and pro (of pixels).
+
+    `images` has one row per image; `threshold` is None where alpha cannot be held.
+    """
+
+    metrics: dict[str, Any]
+    curves: dict[str, pd.DataFrame]
+    images: pd.DataFrame
+    threshold: float | None
+
+
+def maps_resized(maps: NDArray[np.float32], mask_px: int) -> NDArray[np.float32]:
+    """Maps (N, h, w) as (N, mask_px, mask_px), bilinear."""
+    import cv2
+
+    found = np.empty((len(maps), mask_px, mask_px), np.float32)
+    for at, anomaly_map in enumerate(maps):
+        found[at] = cv2.resize(anomaly_map, (mask_px, mask_px), interpolation=cv2.INTER_LINEAR)
+    return found
+
+
+def evaluate(
+    scored: ScoredSet, calibration_scores: NDArray[np.float64], block: Evaluate
+) -> Evaluation:
+    """Measure a scored set; a number that is not defined is None, never 0.
+
+    Raises:
+        DataError: a score or a pixel of a map is not finite.
+    """
+    scores = scored.anomaly_scores.astype(np.float64)
+    image_ranks = metrics.ranking(scores, scored.anomalous)
+    pixel_ranks = _pixel_ranking(scored)
+    missing = max(0, calibration.images_needed(block.alpha) - len(calibration_scores))
+    threshold = None if missing else calibration.threshold(calibration_scores, block.alpha)
+    verdicts = None if threshold is None else scores > threshold
+    best = metrics.f1_max(image_ranks)
+    measured = {
+        "image_auroc": metrics.auroc(image_ranks),
+        "image_ap": metrics.average_precision(image_ranks),
+        "image_f1_max": None if best is None else best[0],
+        "pixel_auroc": metrics.auroc(pixel_ranks),
+        "pixel_ap": metrics.average_precision(pixel_ranks),
+        "aupro": metrics.aupro(pixel_ranks, block.aupro_fpr_limit),
+        "false_alarm_rate": _share(verdicts, ~scored.anomalous),
+        "recall": _share(verdicts, scored.anomalous),
+        "smallest_alpha": calibration.smallest_alpha(len(calibration_scores)),
+    }
+    counts = {
+        "images_missing": missing,
+        "calibration_images": len(calibration_scores),
+        "test_normal": int(np.count_nonzero(~scored.anomalous)),
+        "test_anomalous": int(np.count_nonzero(scored.anomalous)),
+    }
+    rounded = {name: _rounded(value) for name, value in measured.items()}
+    by_type = _recall_by_defect_type(scored, verdicts)
+    p_values = calibration.p_values(scores, calibration_scores)
+    return Evaluation(
+        {**rounded, "recall_by_defect_type": by_type, **counts},
+        _curves(image_ranks, pixel_ranks, block.aupro_fpr_limit),
+        _image_frame(scored, p_values, verdicts),
+        threshold,
+    )
+
+
+def _pixel_ranking(scored: ScoredSet) -> metrics.Ranking | None:
+    if scored.masks is None:
+        return None
+    weights = metrics.region_weights(scored.masks)
+    return metrics.ranking(scored.anomaly_maps, scored.masks, weights)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DECIMALS)
+
+
+def _share(verdicts: NDArray[np.bool_] | None, among: NDArray[np.bool_]) -> float | None:
+    if verdicts is None or not among.any():
+        return None
+    return float(np.mean(verdicts[among]))
+
+
+def _recall_by_defect_type(
+    scored: ScoredSet, verdicts: NDArray[np.bool_] | None
+) -> dict[str, float | None]:
+    types = np.array(scored.defect_types, dtype=object)
+    return {
+        name: _rounded(_share(verdicts, scored.anomalous & (types == name)))
+        for name in sorted(set(types[scored.anomalous]))
+    }
+
+
+def _curve(names: tuple[str, str], points: metrics.Curve | None) -> pd.DataFrame:
+    import pandas as pd
+
+    x, y = metrics.thinned(points or (np.empty(0), np.empty(0)), CURVE_POINTS)
+    return pd.DataFrame({names[0]: x.round(DECIMALS), names[1]: y.round(DECIMALS)})
+
+
+def _curves(
+    images: metrics.Ranking | None, pixels: metrics.Ranking | None, limit: float
+) -> dict[str, pd.DataFrame]:
+    return {
+        "roc": _curve(("fpr", "tpr"), metrics.roc_curve(images) if images else None),
+        "pr": _curve(("recall", "precision"), metrics.pr_curve(images) if images else None),
+        "pro": _curve(("fpr", "pro"), metrics.roc_curve(pixels, limit) if pixels else None),
+    }
+
+
+def _image_frame(
+    scored: ScoredSet, p_values: NDArray[np.float64], verdicts: NDArray[np.bool_] | None
+) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "image_id": scored.image_ids,
+            "label": np.where(scored.anomalous, "anomalous", "normal"),
+            "defect_type": scored.defect_types,
+            "anomaly_score": scored.anomaly_scores,
+            "p_value": p_values,
+            "is_anomalous": [None] * len(p_values) if verdicts is None else verdicts,
+        }
+    )

@@ -1,0 +1,179 @@
+"""Sheets of captioned tiles to be looked at; numpy and OpenCV only, the same bytes every time.
+
+A map has one colour scale per sheet, stated on it: a stretch per image would paint the noise of a
+normal image like a defect.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels.evaluation import Evaluation, ScoredSet
+
+Pixels = NDArray[np.uint8]
+
+TILE_PX = 192
+CAPTION_PX = 18
+GAP_PX = 4
+FONT_SCALE = 0.38
+SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
+BACKGROUND = 255
+INK = (20, 20, 20)
+TRUTH = (0, 200, 0)
+ALARM = (255, 0, 0)
+VERDICTS = {
+    (True, True): "found",
+    (True, False): "missed",
+    (False, True): "false alarm",
+    (False, False): "passed",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of an overlay sheet.
+
+    `image` and `reconstruction` (or None): tiles (TILE_PX, TILE_PX, 3) uint8 RGB; `anomaly_map`
+    (h, w) float32; `mask` (h, w) bool or None.
+    """
+
+    caption: str
+    image: Pixels
+    anomaly_map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    reconstruction: Pixels | None
+
+
+def worst_and_best(
+    anomaly_scores: NDArray[np.floating], anomalous: NDArray[np.bool_], count: int
+) -> list[int]:
+    """The indices of at most `count` images worth a look, in the order to look at them.
+
+    A third each: anomalous images with the lowest scores (the missed ones first), normal images
+    with the highest (the false alarms first), anomalous images with the highest.
+    """
+    order = np.argsort(anomaly_scores, kind="stable")
+    anomalies, normals = order[anomalous[order]], order[~anomalous[order]][::-1]
+    third = max(1, count // 3)
+    wanted = [*anomalies[:third], *normals[:third], *anomalies[::-1], *normals]
+    return [int(at) for at in dict.fromkeys(wanted)][:count]
+
+
+def colour_range(maps: NDArray[np.float32], threshold: float | None) -> tuple[float, float]:
+    """The map values that are black and yellow: lowest and highest of all maps.
+
+    Yellow begins sooner where the threshold would lie in the lower third of that range: what
+    raises an alarm must be bright.
+    """
+    low, high = float(maps.min()), float(maps.max())
+    if threshold is None or threshold <= low:
+        return low, high
+    return low, min(high, low + 3 * (threshold - low))
+
+
+def tiles(planes: NDArray[np.uint8] | NDArray[np.float32]) -> list[Pixels]:
+    """(N, 3, H, W) RGB, uint8 or float32 in 0..1, as N tiles (TILE_PX, TILE_PX, 3) uint8."""
+    if planes.dtype != np.uint8:
+        planes = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
+    how = cv2.INTER_AREA if planes.shape[2] > TILE_PX else cv2.INTER_LINEAR
+    size = (TILE_PX, TILE_PX)
+    return [np.asarray(cv2.resize(p.transpose(1, 2, 0), size, interpolation=how)) for p in planes]
+
+
+def coloured(anomaly_map: NDArray[np.float32], low: float, high: float) -> Pixels:
+    """(h, w) as a tile: `low` or less is black, `high` or more yellow."""
+    resized = cv2.resize(anomaly_map, (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR)
+    share = np.clip((resized - low) / max(high - low, SMALLEST_RANGE), 0, 1)
+    levels = np.rint(share * 255).astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
+
+
+def outlined(case: Case, threshold: float | None) -> Pixels:
+    """The image with the outlines of `anomaly_map > threshold` (red) and of the mask (green)."""
+    canvas = case.image.copy()
+    alarm = None if threshold is None else case.anomaly_map > threshold
+    for region, colour in ((alarm, ALARM), (case.mask, TRUTH)):
+        if region is not None:
+            levels, how = region.astype(np.uint8), cv2.INTER_NEAREST_EXACT
+            resized = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=how)
+            lines, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(canvas, lines, -1, colour, 1)
+    return canvas
+
+
+def _text(words: str, width: int) -> Pixels:
+    """A strip with the words; too many lose their beginning, as names differ at the end."""
+    strip = np.full((CAPTION_PX, width, 3), BACKGROUND, np.uint8)
+    shown, font = words.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
+    while cv2.getTextSize(shown, font, FONT_SCALE, 1)[0][0] > width - 2 * GAP_PX:
+        shown = "..." + shown[4:]
+    at = (GAP_PX, CAPTION_PX - 5)
+    cv2.putText(strip, shown, at, font, FONT_SCALE, INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def _beside(parts: Sequence[Pixels]) -> Pixels:
+    gap = np.full((len(parts[0]), GAP_PX, 3), BACKGROUND, np.uint8)
+    return np.concatenate([strip for part in parts for strip in (gap, part)] + [gap], axis=1)
+
+
+def overlay_sheet(
+    cases: Sequence[Case], *, low: float, high: float, threshold: float | None
+) -> Pixels:
+    """One row per case: image, map coloured from `low` to `high`, outlines, reconstruction.
+
+    Either all cases have a reconstruction or none.
+    """
+    heads = ["image", "anomaly map", "outlines", "reconstruction"]
+    rows = []
+    for case in cases:
+        painted = coloured(case.anomaly_map, low, high)
+        row = [case.image, painted, outlined(case, threshold)]
+        rows.append(row if case.reconstruction is None else [*row, case.reconstruction])
+    header = _beside([_text(head, TILE_PX) for head in heads[: len(rows[0])]])
+    width = header.shape[1]
+    limit = "none: too few calibration images" if threshold is None else f"{threshold:.4g}"
+    sheet = [
+        _text(f"anomaly map: black {low:.4g} or less, yellow {high:.4g} or more", width),
+        _text(f"outlines: green ground truth, red map > threshold ({limit})", width),
+        header,
+    ]
+    for case, row in zip(cases, rows, strict=True):
+        sheet += [_text(case.caption, width), _beside(row)]
+    return np.concatenate(sheet)
+
+
+def overlays(
+    scored: ScoredSet,
+    measured: Evaluation,
+    images: Sequence[Pixels],
+    reconstructions: Sequence[Pixels],
+    count: int,
+) -> Pixels:
+    """The overlay sheet of the `count` worst and best images of a set.
+
+    `images` N tiles, `reconstructions` N tiles or none.
+    """
+    cases = [
+        Case(
+            _caption(scored, measured, at),
+            images[at],
+            scored.anomaly_maps[at],
+            None if scored.masks is None else scored.masks[at],
+            reconstructions[at] if reconstructions else None,
+        )
+        for at in worst_and_best(scored.anomaly_scores, scored.anomalous, count)
+    ]
+    low, high = colour_range(scored.anomaly_maps, measured.threshold)
+    return overlay_sheet(cases, low=low, high=high, threshold=measured.threshold)
+
+
+def _caption(scored: ScoredSet, measured: Evaluation, at: int) -> str:
+    score, anomalous = float(scored.anomaly_scores[at]), bool(scored.anomalous[at])
+    t, p_value = measured.threshold, measured.images["p_value"].iloc[at]
+    label = "anomalous" if anomalous else "normal"
+    verdict = label if t is None else VERDICTS[anomalous, score > t]
+    return f"{verdict}: {scored.image_ids[at]}  score {score:.4g}  p {p_value:.3g}"

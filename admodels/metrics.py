@@ -1,0 +1,164 @@
+"""Ranking metrics, exact: computed from sorted scores, never from a grid of thresholds.
+
+Every one is a function of a `Ranking`, so five million pixels are sorted once. Only the scores of
+the anomalous side are needed as steps: between two of them a curve runs level.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels.errors import DataError
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Curve = tuple[Floats, Floats]  # x, y
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is found at each of the S distinct scores of the anomalous side, descending.
+
+    `thresholds` (S,); `found` (S,) anomalous ones >= threshold, of `anomalous`; `covered` (S,) the
+    same as a weighted share in 0..1; `false` and `false_above` (S,) normal ones >= and >
+    threshold, of `normal`.
+    """
+
+    thresholds: Floats
+    found: Counts
+    covered: Floats
+    false: Counts
+    false_above: Counts
+    anomalous: int
+    normal: int
+
+
+def ranking(
+    scores: NDArray[np.floating], anomalous: Bools, weights: Floats | None = None
+) -> Ranking | None:
+    """Rank `scores` (any shape) against `anomalous` (same shape); None where a side is empty.
+
+    `weights` (number of anomalous,), in the order of `scores[anomalous]`, sum 1; None: all alike.
+
+    Raises:
+        DataError: a score is not finite, which would rank it anywhere.
+    """
+    bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
+    if bad:
+        raise DataError(
+            f"{bad} of {scores.size} scores are not finite",
+            where="scores to be evaluated",
+            expected="finite numbers",
+            next_step="train again: the detector's weights have diverged",
+        )
+    positive, negative = scores[anomalous], scores[~anomalous]
+    if not len(positive) or not len(negative):
+        return None
+    negative.sort()
+    order = np.argsort(-positive, kind="stable")
+    descending = positive[order]
+    last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
+    thresholds = descending[last]
+    found = last + 1
+    covered = found / len(positive) if weights is None else np.cumsum(weights[order])[last]
+    return Ranking(
+        thresholds=thresholds.astype(np.float64),
+        found=found,
+        covered=covered,
+        false=len(negative) - np.searchsorted(negative, thresholds, side="left"),
+        false_above=len(negative) - np.searchsorted(negative, thresholds, side="right"),
+        anomalous=len(positive),
+        normal=len(negative),
+    )
+
+
+def auroc(ranks: Ranking | None) -> float | None:
+    """The share of (anomalous, normal) pairs ranked rightly, a tie counting half."""
+    if ranks is None:
+        return None
+    gained = np.diff(ranks.found, prepend=0)
+    twice_right = np.sum(gained * (2 * ranks.normal - ranks.false - ranks.false_above))
+    return int(twice_right) / (2 * ranks.anomalous * ranks.normal)
+
+
+def average_precision(ranks: Ranking | None) -> float | None:
+    """Sum over steps of (recall gained) * precision; no interpolation."""
+    if ranks is None:
+        return None
+    gained = np.diff(ranks.found, prepend=0)
+    precision = ranks.found / (ranks.found + ranks.false)
+    return float(np.sum(gained * precision)) / ranks.anomalous
+
+
+def f1_max(ranks: Ranking | None) -> tuple[float, float] | None:
+    """The largest F1 over all thresholds, and the highest `t` that reaches it with score >= t."""
+    if ranks is None:
+        return None
+    f1 = 2 * ranks.found / (ranks.found + ranks.false + ranks.anomalous)
+    best = int(np.argmax(f1))
+    return float(f1[best]), float(ranks.thresholds[best])
+
+
+def region_weights(masks: Bools) -> Floats:
+    """A weight for each pixel of `masks[masks]`, masks (N, H, W): every region weighs the same.
+
+    Regions are 8-connected. With them, `Ranking.covered` is PRO: the mean over all regions of the
+    share that is found.
+    """
+    import cv2
+
+    parts, regions = [np.empty(0)], 0
+    for mask in masks[masks.any(axis=(1, 2))]:
+        n, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        members = labels[mask]
+        parts.append(1 / np.bincount(members, minlength=n)[members])
+        regions += n - 1
+    return np.concatenate(parts) / max(1, regions)
+
+
+def roc_curve(ranks: Ranking, limit: float = 1.0) -> Curve:
+    """False-positive rate and covered share from (0, 0) up to the rate `limit`, 0 < limit <= 1.
+
+    Ties are one straight step; the last point is interpolated at `limit`.
+    """
+    covered = ranks.covered
+    rate = np.stack([ranks.false_above, ranks.false], axis=1).ravel() / ranks.normal
+    share = np.stack([np.append(0.0, covered[:-1]), covered], axis=1).ravel()
+    x, y = np.concatenate([[0.0], rate, [1.0]]), np.concatenate([[0.0], share, covered[-1:]])
+    inside = int(np.searchsorted(x, limit, side="right"))
+    if inside == len(x):
+        return x, y
+    slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
+    end = y[inside - 1] + slope * (limit - x[inside - 1])
+    return np.append(x[:inside], limit), np.append(y[:inside], end)
+
+
+def pr_curve(ranks: Ranking) -> Curve:
+    """Recall and precision at each step; level from recall 0 to the first."""
+    precision = ranks.found / (ranks.found + ranks.false)
+    recall = ranks.found / ranks.anomalous
+    return np.append(0.0, recall), np.append(precision[0], precision)
+
+
+def aupro(ranks: Ranking | None, limit: float) -> float | None:
+    """Area under PRO up to the false-positive rate `limit`, divided by `limit`; 0..1.
+
+    `ranks` is of pixels, with `region_weights`. Bergmann et al. 2021, IJCV 129, section 5.2.
+    """
+    if ranks is None:
+        return None
+    rate, share = roc_curve(ranks, limit)
+    return float(np.trapezoid(share, rate)) / limit
+
+
+def thinned(curve: Curve, points: int) -> Curve:
+    """At most `points` >= 2 points of a curve, evenly along its length, both ends among them."""
+    x, y = curve
+    if len(x) <= points:
+        return x, y
+    way = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    near = np.searchsorted(way, np.linspace(0.0, way[-1], points - 1))
+    kept = np.unique(np.append(near, len(x) - 1))
+    return x[kept], y[kept]

@@ -1,0 +1,100 @@
+"""Measure one cell: test.csv and bundle -> metrics, curves, scores, overlays, cost."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels import bundle, evaluation, figures, images, manifest, params, runtime
+from admodels.errors import DataError
+from admodels.evaluation import Evaluate, Evaluation, ScoredSet
+from stages import run
+
+Tiles = list[NDArray[np.uint8]]
+
+
+def _scored(
+    fitted: bundle.Bundle, rows: list[manifest.Row], mask_px: int
+) -> tuple[ScoredSet, Tiles, Tiles]:
+    """The scored set, and a tile of every image and of every reconstruction.
+
+    Scores in the bundle's own chunks; of each is kept only what measuring and looking need.
+    """
+    chunk, contract = fitted.params.score_chunk_images, fitted.contract
+    root = Path("data/raw", fitted.task)
+    scores = np.empty(len(rows), np.float32)
+    maps = np.empty((len(rows), mask_px, mask_px), np.float32)
+    tiles: Tiles = []
+    rebuilt: Tiles = []
+    progress = runtime.Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
+    for start in range(0, len(rows), chunk):
+        part = slice(start, min(start + chunk, len(rows)))
+        pixels = images.load(rows[part], root, contract.image_px, contract.resize)
+        found = bundle.score(fitted.detector, pixels)
+        scores[part] = found.anomaly_score
+        maps[part] = evaluation.maps_resized(found.anomaly_map, mask_px)
+        tiles += figures.tiles(pixels)
+        rebuilt += [] if found.reconstruction is None else figures.tiles(found.reconstruction)
+        progress.at(part.stop)
+    unmasked = any(row.label == "anomalous" and not row.mask_path for row in rows)
+    scored = ScoredSet(
+        image_ids=[row.image_id for row in rows],
+        anomalous=np.array([row.label == "anomalous" for row in rows]),
+        defect_types=[row.defect_type for row in rows],
+        anomaly_scores=scores,
+        anomaly_maps=maps,
+        masks=None if unmasked else images.load_masks(rows, root, mask_px),
+    )
+    return scored, tiles, rebuilt
+
+
+def _write(folder: Path, measured: Evaluation, sheet: NDArray[np.uint8]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "curves").mkdir(parents=True)
+    text = json.dumps(measured.metrics, indent=2, sort_keys=True) + "\n"
+    (partial / "metrics.json").write_text(text, encoding="utf-8")
+    for name, curve in measured.curves.items():
+        curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
+    measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
+    images.write_png(partial / "overlays.png", sheet)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _write_cost(path: Path, cost: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(cost, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def main(method: str, task: str) -> None:
+    """Open the test images, which no other stage does."""
+    cost = runtime.Cost()
+    block = params.read("evaluate", Evaluate)
+    listed = Path("data/manifests", task, "test.csv")
+    rows = manifest.read(listed)
+    if not rows:
+        raise DataError(
+            "no test image",
+            where=listed.as_posix(),
+            expected="at least one image in the test part of the dataset",
+            next_step=f"add images to the source, then `admodels task refresh {task}`",
+        )
+    fitted = bundle.load(Path("data/models", method, task), runtime.device())
+    start = time.monotonic()
+    scored, tiles, rebuilt = _scored(fitted, rows, block.mask_px)
+    speed = len(rows) / (time.monotonic() - start)
+    measured = evaluation.evaluate(scored, fitted.calibration_scores, block)
+    sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
+    _write(Path("data/evaluation", method, task), measured, sheet)
+    found = {**cost.so_far(), "images_per_second": round(speed, 2)}
+    _write_cost(Path("data/costs/evaluate", method, f"{task}.json"), found)
+
+
+if __name__ == "__main__":
+    run(main)

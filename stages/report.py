@@ -1,0 +1,119 @@
+"""Gather the results of every cell into reports/: metrics.json, cost.json and plots/*.csv."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from admodels import params
+from admodels.errors import DataError
+from stages import run
+
+HEADLINE = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro",
+    "false_alarm_rate",
+    "recall",
+)
+DECIMALS = 6
+Texts = dict[str, dict[str, str]]  # method -> task -> the text of one of the cell's files
+
+
+def _texts(block: params.Run, pattern: str, stage: str) -> Texts:
+    """One file of every cell that params.yaml names; others on the disk are not looked at.
+
+    Raises:
+        DataError: a cell's file is missing.
+    """
+    return {
+        method: {
+            task: _text(Path(pattern.format(method=method, task=task)), stage)
+            for task in block.tasks
+        }
+        for method in block.methods
+    }
+
+
+def _text(path: Path, stage: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"a result of the {stage} stage cannot be read: {error.strerror}",
+            where=path.as_posix(),
+            expected="one for every method and task under `run:` in params.yaml",
+            next_step=f"dvc repro {stage}",
+        ) from None
+
+
+def _metrics(texts: Texts) -> dict[str, Any]:
+    found = {m: {task: json.loads(t) for task, t in cells.items()} for m, cells in texts.items()}
+    return {m: {**cells, "mean": _mean(list(cells.values()))} for m, cells in found.items()}
+
+
+def _mean(cells: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean of each headline number over the tasks where it is defined."""
+    defined = {n: [cell[n] for cell in cells if cell[n] is not None] for n in HEADLINE}
+    return {n: round(sum(v) / len(v), DECIMALS) if v else None for n, v in defined.items()}
+
+
+def _costs(train: Texts, evaluate: Texts) -> dict[str, Any]:
+    return {
+        method: {
+            task: {"train": json.loads(text), "evaluate": json.loads(evaluate[method][task])}
+            for task, text in cells.items()
+        }
+        for method, cells in train.items()
+    }
+
+
+def _table(texts: Texts) -> str:
+    """The CSVs one below the other; a column that a method does not have is empty for it."""
+    rows = [
+        {"method": method, "task": task, **row}
+        for method, cells in texts.items()
+        for task, text in cells.items()
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+    columns = dict.fromkeys(["method", "task", *(key for row in rows for key in row)])
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    """Read every cell, then write; a missing cell leaves the last report whole."""
+    block = params.read("run", params.Run)
+    evaluation = "data/evaluation/{method}/{task}/"
+    trained = _texts(block, "data/costs/train/{method}/{task}.json", "train")
+    evaluated = _texts(block, "data/costs/evaluate/{method}/{task}.json", "evaluate")
+    written = {
+        "metrics.json": _json(_metrics(_texts(block, evaluation + "metrics.json", "evaluate"))),
+        "cost.json": _json(_costs(trained, evaluated)),
+    }
+    for curve in ("roc", "pr", "pro"):
+        curves = _texts(block, f"{evaluation}curves/{curve}.csv", "evaluate")
+        written[f"plots/{curve}.csv"] = _table(curves)
+    history = "data/training/{method}/{task}/history.csv"
+    written["plots/training.csv"] = _table(_texts(block, history, "train"))
+    for name, text in written.items():
+        path = Path("reports", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,362 @@
+"""A set of images measured by hand, and the two stages that write what is measured."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from admodels import bundle, evaluation, images, manifest
+from admodels.errors import DataError
+from admodels.evaluation import Evaluate, ScoredSet
+from admodels.manifest import Row
+from stages import evaluate as evaluate_stage
+from stages import report as report_stage
+from tests import tiny
+
+CALIBRATION = np.arange(19) / 19  # the largest is 18/19
+BLOCK = Evaluate(mask_px=32, aupro_fpr_limit=0.5, alpha=0.05, overlay_images=3)
+
+
+def toy() -> ScoredSet:
+    """Three normal images and three anomalous, of two defect types; maps of 1 x 4 pixels."""
+    masks = np.zeros((6, 1, 4), bool)
+    masks[3, 0, 0] = masks[4, 0, 1] = masks[5, 0, 2:] = True
+    maps = np.zeros((6, 1, 4), np.float32)
+    maps[3, 0, 0] = maps[4, 0, 1] = 2  # the defect of image 5 is not seen
+    maps[0, 0, :3] = 1
+    return ScoredSet(
+        image_ids=[f"test/{i}" for i in range(6)],
+        anomalous=np.array([False] * 3 + [True] * 3),
+        defect_types=["good", "good", "good", "hole", "scratch", "hole"],
+        anomaly_scores=np.array([0.1, 0.2, 0.95, 0.96, 2.0, 0.2], np.float32),
+        anomaly_maps=maps,
+        masks=masks,
+    )
+
+
+def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
+    found = evaluation.evaluate(toy(), CALIBRATION, BLOCK)
+    assert found.threshold == 18 / 19
+    assert found.metrics == {
+        # pairs won: 3 + 3 + (1 and a tie)
+        "image_auroc": round(7.5 / 9, 6),
+        # recall 1/3, 2/3 at precision 1, the last at 3 of 5
+        "image_ap": round((1 + 1 + 3 / 5) / 3, 6),
+        "image_f1_max": 0.8,  # two found of three, no false alarm
+        # 20 normal pixels: two defect pixels above all, two tied with 17 and below 3
+        "pixel_auroc": round((20 + 20 + 2 * 8.5) / 80, 6),
+        "pixel_ap": round((1 + 1 + 2 * 4 / 24) / 4, 6),
+        # 2/3 of the regions until the rate 3/20, then straight to (1, 1): 2/3 + 7/51 at 1/2
+        "aupro": round((1 / 2 * 2 / 3 + 7 / 20 * 7 / 51 / 2) / 0.5, 6),
+        "false_alarm_rate": round(1 / 3, 6),
+        "recall": round(2 / 3, 6),
+        "recall_by_defect_type": {"hole": 0.5, "scratch": 1.0},
+        "smallest_alpha": 0.05,
+        "images_missing": 0,
+        "calibration_images": 19,
+        "test_normal": 3,
+        "test_anomalous": 3,
+    }
+
+
+def test_the_image_table_has_the_verdict_of_every_image() -> None:
+    frame = evaluation.evaluate(toy(), CALIBRATION, BLOCK).images
+    assert frame.to_csv(index=False, lineterminator="\n").splitlines() == [
+        "image_id,label,defect_type,anomaly_score,p_value,is_anomalous",
+        "test/0,normal,good,0.1,0.9,False",
+        "test/1,normal,good,0.2,0.8,False",
+        "test/2,normal,good,0.95,0.05,True",
+        "test/3,anomalous,hole,0.96,0.05,True",
+        "test/4,anomalous,scratch,2.0,0.05,True",
+        "test/5,anomalous,hole,0.2,0.8,False",
+    ]
+
+
+def test_the_curves_are_tidy_and_end_where_they_must() -> None:
+    curves = evaluation.evaluate(toy(), CALIBRATION, BLOCK).curves
+    assert {name: list(curve.columns) for name, curve in curves.items()} == {
+        "roc": ["fpr", "tpr"],
+        "pr": ["recall", "precision"],
+        "pro": ["fpr", "pro"],
+    }
+    assert curves["roc"].iloc[0].tolist() == [0, 0]
+    assert curves["roc"].iloc[-1].tolist() == [1, 1]
+    assert curves["pr"].iloc[-1].tolist() == [1, 0.6]
+    assert curves["pro"].iloc[-1].tolist() == [0.5, round(2 / 3 + 7 / 51, 6)]
+
+
+def test_a_written_curve_has_six_decimals() -> None:
+    scored = replace(toy(), anomalous=np.array([False] * 3 + [True] * 3)[[3, 4, 0, 5, 1, 2]])
+    roc = evaluation.evaluate(scored, CALIBRATION, BLOCK).curves["roc"]
+    assert 0.333333 in set(roc["fpr"])
+    assert 0.333333 in set(roc["tpr"])
+
+
+def test_a_score_at_the_threshold_raises_no_alarm() -> None:
+    scored = replace(toy(), anomaly_scores=np.array([0, 0, 18 / 19, 18 / 19, 1, 1]))
+    found = evaluation.evaluate(scored, CALIBRATION, BLOCK)
+    assert found.images["is_anomalous"].tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_long_curve_is_written_with_two_hundred_points_at_most() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.random((6, 32, 32)).astype(np.float32)
+    masks = np.zeros(maps.shape, bool)
+    masks[3:, :16] = True
+    found = evaluation.evaluate(replace(toy(), anomaly_maps=maps, masks=masks), CALIBRATION, BLOCK)
+    assert 150 < len(found.curves["pro"]) <= 200
+
+
+def test_an_alpha_that_cannot_be_held_gives_no_verdict_and_says_what_is_missing() -> None:
+    found = evaluation.evaluate(toy(), CALIBRATION[:8], BLOCK)
+    assert found.threshold is None
+    assert found.metrics["false_alarm_rate"] is None
+    assert found.metrics["recall"] is None
+    assert found.metrics["recall_by_defect_type"] == {"hole": None, "scratch": None}
+    assert found.metrics["smallest_alpha"] == round(1 / 9, 6)
+    assert found.metrics["images_missing"] == 11
+    assert found.metrics["image_auroc"] == round(7.5 / 9, 6)
+    assert found.images["is_anomalous"].isna().all()
+    assert found.images["p_value"].notna().all()
+
+
+def test_a_set_without_anomalous_images_gives_nulls_and_a_false_alarm_rate() -> None:
+    normal = ScoredSet(
+        image_ids=["a", "b"],
+        anomalous=np.zeros(2, bool),
+        defect_types=["good", "good"],
+        anomaly_scores=np.array([0.0, 5.0], np.float32),
+        anomaly_maps=np.zeros((2, 4, 4), np.float32),
+        masks=np.zeros((2, 4, 4), bool),
+    )
+    found = evaluation.evaluate(normal, CALIBRATION, BLOCK)
+    undefined = ["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"]
+    assert [found.metrics[name] for name in [*undefined, "recall"]] == [None] * 7
+    assert found.metrics["recall_by_defect_type"] == {}
+    assert found.metrics["false_alarm_rate"] == 0.5
+    assert [len(curve) for curve in found.curves.values()] == [0, 0, 0]
+
+
+def test_without_masks_nothing_is_said_of_pixels() -> None:
+    found = evaluation.evaluate(replace(toy(), masks=None), CALIBRATION, BLOCK).metrics
+    assert found["pixel_auroc"] is found["pixel_ap"] is found["aupro"] is None
+    assert found["image_auroc"] is not None
+
+
+def test_a_map_that_is_not_finite_is_refused() -> None:
+    scored = toy()
+    scored.anomaly_maps[0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        evaluation.evaluate(scored, CALIBRATION, BLOCK)
+
+
+def test_maps_are_resized_bilinearly() -> None:
+    maps = np.array([[[0, 1], [0, 1]]], np.float32)
+    found = evaluation.maps_resized(maps, 4)
+    assert found.shape == (1, 4, 4)
+    assert found[0, 0].tolist() == [0, 0.25, 0.75, 1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"alpha": 0.0}, {"alpha": 1.0}, {"aupro_fpr_limit": 0.0}, {"mask_px": 8}, {"px": 1}]
+)
+def test_a_block_outside_its_bounds_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Evaluate.model_validate(BLOCK.model_dump() | change)
+
+
+def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Row:
+    """Write one test image (and its mask) and give its manifest row."""
+    path, mask_path = f"test/{name}.png", "" if mask is None else f"ground_truth/{name}.png"
+    images.write_png(root / path, rgb.transpose(1, 2, 0))
+    if mask is not None:
+        images.write_png(root / mask_path, mask)
+    return Row(
+        image_id=f"test/{name}",
+        image_path=path,
+        image_sha256=manifest.sha256_of(root / path),
+        width=tiny.PX,
+        height=tiny.PX,
+        mode="RGB",
+        bit_depth=8,
+        label="normal" if mask is None else "anomalous",
+        defect_type=name.split("/")[0],
+        mask_path=mask_path,
+        mask_sha256=manifest.sha256_of(root / mask_path) if mask_path else "",
+        foreground_path="",
+        foreground_sha256="",
+    )
+
+
+PARAMS = """
+run: {methods: [draem], tasks: [stripes]}
+evaluate: {mask_px: 32, aupro_fpr_limit: 0.3, alpha: 0.25, overlay_images: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a tiny DRAEM, five test images, their test.csv, and the stage run once."""
+    here = tmp_path_factory.mktemp("repository")
+    (here / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    root, mask = here / "data/raw/stripes", np.zeros((tiny.PX, tiny.PX), bool)
+    mask[20:36, 24:44] = True
+    pictures = tiny.stripes(5, seed=3)
+    pictures[3:, :, mask] = 250
+    names = ["good/0", "good/1", "good/2", "square/0", "square/1"]
+    rows = [
+        row(root, name, rgb, mask if "square" in name else None)
+        for name, rgb in zip(names, pictures, strict=True)
+    ]
+    manifest.write(here / "data/manifests/stripes/test.csv", rows)
+    detector = tiny.fitted("draem", here / "checkpoints", length=1)
+    calibration = bundle.score(detector, tiny.stripes(7, seed=6)).anomaly_score
+    (here / "data/models/draem").mkdir(parents=True)
+    bundle.save(
+        detector,
+        here / "data/models/draem/stripes",
+        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}),
+        calibration_scores=calibration.tolist(),
+        golden=tiny.stripes(2, seed=8),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        evaluate_stage.main("draem", "stripes")
+    return here
+
+
+def written(here: Path) -> dict[str, bytes]:
+    folder = here / "data/evaluation/draem/stripes"
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def test_the_evaluate_stage_writes_its_files_the_same_every_time(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = written(repository)
+    assert list(first) == [
+        "curves/pr.csv",
+        "curves/pro.csv",
+        "curves/roc.csv",
+        "metrics.json",
+        "overlays.png",
+        "scores.csv",
+    ]
+    monkeypatch.chdir(repository)
+    evaluate_stage.main("draem", "stripes")
+    assert written(repository) == first
+    assert [p.name for p in (repository / "data/evaluation/draem").iterdir()] == ["stripes"]
+    found = json.loads(first["metrics.json"])
+    assert (found["test_normal"], found["test_anomalous"]) == (3, 2)
+    assert found["smallest_alpha"] == 0.125
+    assert None not in found.values()
+    with (repository / "data/evaluation/draem/stripes/scores.csv").open() as file:
+        scores = {r["image_id"]: float(r["anomaly_score"]) for r in csv.DictReader(file)}
+    detector = bundle.load(repository / "data/models/draem/stripes", tiny.torch.device("cpu"))
+    alone = bundle.score(detector.detector, tiny.stripes(5, seed=3)[:1]).anomaly_score
+    assert scores["test/good/0"] == pytest.approx(float(alone[0]), rel=1e-7)
+
+
+def test_the_evaluate_stage_writes_what_it_cost(repository: Path) -> None:
+    cost = json.loads((repository / "data/costs/evaluate/draem/stripes.json").read_bytes())
+    assert {"seconds", "cpu_seconds", "images_per_second", "peak_mib"} <= set(cost)
+    assert all(value > 0 for value in cost.values())
+
+
+def test_a_test_split_without_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
+    manifest.write(Path("data/manifests/stripes/test.csv"), [])
+    with pytest.raises(DataError, match=r"no test image\n.*data/manifests/stripes/test.csv"):
+        evaluate_stage.main("draem", "stripes")
+
+
+def cell(method: str, task: str, history: str, **changes: float | None) -> None:
+    """The files of one cell that the report reads."""
+    numbers = dict.fromkeys(report_stage.HEADLINE, 0.5) | changes
+    content = {**numbers, "recall_by_defect_type": {"hole": 1.0}, "test_normal": 3}
+    folder = Path("data/evaluation", method, task)
+    (folder / "curves").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
+    for name, columns in {"roc": "fpr,tpr", "pr": "recall,precision", "pro": "fpr,pro"}.items():
+        text = f"{columns}\n0.0,0.25\n"
+        (folder / "curves" / f"{name}.csv").write_text(text, encoding="utf-8")
+    trained = Path("data/training", method, task)
+    trained.mkdir(parents=True)
+    (trained / "history.csv").write_text(history, encoding="utf-8")
+    for at, stage in enumerate(("train", "evaluate")):
+        cost = Path("data/costs", stage, method, f"{task}.json")
+        cost.parent.mkdir(parents=True, exist_ok=True)
+        cost.write_text(json.dumps({"seconds": at + 1.5}), encoding="utf-8")
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods by two tasks, and a method that was deleted from params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    text = "run: {methods: [one, two], tasks: [b, a]}\n"
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    cell("one", "b", "step,loss\n1,0.5\n", image_auroc=0.9, aupro=None)
+    cell("one", "a", "step,loss\n1,0.25\n", image_auroc=0.6, aupro=0.75, pixel_ap=None)
+    cell("two", "b", "step,loss,focal\n1,2.0,\n2,1.0,0.5\n", pixel_ap=None)
+    cell("two", "a", "step,loss,focal\n", pixel_ap=None)
+    cell("deleted", "a", "step,loss\n")
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_report_nests_every_cell_and_means_what_is_defined() -> None:
+    report_stage.main()
+    text = Path("reports/metrics.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=2, sort_keys=True) + "\n"
+    assert set(found) == {"one", "two"}
+    assert set(found["one"]) == {"a", "b", "mean"}
+    assert found["one"]["b"]["image_auroc"] == 0.9
+    assert found["one"]["b"]["aupro"] is None
+    assert found["one"]["a"]["recall_by_defect_type"] == {"hole": 1.0}
+    assert set(found["one"]["mean"]) == set(report_stage.HEADLINE)
+    assert found["one"]["mean"]["image_auroc"] == 0.75
+    assert found["one"]["mean"]["aupro"] == 0.75
+    assert found["two"]["mean"]["pixel_ap"] is None
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_report_keeps_costs_apart() -> None:
+    report_stage.main()
+    found = json.loads(Path("reports/cost.json").read_bytes())
+    costs = {"train": {"seconds": 1.5}, "evaluate": {"seconds": 2.5}}
+    assert found == {method: {"a": costs, "b": costs} for method in ("one", "two")}
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_plots_are_tidy_tables_of_all_cells() -> None:
+    report_stage.main()
+    assert Path("reports/plots/roc.csv").read_text(encoding="utf-8").splitlines() == [
+        "method,task,fpr,tpr",
+        "one,b,0.0,0.25",
+        "one,a,0.0,0.25",
+        "two,b,0.0,0.25",
+        "two,a,0.0,0.25",
+    ]
+    for name, columns in {"pr": "recall,precision", "pro": "fpr,pro"}.items():
+        header = Path(f"reports/plots/{name}.csv").read_text(encoding="utf-8").split("\n")[0]
+        assert header == f"method,task,{columns}"
+    assert Path("reports/plots/training.csv").read_bytes().decode() == (
+        "method,task,step,loss,focal\none,b,1,0.5,\none,a,1,0.25,\ntwo,b,1,2.0,\ntwo,b,2,1.0,0.5\n"
+    )
+
+
+@pytest.mark.usefixtures("cells")
+def test_a_missing_cell_is_named_and_no_report_is_written() -> None:
+    Path("data/evaluation/two/a/curves/pro.csv").unlink()
+    with pytest.raises(DataError, match=r"data/evaluation/two/a/curves/pro.csv") as refused:
+        report_stage.main()
+    assert "dvc repro evaluate" in str(refused.value)
+    assert not Path("reports").exists()
