@@ -1,0 +1,308 @@
+"""MLflow as a projection of what DVC knows: one run per (revision, method, task), never a source.
+
+Runs are found again by their tags and compared by the digest of their content, so a second
+`sync` writes nothing, and one that was interrupted is completed by the next.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from admodels.errors import ConfigurationError, SourceError, StorageError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "admodels"
+METRICS_FILE = "reports/metrics.json"
+COST_FILE = "reports/cost.json"
+TRAINING_FILE = "reports/plots/training.csv"
+DIGEST_TAG = "admodels.digest"
+PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
+METRICS_PER_CALL = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds, for a server that is dead or only slow
+}
+
+
+@dataclass(frozen=True)
+class SyncSummary:
+    """What a `sync` did, in runs; `skipped` counts revisions that have no metrics."""
+
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    uri: str
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return (
+            f"MLflow: {self.created} runs created, {self.updated} updated, "
+            f"{self.unchanged} unchanged ({self.uri})"
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one MLflow run holds; `curves` are (name, step, value) points."""
+
+    tags: dict[str, str]
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: list[tuple[str, int, float]]
+
+    def digest(self) -> str:
+        """The sha256 of the content, 64 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def tracking_uri(repo: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else the SQLite file in the repository."""
+    default = f"sqlite:///{(repo.resolve() / 'mlflow.db').as_posix()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def migrate(repo: Path) -> None:
+    """Create or upgrade the SQLite database; a server looks after its own.
+
+    Raises:
+        StorageError: the database cannot be written or upgraded.
+    """
+    uri = tracking_uri(repo)
+    if not uri.startswith("sqlite:"):
+        return
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+    environment = ENVIRONMENT | os.environ
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise _unusable(uri, done.stderr)
+
+
+def sync(repo: Path) -> SyncSummary:
+    """Bring the MLflow runs of every revision in `dvc exp show` up to date.
+
+    Raises:
+        ConfigurationError: DVC cannot show this folder (no repository, no commit).
+        SourceError: the tracking server is away; nothing else is harmed.
+        StorageError: the SQLite database cannot be written.
+    """
+    os.environ.update(ENVIRONMENT | os.environ)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = list(_revisions(repo))
+    uri = tracking_uri(repo)
+    _probe(uri)
+    try:
+        return _projected(repo, uri, shown)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise (_unusable if uri.startswith("sqlite:") else _away)(uri, str(error)) from error
+
+
+def _projected(repo: Path, uri: str, shown: list[dict[str, Any]]) -> SyncSummary:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = _experiment(client, repo, uri)
+    counts = {"created": 0, "updated": 0, "unchanged": 0}
+    skipped = 0
+    for revision in shown:
+        cells = list(_cells(repo, revision))
+        skipped += not cells
+        for cell in cells:
+            counts[_upsert(client, experiment, cell)] += 1
+    return SyncSummary(**counts, skipped=skipped, uri=uri)
+
+
+def _experiment(client: "MlflowClient", repo: Path, uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    local = (repo.resolve() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+    return client.create_experiment(EXPERIMENT, artifact_location=local)
+
+
+def _upsert(client: "MlflowClient", experiment: str, cell: Cell) -> str:
+    """Leave the cell's run as it is, or replace it: MLflow params can never be changed."""
+    keys = ("dvc.rev", "admodels.method", "admodels.task")
+    query = " and ".join(f"tags.`{key}` = '{cell.tags[key]}'" for key in keys)
+    digest = cell.digest()
+    runs = client.search_runs([experiment], query)
+    current = [run for run in runs if run.data.tags.get(DIGEST_TAG) == digest][:1]
+    for run in runs:
+        if run not in current:
+            client.delete_run(run.info.run_id)
+    if current:
+        return "unchanged"
+    _log(client, client.create_run(experiment, tags=cell.tags, run_name=cell.name), cell)
+    return "updated" if runs else "created"
+
+
+def _log(client: "MlflowClient", run: "Run", cell: Cell) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    points = [(key, 0, value) for key, value in cell.metrics.items()] + cell.curves
+    metrics = (Metric(key, value, now, step) for key, step, value in points)
+    params = (Param(key, value) for key, value in cell.params.items())
+    while some := list(islice(params, PARAMS_PER_CALL)):
+        client.log_batch(run.info.run_id, params=some)
+    while values := list(islice(metrics, METRICS_PER_CALL)):
+        client.log_batch(run.info.run_id, metrics=values)
+    # The digest comes last: a run without it was interrupted and is replaced by the next sync.
+    client.set_tag(run.info.run_id, DIGEST_TAG, cell.digest())
+    client.set_terminated(run.info.run_id)
+
+
+def _revisions(repo: Path) -> Iterator[dict[str, Any]]:
+    """The workspace, the commit and its experiments, as `dvc exp show` tells them."""
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--no-fetch"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    baselines = json.loads(done.stdout) if done.returncode == 0 else []
+    if not baselines:
+        raise ConfigurationError(
+            f"DVC has no revision to show: {_gist(done.stderr) or 'no git commit yet'}",
+            where=repo.resolve(),
+            expected="a DVC repository with at least one git commit",
+            next_step="`git add -A && git commit`, then `admodels track sync`",
+        )
+    for baseline in baselines:
+        yield {"branch": baseline["name"], **(baseline["data"] or {})}
+        for experiment in baseline["experiments"] or []:
+            for revision in experiment["revs"] or []:
+                yield {"experiment": experiment["name"], **(revision["data"] or {})}
+
+
+def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
+    metrics = revision.get("metrics", {}).get(METRICS_FILE, {}).get("data") or {}
+    if not metrics:
+        return
+    rev = revision["rev"]
+    params = revision["params"].get("params.yaml", {}).get("data", {})
+    cost = json.loads(_text_of(repo, rev, COST_FILE) or "{}")
+    training = list(csv.DictReader(io.StringIO(_text_of(repo, rev, TRAINING_FILE))))
+    short = rev if rev == "workspace" else rev[:7]
+    title = revision.get("experiment") or revision.get("branch") or short
+    for method, tasks in metrics.items():
+        for task, found in tasks.items():
+            tags = {"dvc.rev": rev, "admodels.method": method, "admodels.task": task}
+            if "experiment" in revision:
+                tags["dvc.exp_name"] = revision["experiment"] or short
+            bundle = revision["outs"].get(f"data/models/{method}/{task}")
+            if bundle:
+                tags["admodels.bundle"] = bundle["hash"]
+            costs = {"cost": cost.get(method, {}).get(task, {})}
+            yield Cell(
+                tags=tags,
+                name=f"{title} {method} {task}",
+                params=_params(params, method, task),
+                metrics=_numbers(found) | _numbers(costs),
+                curves=list(_curve(training, method, task)),
+            )
+
+
+def _params(params: dict[str, Any], method: str, task: str) -> dict[str, str]:
+    """What concerns the cell: its own method and task, and everything that all cells share."""
+    own = {key: value for key, value in params.items() if key not in ("run", "lines")}
+    own["methods"] = {method: params.get("methods", {}).get(method, {})}
+    own["tasks"] = {task: params.get("tasks", {}).get(task, {})}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in _leaves(own)
+    }
+
+
+def _numbers(nested: dict[str, Any]) -> dict[str, float]:
+    """The numbers by dotted name; undefined ones (null) have no point in MLflow."""
+    return {
+        key: float(value)
+        for key, value in _leaves(nested)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _leaves(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        # MLflow refuses other characters in names; a defect type is any folder's name.
+        name = prefix + re.sub(r"[^\w.\- :/]", "_", str(key))
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _curve(
+    training: list[dict[str, str]], method: str, task: str
+) -> Iterator[tuple[str, int, float]]:
+    for row in training:
+        if (row["method"], row["task"]) != (method, task):
+            continue
+        for column, text in row.items():
+            if column not in ("method", "task", "step") and text:
+                yield f"training.{column}", int(row["step"]), float(text)
+
+
+def _text_of(repo: Path, rev: str, path: str) -> str:
+    """A git-tracked file as it is at `rev`; empty where it does not exist."""
+    if rev == "workspace":
+        file = repo / path
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    command = ["git", "show", f"{rev}:./{path}"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, check=False)
+    return done.stdout.decode("utf-8") if done.returncode == 0 else ""
+
+
+def _probe(uri: str) -> None:
+    """Knock at a database's door: MLflow itself would retry for many minutes."""
+    parts = urlsplit(uri)
+    port = DATABASE_PORTS.get(parts.scheme.split("+")[0])
+    if port is None or parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or port), timeout=4).close()
+    except OSError as error:
+        raise _away(uri, str(error)) from error
+
+
+def _away(uri: str, reason: str) -> SourceError:
+    return SourceError(
+        f"MLflow cannot be reached, everything else is done: {_gist(reason)}",
+        where=re.sub(r"//[^/@]*@", "//", uri),  # without the password
+        expected="a tracking server that answers",
+        next_step="`admodels track sync` when it is back; nothing is lost, DVC knows it all",
+    )
+
+
+def _unusable(uri: str, reason: str) -> StorageError:
+    return StorageError(
+        f"the MLflow database cannot be used, everything else is done: {_gist(reason)}",
+        where=uri,
+        expected="a SQLite file that can be written, of this MLflow's version",
+        next_step="move mlflow.db away, then `admodels track sync`: DVC knows it all",
+    )
+
+
+def _gist(text: str) -> str:
+    """The last line that says something; SQLAlchemy adds the statement and a link below it."""
+    told = (line.strip() for line in reversed(text.splitlines()))
+    return next((line for line in told if line and not line.startswith(("[SQL", "(Back"))), "")
