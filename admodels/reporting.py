@@ -1,0 +1,276 @@
+"""The report of what `dvc repro` left behind: a page, a Markdown summary, a table to print.
+
+Cells, tasks and lines are those of params.yaml; what has not run yet is shown as such.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from math import ceil, floor, log10
+from pathlib import Path
+from typing import Any
+
+from admodels.params import Run, load, parsed
+
+HEADLINE = {  # metric: the two lines above its column
+    "image_auroc": ("image", "AUROC"),
+    "image_ap": ("image", "AP"),
+    "image_f1_max": ("image", "F1-max"),
+    "pixel_auroc": ("pixel", "AUROC"),
+    "pixel_ap": ("pixel", "AP"),
+    "aupro": ("pixel", "AUPRO"),
+    "false_alarm_rate": ("false", "alarms"),
+    "recall": ("", "recall"),
+}
+COSTS = {
+    ("train", "seconds"): ("training", "s"),
+    ("evaluate", "seconds"): ("evaluation", "s"),
+    ("train", "peak_mib"): ("training", "MiB"),
+}
+CURVES = {  # file: title, x column and label, y column and label
+    "roc": ("ROC of images", "fpr", "false alarm rate", "tpr", "recall"),
+    "pr": ("Precision and recall of images", "recall", "recall", "precision", "precision"),
+    "pro": ("PRO of pixels", "fpr", "false positive rate", "pro", "mean region overlap"),
+}
+LOSSES = {"loss": "training loss", "validation_loss": "loss on held-out synthetic anomalies"}
+NOT_RUN = "not run yet"
+CURVE_POINTS = 300  # more than a chart has pixels to show
+LEFT, TOP, WIDTH, HEIGHT = 46.0, 10.0, 264.0, 180.0  # of a chart's plot area, in SVG units
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the template draws: ticks are (position, label), series (label, SVG points or "")."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    series: list[tuple[str, str]]
+
+
+class _Results:
+    """The files of a repository that a report is made of."""
+
+    def __init__(self, repo: Path) -> None:
+        self.repo = repo
+        self.params = load(repo / "params.yaml")
+        self.run = parsed(self.params.get("run"), Run, "run")
+        self.metrics = self.json("reports/metrics.json")
+        self.cost = self.json("reports/cost.json")
+        plots = {name: self._text(f"reports/plots/{name}.csv") for name in (*CURVES, "training")}
+        self.plots = {name: list(csv.DictReader(StringIO(text))) for name, text in plots.items()}
+
+    def json(self, path: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._text(path) or "{}")
+        return content
+
+    def _text(self, path: str) -> str:
+        file = self.repo / path
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    def cell(self, method: str, task: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
+        return found
+
+    def points(self, plot: str, method: str, task: str, x: str, y: str) -> Points:
+        rows = (r for r in self.plots[plot] if (r["method"], r["task"]) == (method, task))
+        return [(float(row[x]), float(row[y])) for row in rows if row.get(x) and row.get(y)]
+
+
+def render(repo: Path) -> Path:
+    """Write reports/html/ and reports/summary.md; the path of the page.
+
+    Raises:
+        ConfigurationError: params.yaml is missing or does not say which cells exist.
+    """
+    import jinja2
+
+    results = _Results(repo)
+    templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    fresh, final = repo / "reports/html.part", repo / "reports/html"
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "images").mkdir(parents=True)
+    page = environment.get_template("report.html").render(_content(results, fresh / "images"))
+    (fresh / "index.html").write_text(page, encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    fresh.replace(final)
+    _write_summary(results)
+    return final / "index.html"
+
+
+def summary_table(repo: Path) -> str:
+    """The headline table as aligned text, one line per cell under two of headings."""
+    rows = list(_headline(_Results(repo)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if at < 2 else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _headline(results: _Results) -> Iterator[list[str]]:
+    headings = [*HEADLINE.values(), *COSTS.values()]
+    yield ["", "", *(top for top, _ in headings)]
+    yield ["method", "task", *(bottom for _, bottom in headings)]
+    tasks = results.run.tasks
+    for method in results.run.methods:
+        for task in [*tasks, "mean"] if len(tasks) > 1 else tasks:
+            yield [method, task, *_figures(results, method, task)]
+
+
+def _figures(results: _Results, method: str, task: str) -> list[str]:
+    found = results.cell(method, task)
+    cost = results.cost.get(method, {}).get(task, {})
+    if not found:
+        return [NOT_RUN] + [""] * (len(HEADLINE) + len(COSTS) - 1)
+    numbers = [found.get(name) for name in HEADLINE]
+    costs = [cost.get(stage, {}).get(name) for stage, name in COSTS]
+    return [_share(n) for n in numbers] + ["" if c is None else f"{c:,.0f}" for c in costs]
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _write_summary(results: _Results) -> None:
+    top, bottom, *rows = _headline(results)
+    header = [" ".join(words).strip() for words in zip(top, bottom, strict=True)]
+    table = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    promises = [f"- {task}: {_promise(results, task)}" for task in results.run.tasks]
+    text = "\n".join(["# Results", "", *lines, "", *promises, ""])
+    part = results.repo / "reports/summary.md.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(part.with_suffix(""))
+
+
+def _promise(results: _Results, task: str) -> str:
+    """What the calibration images of a task, the same for every method, can and cannot hold."""
+    cells = [results.cell(method, task) for method in results.run.methods]
+    found = next((cell for cell in cells if cell), None)
+    if found is None:
+        return NOT_RUN
+    images, alpha = found["calibration_images"], results.params["evaluate"]["alpha"]
+    can = (
+        f"{images} calibration images: the smallest false-alarm level is "
+        f"1/{images + 1} = {1 / (images + 1):.3f}"
+    )
+    if not found["images_missing"]:
+        return f"{can}; the thresholds are set for {alpha:g}."
+    return (
+        f"{can}, so {alpha:g} cannot be promised: {found['images_missing']} more normal images "
+        "are needed. Without a threshold there is no false-alarm rate and no recall."
+    )
+
+
+def _content(results: _Results, images: Path) -> dict[str, Any]:
+    """The variables of the template; brings the pictures into `images`."""
+    top, bottom, *rows = _headline(results)
+    lines = results.params.get("lines") or {}
+    return {
+        "not_run": NOT_RUN,
+        "headings": list(zip(top, bottom, strict=True)),
+        "rows": rows,
+        "tasks": [_task(results, task, images) for task in results.run.tasks],
+        "lines": {
+            name: {**line, "summary": results.json(f"data/scores/{name}/summary.json")}
+            for name, line in lines.items()
+        },
+    }
+
+
+def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
+    methods = results.run.methods
+    recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
+    types = sorted({name for found in recalls.values() for name in found})
+    sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
+    return {
+        "name": task,
+        "block": results.params["tasks"][task],
+        "promise": _promise(results, task),
+        "recalls": {name: [_share(recalls[m].get(name)) for m in methods] for name in types},
+        "curves": [_curve(results, plot, task) for plot in CURVES],
+        "losses": [_losses(results, m, task) for m in methods],
+        "overlays": {
+            m: _brought(results.repo / f"data/evaluation/{m}/{task}/overlays.png", images, m, task)
+            for m in methods
+        },
+        "sheet": _brought(sheet, images, "synthetic", task),
+        "validation": results.json(f"data/validation/{task}/report.json"),
+        "docs": f"../../data/validation/{task}/docs/index.html",
+        "methods": methods,
+    }
+
+
+def _brought(source: Path, images: Path, *names: str) -> str:
+    """Copy a picture beside the page; its address there, empty where there is none."""
+    if not source.is_file():
+        return ""
+    target = images / f"{'-'.join(names)}.png"
+    shutil.copyfile(source, target)
+    return f"images/{target.name}"
+
+
+def _curve(results: _Results, plot: str, task: str) -> Chart:
+    title, x, x_label, y, y_label = CURVES[plot]
+    series = {m: results.points(plot, m, task, x, y) for m in results.run.methods}
+    return _chart(title, x_label, y_label, series, y_max=1.0)
+
+
+def _losses(results: _Results, method: str, task: str) -> Chart:
+    series = {
+        label: results.points("training", method, task, "step", name)
+        for name, label in LOSSES.items()
+    }
+    return _chart(f"Training of {method}", "step", "loss", series)
+
+
+def _chart(
+    title: str, x_label: str, y_label: str, series: dict[str, Points], y_max: float | None = None
+) -> Chart:
+    """Place the points of each series in the plot area; both axes start at 0."""
+    everything = [point for points in series.values() for point in points]
+    right = max((x for x, _ in everything), default=1.0) or 1.0
+    top = y_max or max((y for _, y in everything), default=1.0) or 1.0
+
+    def across(x: float) -> float:
+        return round(LEFT + WIDTH * x / right, 1)
+
+    def down(y: float) -> float:
+        return round(TOP + HEIGHT * (1 - y / top), 1)
+
+    return Chart(
+        title,
+        x_label,
+        y_label,
+        [(across(x), f"{x:g}") for x in _ticks(right)],
+        [(down(y), f"{y:g}") for y in _ticks(top)],
+        [
+            (label, " ".join(f"{across(x)},{down(y)}" for x, y in _thinned(points)))
+            for label, points in series.items()
+        ],
+    )
+
+
+def _thinned(points: Points) -> Points:
+    kept = points[:: max(1, ceil(len(points) / CURVE_POINTS))]
+    return kept if kept[-1:] == points[-1:] else [*kept, points[-1]]
+
+
+def _ticks(top: float) -> list[float]:
+    """Three to six round numbers from 0 to at most `top`."""
+    unit: float = 10 ** floor(log10(top / 5))
+    step = next(unit * f for f in (1, 2, 2.5, 5, 10) if top / (unit * f) < 5 + 1e-9)
+    return [round(step * at, 12) for at in range(floor(top / step + 1e-9) + 1)]
