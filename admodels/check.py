@@ -1,0 +1,103 @@
+"""`admodels check`: the whole of params.yaml, in under a second, without torch."""
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+
+from admodels import datasets, methods
+from admodels.assets import Assets
+from admodels.datasets import Task
+from admodels.errors import ConfigurationError
+from admodels.evaluation import Evaluate
+from admodels.expectations import Validate
+from admodels.manifest import Split
+from admodels.params import PARAMS_FILE, Run, Strict, load, parsed
+from admodels.scoring.params import Line
+from admodels.synthesis.params import Synthesize
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
+RESERVED = "mean"
+
+
+def roots() -> dict[str, Any]:
+    """The type of every root key of params.yaml; a block `methods.NAME` has that folder's own."""
+    blocks: dict[str, Any] = {
+        name: (import_module(f"admodels.methods.{name}.params").Params, None)
+        for name in methods.available()
+    }
+    return {
+        "seed": Annotated[int, Field(ge=0)],
+        "run": Run,
+        "tasks": dict[str, Task],
+        "assets": Assets,
+        "split": Split,
+        "validate": Validate,
+        "synthesize": Synthesize,
+        "methods": create_model("Methods", __base__=Strict, **blocks),
+        "evaluate": Evaluate,
+        "lines": dict[str, Line],
+    }
+
+
+def problems(content: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the plain values of a params file, each with its key path."""
+    models = roots()
+    found = [f"{key}: no such root key" for key in sorted(set(content) - set(models))]
+    found += [f"{key}: this root key is missing" for key in models if key not in content]
+    typed: dict[str, Any] = {}
+    for key in models.keys() & content.keys():
+        try:
+            typed[key] = parsed(content[key], models[key], key)
+        except ConfigurationError as error:
+            found.append(error.found)
+    return sorted(found) or list(_contradictions(typed))
+
+
+def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
+    run: Run = typed["run"]
+    tasks: dict[str, Task] = typed["tasks"]
+    for key in ("tasks", "lines"):
+        yield from (
+            f"{key}.{name}: a name is lower-case letters, digits and `_`, a letter first"
+            for name in typed[key]
+            if not NAME.fullmatch(name)
+        )
+    for name, task in tasks.items():
+        if name == RESERVED:
+            yield f"tasks.{name}: the report uses this name for the mean over tasks"
+        if task.dataset not in datasets.available():
+            yield f"tasks.{name}.dataset: no `{task.dataset}` in admodels/datasets/"
+    blocks = [name for name in methods.available() if getattr(typed["methods"], name) is not None]
+    yield from _cells_without_block("methods", run.methods, blocks)
+    yield from _cells_without_block("tasks", run.tasks, list(tasks))
+    for name, line in typed["lines"].items():
+        if line.method not in run.methods or line.task not in run.tasks:
+            yield f"lines.{name}: `run` trains no {line.method} on {line.task}"
+
+
+def _cells_without_block(key: str, names: tuple[str, ...], blocks: list[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"run.{key}: `{name}` is named twice"
+        if name not in blocks:
+            yield f"run.{key}: there is no block `{key}.{name}`"
+
+
+def check(path: Path = PARAMS_FILE) -> None:
+    """Refuse a params file that a stage would refuse later.
+
+    Raises:
+        ConfigurationError: names every problem.
+    """
+    found = problems(load(path))
+    if found:
+        raise ConfigurationError(
+            "\n  ".join([f"{len(found)} problem{'s' * (len(found) > 1)} in the params", *found]),
+            where=path,
+            expected="the keys of presets/*.yaml with their types and bounds, names that exist",
+            next_step="mend these keys, then `admodels check`",
+        )

@@ -1,0 +1,193 @@
+"""The `admodels` command; what is slow to import is imported by the commands that need it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from admodels.errors import AdmodelsError
+
+app = typer.Typer(
+    help="Batch scoring a factory trusts for visual anomaly detection.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+task_app = typer.Typer(help="Dataset categories to learn.", no_args_is_help=True)
+line_app = typer.Typer(help="Folders of new images to score.", no_args_is_help=True)
+track_app = typer.Typer(help="MLflow, as a projection of what DVC knows.", no_args_is_help=True)
+app.add_typer(task_app, name="task")
+app.add_typer(line_app, name="line")
+app.add_typer(track_app, name="track")
+
+
+@task_app.command("add")
+def task_add(
+    name: Annotated[str, typer.Argument(help="e.g. mvtec_bottle: lower case, `_`, no `-`")],
+    dataset: Annotated[str, typer.Option(help="the layout: a module of admodels/datasets/")],
+    category: Annotated[str, typer.Option(help="e.g. bottle")],
+    kind: Annotated[str, typer.Option(help="object or texture")],
+    source: Annotated[str, typer.Option(help="a folder, an archive or a URL")],
+    licence: Annotated[str, typer.Option(help="of the images, for every bundle")] = "not stated",
+    textures: Annotated[str | None, typer.Option(help="also set the texture source")] = None,
+    run: Annotated[bool, typer.Option(help="add it to run.tasks")] = True,
+) -> None:
+    """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
+    from admodels import editing
+
+    block: dict[str, Any] = {"dataset": dataset, "category": category, "kind": kind}
+    block |= {"licence": licence, "source": _pinned(source, category)}
+    brought = _pinned_textures(textures) if textures else None
+    with editing.edited() as document:
+        editing.add(document, "tasks", name, block)
+        if run:
+            document["run"]["tasks"].append(name)
+        if brought:
+            editing.merge(document, {"assets": {"textures": brought}})
+    typer.echo(f"tasks.{name} is in params.yaml, pinned to {block['source']['sha256'][:12]}")
+
+
+@task_app.command("refresh")
+def task_refresh(name: str) -> None:
+    """Pin the source of a task as it is now; what depends on it reruns with `dvc repro`."""
+    from admodels import editing, params
+    from admodels.datasets import Task
+
+    task = params.read(f"tasks.{name}", Task)
+    source = _pinned(task.source.location, task.category)
+    with editing.edited() as document:
+        editing.merge(document, {"tasks": {name: {"source": source}}})
+    same = source["sha256"] == task.source.sha256
+    typer.echo(f"tasks.{name} is {'unchanged' if same else 'pinned to ' + source['sha256'][:12]}")
+
+
+@app.command()
+def textures(
+    location: Annotated[str, typer.Argument(help="a folder, an archive or a URL")],
+) -> None:
+    """Pin the source of the textures that synthetic anomalies are painted with."""
+    from admodels import editing
+
+    source = _pinned_textures(location)
+    with editing.edited() as document:
+        editing.merge(document, {"assets": {"textures": source}})
+    typer.echo(f"assets.textures is pinned to {source['sha256'][:12]}")
+
+
+def _pinned_textures(location: str) -> dict[str, Any]:
+    from admodels.textures import pinned
+
+    return pinned(location).model_dump(mode="json")
+
+
+def _pinned(location: str, category: str) -> dict[str, Any]:
+    from admodels.fetching import pinned
+
+    return pinned(location, category).model_dump(mode="json")
+
+
+@line_app.command("add")
+def line_add(
+    name: str,
+    folder: Annotated[str, typer.Option(help="the images to score")],
+    task: Annotated[str, typer.Option()],
+    method: Annotated[str, typer.Option()],
+    alpha: Annotated[float, typer.Option(help="the false-alarm budget, e.g. 0.05")],
+) -> None:
+    """Add a folder of images to score with the bundle of one cell."""
+    from admodels import editing
+
+    block = {"folder": folder, "task": task, "method": method, "alpha": alpha}
+    with editing.edited() as document:
+        editing.add(document, "lines", name, block)
+    typer.echo(f"lines.{name} is in params.yaml")
+
+
+@app.command()
+def preset(name: Annotated[str, typer.Argument(help="quick, cpu or official")]) -> None:
+    """Write the blocks of presets/NAME.yaml into params.yaml, comments kept."""
+    from admodels import editing
+
+    editing.preset(name)
+    typer.echo(f"params.yaml has the values of presets/{name}.yaml")
+
+
+@app.command()
+def check() -> None:
+    """Check the whole of params.yaml."""
+    from admodels.check import check as checked
+
+    checked()
+    typer.echo("params.yaml is good")
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="the images")],
+    bundle: Annotated[Path, typer.Option(help="e.g. data/models/draem/sample_brick")],
+    out: Annotated[Path, typer.Option(help="gets the tables and the summary")],
+    alpha: Annotated[float | None, typer.Option(help="default: evaluate.alpha of params")] = None,
+    line: Annotated[str | None, typer.Option(help="default: the folder's name")] = None,
+    csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
+) -> None:
+    """Score a folder of images with a bundle, without DVC."""
+    from admodels import params
+    from admodels.scoring.engine import score_to
+
+    budget = params.read("evaluate.alpha", float) if alpha is None else alpha
+    name = line or folder.resolve().name
+    typer.echo(score_to(folder, bundle, out, line=name, alpha=budget, csv=csv))
+
+
+@track_app.command("sync")
+def track_sync() -> None:
+    """Bring MLflow up to what `dvc exp show` says."""
+    from admodels import tracking
+
+    typer.echo(tracking.sync(Path()))
+
+
+@track_app.command("migrate")
+def track_migrate() -> None:
+    """Create or upgrade MLflow's database; once, before the first sync."""
+    from admodels import tracking
+
+    tracking.migrate(Path())
+
+
+@app.command()
+def report() -> None:
+    """Render the report of the last `dvc repro` and print its table."""
+    from admodels import reporting
+
+    page = reporting.render(Path())
+    typer.echo(reporting.summary_table(Path()))
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine is, and what is missing with the command that makes it."""
+    from admodels import doctor as found
+
+    for what, how in found.machine():
+        typer.echo(f"{what:22} {how}")
+    missing = list(found.missing())
+    for line in missing:
+        typer.echo(f"- {line}")
+    if not missing:
+        typer.echo("nothing is missing")
+
+
+def main() -> None:
+    """Run a command; an error of ours is told without a traceback and ends with its exit code."""
+    try:
+        app()
+    except AdmodelsError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What this machine is, and what is missing for a run: each missing thing with its command."""
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from admodels.check import check
+from admodels.datasets import Task
+from admodels.errors import AdmodelsError
+from admodels.params import Run, read
+
+PACKAGES = (
+    *("admodels", "torch", "torchvision", "numpy", "pandas", "pyarrow", "opencv-python-headless"),
+    *("pillow", "scikit-image", "dvc", "mlflow", "great-expectations"),
+)
+
+
+def machine() -> Iterator[tuple[str, str]]:
+    """(what, how it is) of the machine and the packages; imports torch."""
+    import torch
+
+    from admodels import runtime
+
+    device = runtime.device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.release()}"
+    yield "cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} usable"
+    yield "memory", f"{memory:.1f} GiB"
+    yield "device", f"{device} ({name})"
+    fast = runtime.has_fast_bf16(device)
+    yield "precision", f"auto means {'bf16' if fast else 'fp32: no fast bf16 here'}"
+    yield "torch threads", str(torch.get_num_threads())
+    for package in PACKAGES:
+        yield package, _version(package)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing: run `make install`"
+
+
+def missing(root: Path = Path()) -> Iterator[str]:
+    """What `dvc repro` still has to make or cannot find, one line each with what to run."""
+    path = root / "params.yaml"
+    try:
+        check(path)
+    except AdmodelsError as error:
+        yield str(error)
+        return
+    run = read("run", Run, path)
+    for name in run.tasks:
+        task = read(f"tasks.{name}", Task, path)
+        here = task.source.kind not in ("path", "archive") or (root / task.source.location).exists()
+        if not here:
+            yield f"tasks.{name}: {task.source.location} is not there: bring it back"
+        yield from _unless(root, f"data/raw/{name}", f"fetch@{name}")
+    yield from _unless(root, "data/assets/textures", "textures")
+    for method in run.methods:
+        yield from _unless(root, f"data/assets/{method}", f"assets@{method}")
+        for name in run.tasks:
+            yield from _unless(root, f"data/models/{method}/{name}", f"train@{method}-{name}")
+
+
+def _unless(root: Path, path: str, stage: str) -> Iterator[str]:
+    if not (root / path).exists():
+        yield f"{path} is missing: `dvc repro {stage}`"

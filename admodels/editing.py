@@ -1,0 +1,105 @@
+"""params.yaml edited in place: comments, order and flow style stay; a bad edit is not written."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from admodels.check import check
+from admodels.errors import ConfigurationError
+from admodels.params import PARAMS_FILE, load
+
+PRESETS = Path("presets")
+Document = MutableMapping[str, Any]
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+@contextmanager
+def edited(path: Path = PARAMS_FILE) -> Iterator[Document]:
+    """The document of `path` to change; written back, whole, only if it then passes `check`.
+
+    Raises:
+        ConfigurationError: unreadable, or what the edit would make of it is refused.
+    """
+    load(path)
+    yaml = _yaml()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    yield document
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yaml.dump(document, file)
+        check(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> None:
+    """Put `block` first under `root`; blocks inside it are written on one line.
+
+    First, because ruamel hangs the comments that stand before the next root on the last entry.
+
+    Raises:
+        ConfigurationError: the name is taken.
+    """
+    if name in document[root]:
+        raise ConfigurationError(
+            f"{root}.{name} exists already",
+            where=PARAMS_FILE,
+            expected="a new name",
+            next_step="choose another, or edit the block by hand",
+        )
+    lines = CommentedMap({key: _on_one_line(value) for key, value in block.items()})
+    if document[root]:
+        document[root].insert(0, name, lines)
+    else:
+        document[root] = CommentedMap({name: lines})
+
+
+def _on_one_line(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    flow = CommentedMap(value)
+    flow.fa.set_flow_style()
+    return flow
+
+
+def merge(document: Document, values: Mapping[str, Any]) -> None:
+    """Set every leaf of `values` in `document`, in place: the comment of a key stays with it."""
+    for key, value in values.items():
+        old = document.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            merge(old, value)
+        elif isinstance(old, list) and isinstance(value, list):
+            old[:] = value
+        else:
+            document[key] = value
+
+
+def preset(name: str, path: Path = PARAMS_FILE, folder: Path = PRESETS) -> None:
+    """Write the blocks of `folder/name.yaml` into `path`.
+
+    Raises:
+        ConfigurationError: there is no such preset.
+    """
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in known:
+        raise ConfigurationError(
+            f"no preset named `{name}`",
+            where=folder,
+            expected=f"one of {', '.join(known) or 'none here'}",
+            next_step="run in the repository root with one of these names",
+        )
+    with edited(path) as document:
+        merge(document, load(folder / f"{name}.yaml"))

@@ -1,0 +1,188 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from admodels import cli, images
+from admodels.datasets import sample
+from admodels.params import load
+
+ROOT = Path(__file__).parents[1]
+Told = tuple[int, str, str]
+Command = Callable[..., Told]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """`admodels WORDS` in a folder with the shipped params and presets: code, stdout, stderr."""
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> Told:
+        monkeypatch.setattr(sys, "argv", ["admodels", *words])
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(cli.main())
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return run
+
+
+def task_words(source: Path, *more: str) -> list[str]:
+    words = "task add line_brick --dataset mvtec_ad --category brick --kind texture"
+    return [*words.split(), "--source", str(source), *more]
+
+
+def drawn(folder: Path) -> Path:
+    folder.mkdir()
+    sample.draw("brick", folder)
+    return folder
+
+
+def test_help_comes_quickly_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['admodels', '--help']\n"
+        "from admodels import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'numpy', 'pandas', 'mlflow', 'great_expectations', 'pydantic', 'cv2'}\n"
+        "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
+    )
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        after = os.times()
+        assert (done.returncode, done.stderr) == (0, b"")
+        used = after.children_user + after.children_system
+        seconds.append(used - before.children_user - before.children_system)
+    assert min(seconds) < 0.5  # of one core: a loaded machine takes longer on the wall clock
+
+
+def test_an_added_task_is_pinned_and_trained_with_the_others(
+    command: Command, tmp_path: Path
+) -> None:
+    assert command(*task_words(drawn(tmp_path / "photos"))) == (
+        0,
+        f"tasks.line_brick is in params.yaml, pinned to {pin('line_brick')[:12]}\n",
+        "",
+    )
+    params = load()
+    assert params["run"]["tasks"] == ["sample_brick", "sample_gravel", "line_brick"]
+    assert params["tasks"]["line_brick"] == {
+        "dataset": "mvtec_ad",
+        "category": "brick",
+        "kind": "texture",
+        "licence": "not stated",
+        "source": {
+            "kind": "path",
+            "location": str(tmp_path / "photos"),
+            "sha256": pin("line_brick"),
+        },
+    }
+
+
+def pin(task: str) -> str:
+    return str(load()["tasks"][task]["source"]["sha256"])
+
+
+def test_a_task_can_be_added_without_running_it_and_with_its_textures(
+    command: Command, tmp_path: Path
+) -> None:
+    textures = tmp_path / "dtd"
+    images.write_png(textures / "a.png", np.zeros((8, 8), np.uint8))
+    words = task_words(drawn(tmp_path / "photos"), "--no-run", "--textures", str(textures))
+    assert command(*words)[0] == 0
+    assert load()["run"]["tasks"] == ["sample_brick", "sample_gravel"]
+    assert load()["assets"]["textures"]["location"] == str(textures)
+    assert load()["assets"]["textures"]["kind"] == "path"
+    assert command("textures", "packaged")[0] == 0
+    assert load()["assets"] == load(ROOT / "params.yaml")["assets"]
+
+
+def test_a_refresh_pins_anew_only_what_changed(command: Command, tmp_path: Path) -> None:
+    photos = drawn(tmp_path / "photos")
+    command(*task_words(photos))
+    before = pin("line_brick")
+    assert command("task", "refresh", "line_brick") == (0, "tasks.line_brick is unchanged\n", "")
+    (photos / "test/good/000.png").unlink()
+    assert command("task", "refresh", "line_brick")[0] == 0
+    assert pin("line_brick") != before
+
+
+def test_a_line_is_added(command: Command) -> None:
+    words = "line add press_3 --folder in --task sample_gravel --method draem --alpha 0.1"
+    assert command(*words.split()) == (0, "lines.press_3 is in params.yaml\n", "")
+    assert load()["lines"]["press_3"] == {
+        "folder": "in",
+        "task": "sample_gravel",
+        "method": "draem",
+        "alpha": 0.1,
+    }
+
+
+def test_a_preset_is_written(command: Command) -> None:
+    assert command("preset", "official")[:2] == (
+        0,
+        "params.yaml has the values of presets/official.yaml\n",
+    )
+    assert load()["methods"]["draem"]["reconstructive_width"] == 128
+    assert command("check") == (0, "params.yaml is good\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("preset fast", 2, "no preset named `fast`"),
+        ("task refresh bottle", 2, "params key `tasks.bottle` is missing"),
+        ("line add a-b --folder x --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
+        ("line add a --folder x --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
+        ("textures /nowhere", 69, "source is missing"),
+        ("score . --bundle nowhere --out out", 4, "no readable bundle"),
+        ("score . --bundle nowhere", 2, "Missing option '--out'"),
+        ("fly", 2, "No such command 'fly'"),
+    ],
+)
+def test_an_error_is_told_without_a_traceback_and_ends_with_its_code(
+    command: Command, words: str, code: int, told: str
+) -> None:
+    before = Path("params.yaml").read_bytes()
+    ended, _, stderr = command(*words.split())
+    assert ended == code
+    assert told in stderr
+    assert "Traceback" not in stderr
+    assert Path("params.yaml").read_bytes() == before
+
+
+def test_the_doctor_names_what_is_missing_with_its_command(command: Command) -> None:
+    Path("data/raw/sample_brick").mkdir(parents=True)
+    code, out, stderr = command("doctor")
+    assert (code, stderr) == (0, "")
+    assert "- data/raw/sample_gravel is missing: `dvc repro fetch@sample_gravel`\n" in out
+    assert "- data/assets/textures is missing: `dvc repro textures`\n" in out
+    assert "data/raw/sample_brick is missing" not in out
+    assert "cores " in out
+    assert "great-expectations     1." in out
+
+
+def test_the_doctor_says_when_a_source_went_away(command: Command, tmp_path: Path) -> None:
+    photos = drawn(tmp_path / "photos")
+    command(*task_words(photos))
+    shutil.rmtree(photos)
+    assert f"- tasks.line_brick: {photos} is not there: bring it back\n" in command("doctor")[1]
+
+
+def test_the_doctor_survives_params_that_are_bad(command: Command) -> None:
+    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    code, out, _ = command("doctor")
+    assert code == 0
+    assert "run: this root key is missing" in out

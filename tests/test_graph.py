@@ -1,0 +1,297 @@
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.repo import Repo
+
+from admodels.params import load
+
+ROOT = Path(__file__).parents[1]
+CODE = ("admodels", "stages")
+SILENTLY_STALE = {"size", "nfiles"}  # DVC's run-cache ignores both: treeverse/dvc#10296
+
+
+def module_file(root: Path, name: str) -> str | None:
+    path = Path(*name.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if (root / file).is_file():
+            return file.as_posix()
+    return None
+
+
+def names_imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """Every dotted name that an import statement anywhere in the module may bind."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = package.split(".")
+                base = [*above[: len(above) + 1 - level], *([module] if module else [])]
+                base = base if level else [str(module)]
+                yield from (".".join([*base, name]) for name in ("", *(a.name for a in names)))
+
+
+def names_built(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(function, dotted name with `*`) of the modules that a function names at run time."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                match node:
+                    case ast.JoinedStr(values=[ast.Constant(value=str(head)), _, *tail]):
+                        if head.startswith(tuple(f"{root}." for root in CODE)):
+                            yield function.name, head + "*" + "".join(map(constant, tail))
+
+
+def constant(node: ast.AST) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else "*"
+
+
+def identifiers(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                yield name
+
+
+PACKAGED = re.compile(r'files\("admodels"\)((?: / "\w+")+)')  # data that stands in the package
+
+
+@cache
+def facts(text: str, package: str) -> tuple[set[str], set[tuple[str, str]], set[str], set[str]]:
+    tree = ast.parse(text)
+    data = {f"admodels/{path}" for path in re.findall(PACKAGED, text)}
+    packaged = {path.replace(" / ", "/").replace('"', "").replace("//", "/") for path in data}
+    words = set(identifiers(tree))
+    return set(names_imported(tree, package)), set(names_built(tree)), words, packaged
+
+
+def modules_imported(root: Path, start: str, method: str | None) -> set[str]:
+    """The files and data folders of ours that a run of `start` may load, itself included.
+
+    A module named at run time counts where the function that names it is mentioned.
+    """
+    found: set[str] = set()
+    built: set[tuple[str, str]] = set()
+    mentioned: set[str] = set()
+    waiting = {start}
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        if file.endswith(".py"):
+            text = (root / file).read_text(encoding="utf-8")
+            names, names_to_build, words, packaged = facts(text, ".".join(Path(file).parent.parts))
+            built |= names_to_build
+            mentioned |= words
+            waiting |= packaged | {f for name in names for f in files_of(root, name)}
+        for _, pattern in (b for b in built if b[0] in mentioned):
+            waiting |= files_matching(root, pattern, method)
+        waiting -= found
+    return found
+
+
+def files_of(root: Path, name: str) -> Iterator[str]:
+    """The module and the packages it is in, as far as they are ours."""
+    parts = name.rstrip(".").split(".")
+    if parts[0] in CODE:
+        above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        yield from (file for file in (module_file(root, n) for n in above) if file)
+
+
+def files_matching(root: Path, pattern: str, method: str | None) -> set[str]:
+    if method and pattern.startswith("admodels.methods."):
+        pattern = pattern.replace("*", method, 1)
+    modules = (f.removesuffix("/__init__.py").removesuffix(".py") for f in every_file(root))
+    named = [m.replace("/", ".") for m in modules]
+    wanted = re.compile(re.escape(pattern).replace(r"\*", r"\w+"))
+    chosen = [n for n in named if wanted.fullmatch(n)] or [pattern.replace("*", "")]
+    return {file for name in chosen for file in files_of(root, name)}
+
+
+def every_file(root: Path) -> list[str]:
+    return [file for name in CODE for file in python_files(root, Path(name))]
+
+
+def python_files(root: Path, path: Path) -> list[str]:
+    folder = root / path
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def method_of(words: list[str], params: dict[str, Any]) -> str | None:
+    for word in words:
+        if word in params["methods"]:
+            return word
+        if word in params["lines"]:
+            return str(params["lines"][word]["method"])
+    return None
+
+
+def resolved(root: Path) -> list[Any]:
+    with Repo(root) as repo:
+        return list(repo.index.stages)
+
+
+def code_deps(stage: Any) -> list[str]:
+    return [d.def_path for d in stage.deps if d.def_path.split("/")[0] in CODE]
+
+
+def complaints(root: Path) -> list[str]:
+    """How the code dependencies of dvc.yaml differ from what the stages import."""
+    params = load(root / "params.yaml")
+    found = []
+    for stage in resolved(root):
+        module, *words = stage.cmd.removeprefix("python -m ").split()
+        method = method_of(words, params)
+        needed = modules_imported(root, module.replace(".", "/") + ".py", method)
+        listed: set[str] = set()
+        for dep in code_deps(stage):
+            covered = set(python_files(root, Path(dep))) or {dep}
+            if not covered & (needed - listed):
+                found.append(f"{stage.name} lists {dep} for nothing")
+            elif dep == f"admodels/methods/{method}":
+                needed |= covered  # a method's own folder is one thing
+            listed |= covered
+        found += [f"{stage.name} misses {f}" for f in sorted(needed - listed)]
+        found += [f"{stage.name} does not import {f}" for f in sorted(listed - needed)]
+    return found
+
+
+@pytest.fixture
+def copied_tree(tmp_path: Path) -> Path:
+    for name in CODE:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    return tmp_path
+
+
+def test_every_stage_lists_exactly_the_modules_it_imports(copied_tree: Path) -> None:
+    assert complaints(copied_tree) == []
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_a_dropped_dependency_is_reported(copied_tree: Path) -> None:
+    train = copied_tree.joinpath("dvc.yaml").read_text().index("stages/train.py")
+    text = copied_tree.joinpath("dvc.yaml").read_text()
+    cut = text[:train] + text[train:].replace("      - admodels/nets.py\n", "", 1)
+    copied_tree.joinpath("dvc.yaml").write_text(cut)
+    assert "train@draem-sample_brick misses admodels/nets.py" in complaints(copied_tree)
+
+
+def test_a_superfluous_dependency_is_reported(copied_tree: Path) -> None:
+    line = "      - stages/train.py\n"
+    replaced(copied_tree / "dvc.yaml", line, line + "      - admodels/metrics.py\n")
+    found = complaints(copied_tree)
+    assert "train@draem-sample_brick does not import admodels/metrics.py" in found
+    assert "train@draem-sample_brick lists admodels/metrics.py for nothing" in found
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import admodels.metrics",
+        "from admodels import metrics",
+        "from . import metrics",
+        "def later():\n    from admodels.metrics import auroc",
+    ],
+)
+def test_a_new_import_anywhere_is_reported(copied_tree: Path, statement: str) -> None:
+    nets = copied_tree / "admodels/nets.py"
+    nets.write_text(nets.read_text() + "\n" + statement + "\n")
+    assert "train@draem-sample_brick misses admodels/metrics.py" in complaints(copied_tree)
+
+
+def test_a_module_found_by_name_is_a_dependency_of_its_own_cells_only(copied_tree: Path) -> None:
+    shutil.copytree(copied_tree / "admodels/methods/draem", copied_tree / "admodels/methods/other")
+    assert not [c for c in complaints(copied_tree) if c.startswith(("train", "evaluate", "score"))]
+
+
+def keys_read(file: Path) -> Iterator[str]:
+    """A pattern per key that `params.read` asks for in `file`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="params"), attr="read"), args=args):
+                key = args[0]
+                parts = key.values if isinstance(key, ast.JoinedStr) else [key]
+                yield "".join(
+                    re.escape(p.value) if isinstance(p, ast.Constant) else r"\w+" for p in parts
+                )
+
+
+def test_every_stage_declares_exactly_the_params_it_reads(copied_tree: Path) -> None:
+    declared: dict[str, set[str]] = {}
+    for stage in resolved(copied_tree):
+        module = stage.cmd.split()[2].replace(".", "/") + ".py"
+        keys = {key for dep in stage.deps for key in getattr(dep, "params", [])}
+        declared[module] = declared.get(module, set()) | keys
+    for module, keys in declared.items():
+        read = set(keys_read(copied_tree / module))
+        assert [k for k in keys if not any(covers(k, r) for r in read)] == [], module
+        assert [r for r in read if not any(covers(k, r) for k in keys)] == [], module
+
+
+def covers(declared: str, read: str) -> bool:
+    """Whether the params dependency holds what the pattern `read` asks for."""
+    parts = read.split(r"\.")
+    above = (r"\.".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return any(re.fullmatch(pattern, declared) for pattern in above)
+
+
+def test_the_cells_are_methods_times_tasks(copied_tree: Path) -> None:
+    params = load(ROOT / "params.yaml")
+    cells = {f"{m}-{t}" for m in params["run"]["methods"] for t in params["run"]["tasks"]}
+    names = [s.name for s in resolved(copied_tree)]
+    for stage in ("train", "evaluate"):
+        assert {n.removeprefix(f"{stage}@") for n in names if n.startswith(stage)} == cells
+
+
+def test_training_sees_no_raw_folder_and_no_test_split(copied_tree: Path) -> None:
+    trains = [s for s in resolved(copied_tree) if s.name.startswith("train@")]
+    for stage in trains:
+        for dep in stage.deps:
+            assert not dep.def_path.startswith(("data/raw", "data/evaluation"))
+            assert "test.csv" not in dep.def_path
+    assert trains
+
+
+def test_what_dvc_caches_is_under_data_and_what_git_tracks_under_reports(copied_tree: Path) -> None:
+    for stage in resolved(copied_tree):
+        assert not stage.always_changed
+        assert not stage.frozen
+        for out in stage.outs:
+            assert not out.persist
+            kept_by_git = bool(out.metric or out.plot)
+            assert out.use_cache is not kept_by_git
+            assert out.def_path.startswith("reports/" if kept_by_git else "data/")
+
+
+def test_bytecode_is_invisible_to_dvc() -> None:
+    assert "__pycache__/" in (ROOT / ".dvcignore").read_text(encoding="utf-8").splitlines()
+
+
+def keys(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner)
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "presets/quick.yaml", "presets/official.yaml"])
+def test_no_parameter_has_a_name_that_dvc_forgets(file: str) -> None:
+    assert not SILENTLY_STALE & set(keys(load(ROOT / file)))
