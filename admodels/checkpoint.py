@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Checkpoint:
             found: dict[str, Any] = torch.load(
                 self._path, map_location="cpu", weights_only=True, mmap=False
             )
-        except (OSError, RuntimeError, EOFError, ValueError):
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):
             return None
         return found["state"] if found.get("fingerprint") == self._fingerprint else None
 

@@ -61,10 +61,7 @@ def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> N
             next_step="choose another, or edit the block by hand",
         )
     lines = CommentedMap({key: _on_one_line(value) for key, value in block.items()})
-    if document[root]:
-        document[root].insert(0, name, lines)
-    else:
-        document[root] = CommentedMap({name: lines})
+    document[root].insert(0, name, lines)
 
 
 def _on_one_line(value: Any) -> Any:

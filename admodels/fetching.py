@@ -23,7 +23,12 @@ from admodels.manifest import sha256_of
 from admodels.sources import Source as Source
 
 URL_TIMEOUT_SECONDS = 60
+CHUNK_BYTES = 1 << 20
 URL_SCHEMES = ("http://", "https://", "file://")
+UNREADABLE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
+    *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way of its own
+)
 SAMPLE_PREFIX = "scikit-image/"
 
 
@@ -216,10 +221,12 @@ def _extract(archive: Path, target: Path) -> None:
             _extract_zip(archive, target)
         else:
             _extract_tar(archive, target)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError) as error:
+    except OSError as error:
+        if error.errno is not None:  # the disk's; gzip and bz2 complain without a number
+            raise
         raise _bad_archive(f"archive cannot be read: {error}", archive) from error
-    except (RuntimeError, NotImplementedError) as error:
-        raise _bad_archive(f"archive is encrypted or unusual: {error}", archive) from error
+    except UNREADABLE as error:
+        raise _bad_archive(f"archive cannot be read: {error}", archive) from error
 
 
 def _extract_zip(archive: Path, target: Path) -> None:
@@ -237,6 +244,9 @@ def _extract_tar(archive: Path, target: Path) -> None:
             _refuse_unsafe(member.name, not (member.isfile() or member.isdir()), archive)
             if not _hidden(member.name):
                 content.extract(member, target, filter="data")
+        # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
+        while content.fileobj and content.fileobj.read(CHUNK_BYTES):
+            pass
 
 
 def _refuse_unsafe(name: str, is_link: bool, archive: Path) -> None:

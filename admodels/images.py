@@ -146,7 +146,7 @@ def decoded_mask(data: bytes, where: object) -> Bool:
             pixels are defective.
     """
     image, _ = _whole(data, where)
-    plain = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+    plain = len(image.getbands()) == 1 and image.mode != "P"  # convert() would clip 16 bits
     pixels = np.asarray(image if plain else image.convert("RGB"))
     values = pixels if plain else pixels.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16])
     defective: Bool = np.asarray(values != 0, dtype=np.bool_)

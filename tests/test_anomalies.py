@@ -145,7 +145,9 @@ def test_with_a_clean_share_of_one_nothing_is_painted():
 
 
 def test_an_empty_mask_leaves_a_clean_sample():
-    found = batch_of(changed(clean_share=0.0, lattice_exponent_max=0, mask_threshold=0.99))
+    blind = changed(clean_share=0.0, lattice_exponent_max=0, mask_threshold=0.99)
+    assert drawn_paint(interleaved(TEXTURES[0].numpy()), blind, np.random.default_rng(0)) is None
+    found = batch_of(blind)
     assert torch.equal(found.augmented, found.normal)
     assert not found.mask.any()
 

@@ -94,7 +94,8 @@ FOLDER = ("crack/a.png", "crack/b.JPEG", "test_normal/0.bmp", "masks/crack/a.png
     ],
 )
 def test_a_plain_folder_is_read(tmp_path, learn):
-    planted(tmp_path, *learn, *FOLDER, "masks/crack/b_mask.png", ".cache/x.png", "._0.png")
+    planted(tmp_path, *learn, *FOLDER, "masks/crack/b_mask.png")
+    planted(tmp_path, "masks/overview.png", ".cache/x.png", "._0.png")
     found = datasets.found(task("folder"), tmp_path)
     assert {f for f in found if f.part == "learn"} == {
         Found(name, "normal", "", "", "learn") for name in learn
@@ -235,10 +236,12 @@ def test_a_defect_changes_every_pixel_of_its_mask_even_at_the_ends_of_the_range(
     clean = np.full((96, 96), level, dtype=np.uint8)
     clean[::3] ^= 24  # some texture, for `missing` to remove
     others = [photograph("brick"), photograph("grass")]
-    for seed in range(10):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
-        image, mask = sample.defective(defect, clean, 0.5, rng, others)
+        image, mask = sample.defective(defect, clean, 0.1, rng, others)
         np.testing.assert_array_equal(image != clean, mask)
+        assert np.abs(image.astype(int) - clean)[mask].mean() >= sample.LEAST_CONTRAST
+        assert mask.sum() >= 30
 
 
 def test_the_sample_is_drawn_the_same_twice_and_differs_by_category(drawn, tmp_path):

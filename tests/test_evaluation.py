@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from admodels import bundle, evaluation, images, manifest
@@ -252,14 +254,36 @@ def test_the_evaluate_stage_writes_its_files_the_same_every_time(
     assert written(repository) == first
     assert [p.name for p in (repository / "data/evaluation/draem").iterdir()] == ["stripes"]
     found = json.loads(first["metrics.json"])
+    assert first["metrics.json"].decode() == json.dumps(found, indent=2, sort_keys=True) + "\n"
     assert (found["test_normal"], found["test_anomalous"]) == (3, 2)
     assert found["smallest_alpha"] == 0.125
     assert None not in found.values()
+
+
+def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
     with (repository / "data/evaluation/draem/stripes/scores.csv").open() as file:
-        scores = {r["image_id"]: float(r["anomaly_score"]) for r in csv.DictReader(file)}
-    detector = bundle.load(repository / "data/models/draem/stripes", tiny.torch.device("cpu"))
-    alone = bundle.score(detector.detector, tiny.stripes(5, seed=3)[:1]).anomaly_score
-    assert scores["test/good/0"] == pytest.approx(float(alone[0]), rel=1e-7)
+        table = list(csv.DictReader(file))
+    rows = manifest.read(repository / "data/manifests/stripes/test.csv")
+    assert [r["image_id"] for r in table] == [row.image_id for row in rows]
+    pixels = images.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear")
+    fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
+    expected = bundle.score(fitted.detector, pixels).anomaly_score
+    found = np.array([r["anomaly_score"] for r in table], np.float32)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_anomalous_image_without_a_mask_leaves_the_pixels_out(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(shutil.copytree(repository, tmp_path / "copy"))
+    path = here / "data/manifests/stripes/test.csv"
+    *rows, last = manifest.read(path)
+    manifest.write(path, [*rows, replace(last, mask_path="", mask_sha256="")])
+    monkeypatch.chdir(here)
+    evaluate_stage.main("draem", "stripes")
+    found = json.loads(written(here)["metrics.json"])
+    assert found["pixel_auroc"] is found["pixel_ap"] is found["aupro"] is None
+    assert found["image_auroc"] is not None
 
 
 def test_the_evaluate_stage_writes_what_it_cost(repository: Path) -> None:

@@ -76,6 +76,13 @@ def test_the_hash_of_a_tree_sees_content_and_names_and_nothing_else(tmp_path):
     assert len(first) == 64
 
 
+def test_the_hash_of_a_tree_is_as_documented(tmp_path):
+    files = {"b/a.png": b"1", "b/c.png": b"2", "a/z.png": b"3", "c.png": b"4", "0.png": b"5"}
+    lines = [f"{name}\0{hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files)]
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert tree_sha256(planted(tmp_path, files)) == expected
+
+
 def test_a_folder_is_copied_without_hidden_files(tmp_path):
     origin = planted(tmp_path / "origin", {**FILES, ".DS_Store": b"x", "train/._a.png": b"x"})
     source = pinned(str(origin))
@@ -201,6 +208,18 @@ def test_a_broken_archive_is_refused(tmp_path):
     for name in ("x.tar.gz", "cut.tar.xz", "flipped.zip"):
         with pytest.raises(DataError, match="archive cannot be read"):
             fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "bz2"])
+@pytest.mark.parametrize("place", [0.3, 0.9, 0.999])
+def test_noise_in_a_compressed_tar_is_noticed(tmp_path, suffix, place):
+    archive = archived(tmp_path / f"x.tar.{suffix}", {"a": os.urandom(300_000)})
+    data = bytearray(archive.read_bytes())
+    data[int(len(data) * place)] ^= 0xFF
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match="archive cannot be read"):
+        fetch(pinned(str(archive)), "", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
 
 
 def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):

@@ -113,10 +113,13 @@ def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
 
 
 def test_the_written_set_is_read_back_at_another_size(tmp_path):
-    held_out.write(tmp_path / "task", drawn())
-    found, masks = held_out.read(tmp_path / "task", 32, "area")
-    assert found.shape == (12, 3, 32, 32)
-    assert masks.shape == (12, 32, 32)
+    samples = drawn()
+    held_out.write(tmp_path / "task", samples)
+    found, masks = held_out.read(tmp_path / "task", 16, "area")
+    averaged = images.resized(samples[5].image, 16, "area")
+    assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
+    assert found.shape == (12, 3, 16, 16)
+    assert masks.shape == (12, 16, 16)
     assert masks.dtype == np.bool_
     assert masks.any()
 

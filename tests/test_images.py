@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -87,6 +88,14 @@ def test_16_bit_rgb_is_cut_likewise_and_its_depth_recorded():
     rows = [struct.pack(">6H", 0, 256, 65535, 511, 40000, 1000)]
     image = images.decoded(raw_png(2, 1, 16, 2, rows), "x")
     np.testing.assert_array_equal(image.rgb, [[[0, 1, 255], [1, 156, 3]]])
+    assert (image.mode, image.bit_depth) == ("RGB", 16)
+
+
+def test_16_bit_rgb_in_a_tiff_is_cut_likewise():
+    array = np.array([[[0, 256, 65535], [511, 40000, 1000]]], dtype=np.uint16)
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+    image = images.decoded(cv2.imencode(".tiff", array[:, :, ::-1], plain)[1].tobytes(), "x")
+    np.testing.assert_array_equal(image.rgb, array >> 8)
     assert (image.mode, image.bit_depth) == ("RGB", 16)
 
 
@@ -218,6 +227,7 @@ def test_masks_of_one_value_are_all_false_or_all_true():
         np.array([[0, 128, 255]], dtype=np.uint8),
         np.array([[1, 2]], dtype=np.uint8),
         np.array([[0, 1, 2]], dtype=np.uint16),
+        np.array([[0, 300, 1000]], dtype=np.uint16),
         np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8),
     ],
 )
@@ -258,9 +268,11 @@ def test_loading_keeps_the_order_of_many_rows(tmp_path):
 
 
 def test_channels_are_rgb_and_come_first(tmp_path):
-    found = found_in(tmp_path, array=np.full((4, 4, 3), (10, 20, 30), np.uint8))
-    stack = images.load([images.described(found, tmp_path)], tmp_path, 4, "area")
-    np.testing.assert_array_equal(stack[0, :, 0, 0], [10, 20, 30])
+    array = pixels(4, 4)
+    row = images.described(found_in(tmp_path, array=array), tmp_path)
+    stack = images.load([row], tmp_path, 4, "area")
+    for channel in range(3):
+        np.testing.assert_array_equal(stack[0, channel], array[:, :, channel])
 
 
 def test_no_rows_give_empty_arrays(tmp_path):
@@ -307,12 +319,15 @@ def test_a_changed_mask_and_a_mask_of_another_size_are_refused(tmp_path):
 
 def test_a_row_describes_its_image_and_mask(tmp_path):
     mask = np.ones((20, 30), dtype=np.bool_)
-    found = found_in(tmp_path, "a.b.png", pixels(channels=1), mask, "anomalous")
+    images.write_png(tmp_path / "in/a.b.png", pixels(channels=1))
+    images.write_png(tmp_path / "masks/m.png", mask)
+    found = Found("in/a.b.png", "anomalous", "crack", "masks/m.png", "test")
     row = images.described(found, tmp_path)
-    assert (row.image_id, row.image_path) == ("a.b", "a.b.png")
+    assert (row.image_id, row.image_path) == ("in/a.b", "in/a.b.png")
+    assert (row.label, row.defect_type, row.mask_path) == ("anomalous", "crack", "masks/m.png")
     assert (row.width, row.height, row.mode, row.bit_depth) == (30, 20, "L", 8)
-    assert row.image_sha256 == hashlib.sha256((tmp_path / "a.b.png").read_bytes()).hexdigest()
-    assert row.mask_sha256 == hashlib.sha256((tmp_path / "mask_a.b.png").read_bytes()).hexdigest()
+    assert row.image_sha256 == hashlib.sha256((tmp_path / "in/a.b.png").read_bytes()).hexdigest()
+    assert row.mask_sha256 == hashlib.sha256((tmp_path / "masks/m.png").read_bytes()).hexdigest()
     assert images.described(found_in(tmp_path), tmp_path).mask_sha256 == ""
 
 

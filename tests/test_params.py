@@ -132,8 +132,9 @@ def test_an_added_block_changes_no_other_line_of_the_file(copied: Path) -> None:
         editing.add(document, "tasks", "bricks", task)
         editing.add(document, "lines", "press_3", line())
     after = copied.read_text(encoding="utf-8").splitlines()
-    for name, added in (("bricks", 5), ("press_3", 4)):
+    for root, name, added in (("tasks", "bricks", 5), ("lines", "press_3", 4)):
         at = after.index(f"  {name}:")
+        assert after[at - 1] == f"{root}:"
         assert all(row.startswith("    ") and "#" not in row for row in after[at + 1 :][:added])
         del after[at : at + added + 1]
     assert after == before

@@ -26,12 +26,13 @@ for number, method in enumerate(("draem", "cpr")):
     (bundle / "model.bin").write_text(f"{method} {params['seed']}")
     recalls = {"hole": 0.5, "deep scratch (left)": 1.0, "stain": None}
     metrics[method] = {"brick": {
-        "image_auroc": 0.9 + params["seed"] / 1000, "aupro": None, "calibration_images": 12,
+        "image_auroc": 0.9 + params["seed"] / 3000, "aupro": None, "calibration_images": 12,
         "recall_by_defect_type": recalls}}
     cost[method] = {"brick": {"train": {"seconds": 1.5 + number}}}
     for step in range(1200):
         validation = "" if step % 100 else 2 / (step + 1)
-        training.append(f"{method},brick,{step},{number + 1 / (step + 1)},{validation}")
+        loss = number + params["seed"] / (step + 1)
+        training.append(f"{method},brick,{step},{loss},{validation}")
 Path("reports/metrics.json").write_text(json.dumps(metrics))
 Path("reports/cost.json").write_text(json.dumps(cost))
 Path("reports/plots/training.csv").write_text("\\n".join(training))
@@ -195,6 +196,9 @@ def test_a_run_has_the_loss_curve_and_the_cost_of_its_revision(synced):
         points = sorted((point.step, point.value) for point in logged)
         assert points == [(int(r["step"]), float(r[column])) for r in rows if r[column]]
     assert run.data.metrics["cost.train.seconds"] == 2.5
+    committed = runs_of(folder)[git(folder, "rev-parse", "HEAD"), "cpr", "brick"]
+    first = client.get_metric_history(committed.info.run_id, "training.loss")[0]
+    assert (first.step, first.value) == (0, 1 + 7.0)
 
 
 def test_a_run_says_which_bundle_and_which_experiment_it_is(synced):

@@ -35,7 +35,6 @@ SHIFT_PX = 8  # between two crops, at least: fewer would be the same image twice
 TEST_NORMAL = 20
 DEFECTS = {"scratch": 5, "stain": 5, "hole": 5, "missing": 5, "foreign": 4}
 LEAST_CONTRAST = 12.0  # mean grey levels inside a mask: below, people miss defects as well
-LEAST_AREA_PX = 30
 LICENCE = """The photographs (brick, gravel, grass) ship with scikit-image (BSD-3-Clause), whose
 documentation names them as CC0: https://creativecommons.org/publicdomain/zero/1.0/
 The crops and the anomalies drawn on them are dedicated to the public domain likewise.
@@ -128,7 +127,7 @@ def defective(
         drawn = np.where(region & (drawn == clean), clean ^ 1, drawn)
         drawn = np.where(region, drawn, clean)
         change = np.abs(drawn.astype(np.float64) - clean)[region]
-        if region.sum() >= LEAST_AREA_PX and change.mean() >= LEAST_CONTRAST:
+        if change.mean() >= LEAST_CONTRAST:
             return drawn, region
 
 

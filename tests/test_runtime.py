@@ -1,0 +1,84 @@
+"""Devices, precision, progress and checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from admodels import runtime
+from admodels.checkpoint import Checkpoint, run_fingerprint
+from admodels.errors import ConfigurationError
+from admodels.params import ByKind
+
+CPU = torch.device("cpu")
+
+
+def test_a_named_device_is_taken_and_an_absent_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ADMODELS_DEVICE", "cpu")
+    assert runtime.device() == CPU
+    monkeypatch.setenv("ADMODELS_DEVICE", "cuda:99")
+    with pytest.raises(ConfigurationError, match="cuda:99"):
+        runtime.device()
+
+
+def test_precision_follows_the_request_and_auto_follows_the_hardware() -> None:
+    assert runtime.precision("fp32", CPU) == torch.float32
+    assert runtime.precision("bf16", CPU) == torch.bfloat16
+    fast = torch.bfloat16 if runtime.has_fast_bf16(CPU) else torch.float32
+    assert runtime.precision("auto", CPU) == fast
+
+
+def test_progress_off_a_terminal_is_about_ten_lines_and_ends_with_the_total(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(runtime.progress(range(1000), 1000, "count")) == list(range(1000))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("count: 1000/1000 after ")
+
+
+def test_a_checkpoint_comes_back_only_to_the_run_that_wrote_it(tmp_path: Path) -> None:
+    Checkpoint(tmp_path, "this run").write({"step": 3, "weights": torch.ones(2)})
+    found = Checkpoint(tmp_path, "this run").restore()
+    assert found is not None
+    assert found["step"] == 3
+    assert torch.equal(found["weights"], torch.ones(2))
+    assert Checkpoint(tmp_path, "another run").restore() is None
+
+
+@pytest.mark.parametrize("keep", [0, 10, -10])
+def test_a_damaged_checkpoint_is_a_fresh_start(tmp_path: Path, keep: int) -> None:
+    checkpoint = Checkpoint(tmp_path, "this run")
+    assert checkpoint.restore() is None
+    checkpoint.write({"step": 3})
+    file = tmp_path / "last.pt"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert checkpoint.restore() is None
+
+
+def test_a_checkpoint_is_never_unpickled_as_code(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "boom",))  # type: ignore[return-value]
+
+    torch.save({"fingerprint": "this run", "state": Bomb()}, tmp_path / "last.pt")
+    assert Checkpoint(tmp_path, "this run").restore() is None
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_run_is_known_by_its_params_seed_kind_and_pixels() -> None:
+    params = ByKind[int](object=1, texture=2)
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    changed = pixels.clone()
+    changed[1, 2, 3, 3] = 1
+    prints = {
+        run_fingerprint(params, 7, "object", [pixels]),
+        run_fingerprint(ByKind[int](object=1, texture=3), 7, "object", [pixels]),
+        run_fingerprint(params, 8, "object", [pixels]),
+        run_fingerprint(params, 7, "texture", [pixels]),
+        run_fingerprint(params, 7, "object", [changed]),
+    }
+    assert len(prints) == 5
+    assert run_fingerprint(params, 7, "object", [pixels.clone()]) in prints
