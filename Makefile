@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
-PIP := python -m pip --disable-pip-version-check install -q -c constraints.txt
+PIP := python -m pip --disable-pip-version-check install -q -q -c constraints.txt
 STAMP = { echo "$(CURDIR)"; cat pyproject.toml constraints.txt; }
 
 help:

@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 
 from admodels.errors import AdmodelsError, DataError
 from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.manifest import Found, Row
+from admodels.manifest import Found, Row, sha256_of
 from admodels.params import Resize
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
     """
 
     def plane(row: Row) -> Bool:
-        if not row.mask_path:
+        if not row.mask_sha256:
             return np.zeros((mask_px, mask_px), dtype=np.bool_)
         path = root / row.mask_path
         mask = decoded_mask(_read_checked(path, row.mask_sha256), path)
@@ -260,14 +260,14 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def described(found: Found, root: Path) -> Row:
-    """The manifest row of one image: decoded once, hashed with its mask.
+    """The manifest row of one image, decoded, hashed with its mask; no hash: no such mask.
 
     Raises:
         UnreadableImage: the file does not give an image.
     """
     data = (root / found.image_path).read_bytes()
     image = decoded(data, found.image_path)
-    mask = (root / found.mask_path).read_bytes() if found.mask_path else b""
+    mask = root / found.mask_path
     return Row(
         image_id=str(PurePosixPath(found.image_path).with_suffix("")),
         image_path=found.image_path,
@@ -279,7 +279,7 @@ def described(found: Found, root: Path) -> Row:
         label=found.label,
         defect_type=found.defect_type,
         mask_path=found.mask_path,
-        mask_sha256=hashlib.sha256(mask).hexdigest() if found.mask_path else "",
+        mask_sha256=sha256_of(mask) if found.mask_path and mask.is_file() else "",
         foreground_path="",
         foreground_sha256="",
     )

@@ -9,6 +9,7 @@ from typing import Literal
 from admodels import images
 from admodels.errors import DataError
 from admodels.manifest import Row
+from admodels.progress import progress
 from admodels.statistics import perceptual_hash, statistics
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -32,17 +33,17 @@ class Facts:
 
 def inspected(rows: Sequence[Row], root: Path) -> list[Facts]:
     """The facts of each row, in its order; a few threads decode the images below `root`."""
-    masks_promised = any(row.mask_path for row in rows)
     with ThreadPoolExecutor(images.DECODING_THREADS) as pool:
-        return list(pool.map(lambda row: facts(row, root, masks_promised), rows))
+        found = pool.map(lambda row: facts(row, root), rows)
+        return list(progress(found, len(rows), "inspect"))
 
 
-def facts(row: Row, root: Path, masks_promised: bool) -> Facts:
-    """The facts of one image that decodes; a missing mask matters where masks are promised."""
+def facts(row: Row, root: Path) -> Facts:
+    """The facts of one image that decodes."""
     path = root / row.image_path
     rgb = images.decoded(path.read_bytes(), path).rgb
     seen = statistics(rgb)
-    problem, share = _mask_facts(row, root, masks_promised)
+    problem, share = _mask_facts(row, root)
     return Facts(
         brightness=round(seen.brightness, DIGITS),
         contrast=round(seen.contrast, DIGITS),
@@ -53,9 +54,9 @@ def facts(row: Row, root: Path, masks_promised: bool) -> Facts:
     )
 
 
-def _mask_facts(row: Row, root: Path, masks_promised: bool) -> tuple[MaskProblem, float | None]:
-    if not row.mask_path:
-        return ("missing" if row.label == "anomalous" and masks_promised else ""), None
+def _mask_facts(row: Row, root: Path) -> tuple[MaskProblem, float | None]:
+    if not row.mask_sha256:
+        return ("missing" if row.mask_path else ""), None
     path = root / row.mask_path
     try:
         mask = images.decoded_mask(path.read_bytes(), path)

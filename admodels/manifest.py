@@ -160,6 +160,7 @@ def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict
     brought = parts["calibration"]
     calibrating = 0 if brought else _share(len(learn), split.calibration_share)
     training = len(learn) - _share(len(learn), split.validation_share)
+    calibrating, training = _past_copies(learn, calibrating), _past_copies(learn, training)
     shared_out = {
         "train": learn[calibrating:training],
         "validation": learn[training:],
@@ -167,6 +168,7 @@ def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict
         "test": parts["test"],
     }
     _refuse_shared_content(shared_out)
+    _refuse_empty(shared_out)
     return shared_out
 
 
@@ -176,6 +178,13 @@ def _drawn(row: Row, seed: int) -> str:
 
 def _share(count: int, share: float) -> int:
     return max(1, int(count * share + 0.5))
+
+
+def _past_copies(rows: list[Row], at: int) -> int:
+    """`at`, moved on until no two copies of an image stand on both sides of it."""
+    while 0 < at < len(rows) and rows[at].image_sha256 == rows[at - 1].image_sha256:
+        at += 1
+    return at
 
 
 def _refusal(found: str, where: str, expected: str, remedy: str) -> DataError:
@@ -207,6 +216,17 @@ def _refuse_anomalous_outside_test(found_rows: list[tuple[Found, Row]]) -> None:
             listed(wrong),
             "normal images only: a method would learn the defects as normal",
             "move them to the test part",
+        )
+
+
+def _refuse_empty(shared_out: dict[str, list[Row]]) -> None:
+    empty = [name for name in SPLITS[:-1] if not shared_out[name]]
+    if empty:
+        raise _refusal(
+            f"no images are left for {', '.join(empty)}",
+            listed(row.image_path for name in SPLITS[:-1] for row in shared_out[name]),
+            "enough different normal images: copies of one image stay in one split",
+            "remove the copies, or add other normal images",
         )
 
 

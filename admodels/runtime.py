@@ -1,4 +1,4 @@
-"""What may differ from machine to machine without changing a result: device, bars, clocks.
+"""What may differ from machine to machine without changing a result: device and clocks.
 
 The compute type does change the last digits of a result, so it is resolved once, when a detector
 is trained, and stands in its bundle.
@@ -6,18 +6,12 @@ is trained, and stands in its bundle.
 
 import os
 import resource
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from admodels.errors import ConfigurationError
-
-T = TypeVar("T")
-LINES_PER_RUN = 10
 
 
 def device(name: str = "auto") -> torch.device:
@@ -54,32 +48,6 @@ def precision(request: Literal["auto", "fp32", "bf16"], where: torch.device) -> 
     if request == "auto":
         return torch.bfloat16 if has_fast_bf16(where) else torch.float32
     return torch.bfloat16 if request == "bf16" else torch.float32
-
-
-class Progress:
-    """How far a long work is: a bar on a terminal, about ten plain lines elsewhere (stderr)."""
-
-    def __init__(self, total: int, label: str) -> None:
-        self._total, self._label, self._start = total, label, time.monotonic()
-        self._bar = tqdm(total=total, desc=label) if sys.stderr.isatty() else None
-
-    def at(self, done: int) -> None:
-        """Say that `done` of the total are done."""
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-            if done == self._total:
-                self._bar.close()
-        elif done % max(1, self._total // LINES_PER_RUN) == 0 or done == self._total:
-            seconds = time.monotonic() - self._start
-            sys.stderr.write(f"{self._label}: {done}/{self._total} after {seconds:.0f} s\n")
-
-
-def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """`items`, each shown as done once the next one is asked for."""
-    shown = Progress(total, label)
-    for done, item in enumerate(items, 1):
-        yield item
-        shown.at(done)
 
 
 class Cost:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from admodels import bundle, evaluation, figures, images, manifest, params, runtime
 from admodels.errors import DataError
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
+from admodels.progress import Progress
 from stages import run
 
 Tiles = list[NDArray[np.uint8]]
@@ -29,7 +30,7 @@ def _scored(
     maps = np.empty((len(rows), mask_px, mask_px), np.float32)
     tiles: Tiles = []
     rebuilt: Tiles = []
-    progress = runtime.Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
+    progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
         pixels = images.load(rows[part], root, contract.image_px, contract.resize)
@@ -39,7 +40,7 @@ def _scored(
         tiles += figures.tiles(pixels)
         rebuilt += [] if found.reconstruction is None else figures.tiles(found.reconstruction)
         progress.at(part.stop)
-    unmasked = any(row.label == "anomalous" and not row.mask_path for row in rows)
+    unmasked = any(row.label == "anomalous" and not row.mask_sha256 for row in rows)
     scored = ScoredSet(
         image_ids=[row.image_id for row in rows],
         anomalous=np.array([row.label == "anomalous" for row in rows]),

@@ -12,6 +12,7 @@ from admodels import bundle, images, manifest, methods, params, runtime
 from admodels.assets import load_textures
 from admodels.methods import MethodParams, Synthetic, TrainingData
 from admodels.params import Kind
+from admodels.progress import Progress
 from admodels.synthesis import held_out
 from stages import run
 
@@ -23,12 +24,12 @@ class History:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._progress: runtime.Progress | None = None
+        self._progress: Progress | None = None
         self.rows: list[dict[str, float]] = []
 
     def __call__(self, step: int, steps: int, values: dict[str, float]) -> None:
         """Record one step."""
-        self._progress = self._progress or runtime.Progress(steps, self._label)
+        self._progress = self._progress or Progress(steps, self._label)
         self._progress.at(step)
         self.rows.append({"step": step, **values})
 

@@ -210,6 +210,12 @@ def test_a_broken_archive_is_refused(tmp_path):
             fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw")
 
 
+def test_what_the_disk_refuses_is_a_storage_error(tmp_path):
+    archive = archived(tmp_path / "x.tar.gz", {"a" * 300: b"no file system takes this name"})
+    with pytest.raises(StorageError, match="too long"):
+        fetch(pinned(str(archive)), "", tmp_path / "raw")
+
+
 @pytest.mark.parametrize("suffix", ["gz", "xz", "bz2"])
 @pytest.mark.parametrize("place", [0.3, 0.9, 0.999])
 def test_noise_in_a_compressed_tar_is_noticed(tmp_path, suffix, place):

@@ -13,6 +13,7 @@ from admodels.params import load
 
 ROOT = Path(__file__).parents[1]
 CODE = ("admodels", "stages")
+PRESETS = ("quick", "cpu", "official")
 SILENTLY_STALE = {"size", "nfiles"}  # DVC's run-cache ignores both: treeverse/dvc#10296
 
 
@@ -292,6 +293,6 @@ def keys(value: object) -> Iterator[str]:
             yield from keys(inner)
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "presets/quick.yaml", "presets/official.yaml"])
+@pytest.mark.parametrize("file", ["params.yaml", *(f"presets/{p}.yaml" for p in PRESETS)])
 def test_no_parameter_has_a_name_that_dvc_forgets(file: str) -> None:
     assert not SILENTLY_STALE & set(keys(load(ROOT / file)))

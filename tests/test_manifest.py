@@ -203,3 +203,37 @@ def test_the_manifest_needs_neither_opencv_nor_pillow_nor_torch():
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_an_image_never_stand_on_both_sides_of_a_boundary(seed):
+    rows = []
+    for i in range(12):
+        found, row = pair(f"train/good/{i:02}.png")
+        rows += [
+            (replace(found, image_path=f"{row.image_id}_{k}.png"), copy)
+            for k in range(5)
+            for copy in [
+                replace(row, image_path=f"{row.image_id}_{k}.png", image_id=f"{row.image_id}_{k}")
+            ]
+        ]
+    shared_out = manifest.splits(
+        rows, Split(validation_share=0.31, calibration_share=0.29, min_normal_images=11), seed
+    )
+    hashes = [{row.image_sha256 for row in shared_out[name]} for name in manifest.SPLITS[:-1]]
+    assert sum(map(len, hashes)) == len(set.union(*hashes)) == 12
+
+
+def test_copies_of_one_image_cannot_be_shared_out():
+    found, row = pair("a.png")
+    rows = [
+        (
+            replace(found, image_path=f"{k}.png"),
+            replace(row, image_path=f"{k}.png", image_id=str(k)),
+        )
+        for k in range(15)
+    ]
+    with pytest.raises(DataError, match=r"no images are left for train[\s\S]*14\.png"):
+        manifest.splits(
+            rows, Split(validation_share=0.2, calibration_share=0.2, min_normal_images=11), 7
+        )

@@ -197,8 +197,10 @@ def test_every_declared_package_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {canonical(re.split(r"[<>=\[]", package)[0]) for package in declared}
-    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert names <= {canonical(pin.partition("==")[0]) for pin in pins if "==" in pin}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [re.fullmatch(r"([\w.-]+)==[\w.]+", line) for line in lines if not line.startswith("#")]
+    assert names <= {canonical(pin[1]) for pin in pins if pin}
+    assert all(pins)
 
 
 def canonical(name: str) -> str:

@@ -9,6 +9,7 @@ from admodels import runtime
 from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.errors import ConfigurationError
 from admodels.params import ByKind
+from admodels.progress import progress
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def test_precision_follows_the_request_and_auto_follows_the_hardware() -> None:
 def test_progress_off_a_terminal_is_about_ten_lines_and_ends_with_the_total(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert list(runtime.progress(range(1000), 1000, "count")) == list(range(1000))
+    assert list(progress(range(1000), 1000, "count")) == list(range(1000))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("count: 1000/1000 after ")

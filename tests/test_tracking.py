@@ -267,7 +267,7 @@ def test_a_server_that_is_away_is_told_within_seconds_and_where_to_go_on(
     begin = time.monotonic()
     with pytest.raises(SourceError, match="everything else is done") as caught:
         tracking.sync(synced[0])
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30  # 2 on a quiet machine; with retries it is minutes
     assert caught.value.exit_code == 69
     assert "admodels track sync" in str(caught.value)
     assert "secret" not in str(caught.value).split("where:")[1]

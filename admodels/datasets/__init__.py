@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from admodels.errors import ConfigurationError, DataError
-from admodels.manifest import IMAGE_SUFFIXES, Found, Part, listed
+from admodels.manifest import IMAGE_SUFFIXES, Found, Part
 from admodels.params import Kind, Strict
 from admodels.sources import Source
 
@@ -92,28 +92,21 @@ def normal(root: Path, folder: Path, part: Part) -> list[Found]:
     return [Found(name, "normal", "", "", part) for name in names]
 
 
-def anomalous(root: Path, folder: Path, masks: Path, endings: tuple[str, ...]) -> list[Found]:
-    """The images right in `folder` as test anomalies, each with its mask in `masks`/<defect>.
+def anomalous(
+    root: Path, folder: Path, masks: Path, endings: tuple[str, ...], part: Part = "test"
+) -> list[Found]:
+    """The images right in `folder` as anomalies, each with its mask in `masks`/<defect>.
 
-    A mask is called like its image plus one of `endings`, with any image suffix.
-
-    Raises:
-        DataError: `masks` exists and lacks the mask of some image: scored as "no defect
-            anywhere", such an image would make the pixel figures false.
+    A mask is called like its image plus one of `endings`, with any image suffix. Where the folder
+    `masks` exists, every anomaly should have one: a missing mask is named as it should be called,
+    and validation finds that it is not there.
     """
     by_stem = {p.stem: p.relative_to(root).as_posix() for p in images_in(masks / folder.name)}
-    images, missing = [], []
+    promised = (masks / folder.name).relative_to(root).as_posix() if masks.is_dir() else ""
+    images = []
     for path in images_in(folder):
-        mask = next((by_stem[path.stem + e] for e in endings if path.stem + e in by_stem), "")
+        usual = f"{promised}/{path.stem}{endings[0]}.png" if promised else ""
+        mask = next((by_stem[path.stem + e] for e in endings if path.stem + e in by_stem), usual)
         name = path.relative_to(root).as_posix()
-        images.append(Found(name, "anomalous", folder.name, mask, "test"))
-        if not mask:
-            missing.append(name)
-    if missing and masks.is_dir():
-        raise DataError(
-            f"{len(missing)} anomalous images have no mask",
-            where=listed(missing),
-            expected=f"{masks.name}/{folder.name}/<name>{endings[0]}.png for each",
-            next_step=f"add the masks, or remove {masks.name}/ to go without pixel figures",
-        )
+        images.append(Found(name, "anomalous", folder.name, mask, part))
     return images

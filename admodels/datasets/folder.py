@@ -15,11 +15,7 @@ LEARN = ("normal", "good")
 
 
 def found(root: Path, category: str) -> list[Found]:
-    """The images below `root`/`category`, or below `root` where it is the category itself.
-
-    Raises:
-        DataError: an anomaly without its mask, where there are masks.
-    """
+    """The images below `root`/`category`, or below `root` where it is the category itself."""
     base = base_of(root, category)
     images = normal(root, base, "learn")
     for folder in folders_in(base):

@@ -9,37 +9,24 @@ ground_truth/<defect>/<name>_mask.*     its mask; the whole folder may be absent
 
 from pathlib import Path
 
-from admodels.datasets import anomalous, base_of, folders_in, images_in, normal
-from admodels.errors import DataError
-from admodels.manifest import Found, listed
+from admodels.datasets import anomalous, base_of, folders_in, normal
+from admodels.manifest import Found, Part
+
+PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
 
 
 def found(root: Path, category: str) -> list[Found]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
-    Raises:
-        DataError: images of defects among those to learn from; an anomaly without its mask.
+    Anomalous images outside test are told as they are: validation refuses them by name.
     """
     base = base_of(root, category)
-    for part in ("train", "calibration"):
-        _refuse_defects(base / part)
-    images = [
-        *normal(root, base / "train/good", "learn"),
-        *normal(root, base / "calibration/good", "calibration"),
-        *normal(root, base / "test/good", "test"),
-    ]
-    for folder in folders_in(base / "test"):
-        if folder.name != "good":
-            images += anomalous(root, folder, base / "ground_truth", ("_mask",))
+    images = []
+    for name, part in PARTS.items():
+        masks = base / ("ground_truth" if part == "test" else "no masks here")
+        for folder in folders_in(base / name):
+            if folder.name == "good":
+                images += normal(root, folder, part)
+            else:
+                images += anomalous(root, folder, masks, ("_mask",), part)
     return images
-
-
-def _refuse_defects(part: Path) -> None:
-    strange = [p for p in folders_in(part) if p.name != "good" and images_in(p)]
-    if strange:
-        raise DataError(
-            f"anomalous images in {part.name}",
-            where=listed(str(p) for p in strange),
-            expected=f"{part.name}/good alone: a method would learn the defects as normal",
-            next_step="move them to test/, then `admodels task refresh NAME`",
-        )

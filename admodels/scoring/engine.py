@@ -13,6 +13,7 @@ from admodels import runtime
 from admodels.bundle import Bundle
 from admodels.calibration import images_needed, smallest_alpha
 from admodels.errors import ConfigurationError, StorageError
+from admodels.progress import progress
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
 from admodels.scoring.rows import rows
@@ -81,7 +82,7 @@ def score_folder(
     line = shown(line)
     with _whole_folder(out_dir.resolve()) as building:
         scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
-        found = runtime.progress(rows(folder, names, bundle, line), len(names), f"score {line}")
+        found = progress(rows(folder, names, bundle, line), len(names), f"score {line}")
         tables.write(scores, tables.SCORES, tables.scores(found))
         groups = (
             tables.verdicts(group, bundle.calibration_scores, alpha)
