@@ -210,13 +210,9 @@ def test_copies_of_an_image_never_stand_on_both_sides_of_a_boundary(seed):
     rows = []
     for i in range(12):
         found, row = pair(f"train/good/{i:02}.png")
-        rows += [
-            (replace(found, image_path=f"{row.image_id}_{k}.png"), copy)
-            for k in range(5)
-            for copy in [
-                replace(row, image_path=f"{row.image_id}_{k}.png", image_id=f"{row.image_id}_{k}")
-            ]
-        ]
+        for k in range(5):
+            copy = replace(row, image_path=f"{i}_{k}.png", image_id=f"{i}_{k}")
+            rows.append((replace(found, image_path=copy.image_path), copy))
     shared_out = manifest.splits(
         rows, Split(validation_share=0.31, calibration_share=0.29, min_normal_images=11), seed
     )
@@ -226,13 +222,8 @@ def test_copies_of_an_image_never_stand_on_both_sides_of_a_boundary(seed):
 
 def test_copies_of_one_image_cannot_be_shared_out():
     found, row = pair("a.png")
-    rows = [
-        (
-            replace(found, image_path=f"{k}.png"),
-            replace(row, image_path=f"{k}.png", image_id=str(k)),
-        )
-        for k in range(15)
-    ]
+    copies = [replace(row, image_path=f"{k}.png", image_id=str(k)) for k in range(15)]
+    rows = [(replace(found, image_path=copy.image_path), copy) for copy in copies]
     with pytest.raises(DataError, match=r"no images are left for train[\s\S]*14\.png"):
         manifest.splits(
             rows, Split(validation_share=0.2, calibration_share=0.2, min_normal_images=11), 7
