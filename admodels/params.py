@@ -55,7 +55,7 @@ def load(path: Path = PARAMS_FILE) -> dict[str, Any]:
             f"params cannot be read: {error}",
             where=path,
             expected="a YAML 1.2 mapping",
-            next_step="run in the repository root, or `admodels preset quick` for a fresh file",
+            next_step="run in the repository root, or `git checkout params.yaml`",
         ) from error
     if not isinstance(content, dict):
         raise ConfigurationError(

@@ -32,6 +32,7 @@ METRICS_FILE = "reports/metrics.json"
 COST_FILE = "reports/cost.json"
 TRAINING_FILE = "reports/plots/training.csv"
 DIGEST_TAG = "admodels.digest"
+MEAN = "mean"  # what reports/metrics.json calls the mean over tasks: no cell, no run
 PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
 METRICS_PER_CALL = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -206,6 +207,8 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
     title = revision.get("experiment") or revision.get("branch") or short
     for method, tasks in metrics.items():
         for task, found in tasks.items():
+            if task == MEAN:
+                continue
             tags = {"dvc.rev": rev, "admodels.method": method, "admodels.task": task}
             if "experiment" in revision:
                 tags["dvc.exp_name"] = revision["experiment"] or short

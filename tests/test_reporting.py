@@ -88,7 +88,7 @@ def full(empty):
     write(
         empty,
         "data/validation/bottle/report.json",
-        {"findings": FINDINGS},
+        {"checks": FINDINGS},
     )
     write(empty, "data/scores/brick_line/summary.json", SUMMARY)
     picture = np.zeros((4, 6, 3), np.uint8)
