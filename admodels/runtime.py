@@ -4,9 +4,11 @@ The compute type does change the last digits of a result, so it is resolved once
 is trained, and stands in its bundle.
 """
 
+import json
 import os
 import resource
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -51,7 +53,10 @@ def precision(request: Literal["auto", "fp32", "bf16"], where: torch.device) -> 
 
 
 class Cost:
-    """Wall and CPU seconds since it was made, and the peak memory of this process."""
+    """Wall and CPU seconds since it was made, and the peak memory of this process.
+
+    Written apart from results, because it differs from run to run.
+    """
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), time.process_time()
@@ -67,3 +72,11 @@ class Cost:
         if torch.cuda.is_available():
             found["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return found
+
+    def write(self, path: Path, **more: float) -> None:
+        """Write what `so_far` says, and `more`, as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        text = json.dumps(self.so_far() | more, indent=2, sort_keys=True)
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)

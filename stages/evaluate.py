@@ -66,13 +66,6 @@ def _write(folder: Path, measured: Evaluation, sheet: NDArray[np.uint8]) -> None
     partial.replace(folder)
 
 
-def _write_cost(path: Path, cost: dict[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(cost, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def main(method: str, task: str) -> None:
     """Open the test images, which no other stage does."""
     cost = runtime.Cost()
@@ -93,8 +86,8 @@ def main(method: str, task: str) -> None:
     measured = evaluation.evaluate(scored, fitted.calibration_scores, block)
     sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
     _write(Path("data/evaluation", method, task), measured, sheet)
-    found = {**cost.so_far(), "images_per_second": round(speed, 2)}
-    _write_cost(Path("data/costs/evaluate", method, f"{task}.json"), found)
+    costs = Path("data/costs/evaluate", method, f"{task}.json")
+    cost.write(costs, images_per_second=round(speed, 2))
 
 
 if __name__ == "__main__":

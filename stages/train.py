@@ -1,7 +1,6 @@
 """Train one cell: normal images, synthetic anomalies and assets -> bundle, history, cost."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +35,13 @@ class History:
     def write(self, path: Path) -> None:
         """One row per step; a cell is empty where a value was not measured."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
         columns = list(dict.fromkeys(key for row in self.rows for key in row)) or ["step"]
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
+        partial.replace(path)
 
 
 def _pixels(split: Path, task: str, block: MethodParams) -> NDArray[np.uint8]:
@@ -95,9 +96,7 @@ def main(method: str, task: str) -> None:
         ),
     )
     history.write(Path("data/training", method, task, "history.csv"))
-    costs = Path("data/costs/train", method, f"{task}.json")
-    costs.parent.mkdir(parents=True, exist_ok=True)
-    costs.write_text(json.dumps(cost.so_far(), indent=2) + "\n", encoding="utf-8")
+    cost.write(Path("data/costs/train", method, f"{task}.json"))
 
 
 if __name__ == "__main__":

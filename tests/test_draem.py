@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from admodels import params
+from admodels.errors import ConfigurationError
 from admodels.methods.draem.detector import window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
+from admodels.methods.draem.params import Params
 from admodels.nets import SegmentationUNet, fold_batch_norms
+from tests import tiny
 
 
 def in_forward_order(net: nn.Module, x: Tensor) -> Iterator[nn.Module]:
@@ -281,3 +286,23 @@ def test_eight_samples_are_learnt_by_heart() -> None:
     found, truth = logits.softmax(1)[:, 1:] > 0.5, mask > 0
     assert loss.item() < 0.10
     assert ((found & truth).sum() / (found | truth).sum()).item() > 0.7
+
+
+def test_a_training_that_diverges_stops_at_the_step_where_it_does(tmp_path: Path) -> None:
+    steps: list[int] = []
+    with pytest.raises(ConfigurationError, match=r"diverged: the loss is (nan|inf) at step [2-9]"):
+        tiny.detector("draem", learning_rate=1e30).fit(
+            tiny.training_data(),
+            kind="texture",
+            seed=5,
+            checkpoints=tmp_path,
+            log=lambda step, *_: steps.append(step),
+        )
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize("side", [16, 48, 100])
+def test_a_side_that_32_does_not_divide_is_refused_by_key(side: int) -> None:
+    block = tiny.PARAMS["draem"] | {"image_px": side}
+    with pytest.raises(ConfigurationError, match=r"methods\.draem\.image_px"):
+        params.parsed(block, Params, "methods.draem")

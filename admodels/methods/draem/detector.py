@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.errors import BundleError
+from admodels.errors import BundleError, ConfigurationError
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
@@ -90,8 +90,9 @@ class Detector(methods.Detector):
         }
         loss = torch.stack(list(parts.values())).sum()
         run.update(loss)
-        found_values = {"loss": loss, **parts}
-        return {k: v.item() for k, v in found_values.items()} | {"learning_rate": learning_rate}
+        values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
+        _refuse_divergence(values["loss"], step)
+        return values | {"learning_rate": learning_rate}
 
     @torch.inference_mode()
     def _validation_loss(self, net: Draem, held_out: Synthetic) -> float:
@@ -147,6 +148,16 @@ def window_maximum(anomaly_map: Tensor, window_px: int) -> Tensor:
     """(B, H, W) -> (B,): maximum of the window mean; zero padding counts, so borders are damped."""
     pooled = F.avg_pool2d(anomaly_map[:, None], window_px, stride=1, padding=window_px // 2)
     return pooled.amax(dim=(1, 2, 3))
+
+
+def _refuse_divergence(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise ConfigurationError(
+            f"training diverged: the loss is {loss} at step {step + 1}",
+            where="methods.draem in params.yaml",
+            expected="a finite loss",
+            next_step="lower `learning_rate`, or set `precision: fp32`",
+        )
 
 
 def _to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
