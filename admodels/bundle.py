@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -43,8 +43,8 @@ class ImageContract(Strict):
 class Golden(Strict):
     """One golden image and the score it had when the bundle was made."""
 
-    file: str
-    anomaly_score: float
+    file: str = Field(pattern=r"^golden/\d\d\.png$")
+    anomaly_score: float = Field(allow_inf_nan=False)
 
 
 class Card(Strict):
@@ -58,9 +58,9 @@ class Card(Strict):
     params: dict[str, Any]
     precision: Literal["float32", "bfloat16"]
     contract: ImageContract
-    calibration_scores: tuple[float, ...]
-    golden: tuple[Golden, ...]
-    golden_tolerance: float
+    calibration_scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+    golden: tuple[Golden, ...] = Field(min_length=1)
+    golden_tolerance: float = Field(ge=0, allow_inf_nan=False)
     trained_on: dict[str, str]
     versions: dict[str, str]
     files: dict[str, str]
@@ -129,21 +129,14 @@ def _model_fingerprint(card: Card) -> str:
     return _digest(content)[:16]
 
 
-def _rebuilt(
-    method: str, params: MethodParams, state: dict[str, torch.Tensor], precision: torch.dtype
-) -> Detector:
-    twin = methods.detector_class(method)(params, device=torch.device("cpu"), precision=precision)
-    twin.restore(state)
-    return twin
-
-
 def _golden_tolerance(
-    detector: Detector, method: str, pixels: NDArray[np.uint8], scores: NDArray[np.float32]
+    detector: Detector, pixels: NDArray[np.uint8], scores: NDArray[np.float32]
 ) -> float:
     """Twice the effect of the compute type: more than another machine's kernels can differ by."""
-    exact = _rebuilt(method, detector.params, detector.state(), torch.float32)
+    exact = type(detector)(detector.params, device=torch.device("cpu"), precision=torch.float32)
+    exact.restore(detector.state())
     difference = float(np.abs(score(exact, pixels).anomaly_score - scores).max())
-    return max(2 * difference, TOLERANCE_FLOOR * float(np.abs(scores).max()), TOLERANCE_FLOOR)
+    return max(2 * difference, TOLERANCE_FLOOR * float(np.abs(scores).max()))
 
 
 def save(
@@ -154,7 +147,11 @@ def save(
     calibration_scores: Sequence[float],
     golden: NDArray[np.uint8],
 ) -> None:
-    """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB."""
+    """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB.
+
+    Raises:
+        ValidationError: a score is not finite: such a detector must not be kept.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "golden").mkdir(parents=True)
@@ -176,7 +173,7 @@ def save(
         golden=tuple(
             Golden(file=n, anomaly_score=float(s)) for n, s in zip(names, scores, strict=True)
         ),
-        golden_tolerance=_golden_tolerance(detector, origin.method, golden, scores),
+        golden_tolerance=_golden_tolerance(detector, golden, scores),
         trained_on=dict(sorted(origin.trained_on.items())),
         versions={name: version(name) for name in PACKAGES},
         files={name: sha256_of(temporary / name) for name in ["model.safetensors", *names]},
@@ -208,15 +205,17 @@ def read_card(folder: Path) -> Card:
         content = json.loads(path.read_text(encoding="utf-8"))
         seal = content.pop("sha256")
         card = Card.model_validate_json(json.dumps(content), strict=True)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"no readable bundle: {type(error).__name__}"
         raise _refused(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
     if seal != _digest(content):
         raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
+    wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
+    scores = list(card.calibration_scores)
+    if set(card.files) != wanted or scores != sorted(scores):
+        raise _refused("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
     for name, expected in card.files.items():
         file = folder / name
-        if file.resolve().parent not in (folder.resolve(), (folder / "golden").resolve()):
-            raise _refused(f"a file outside the bundle is named: {name}", path, "files inside it")
         if not file.is_file() or sha256_of(file) != expected:
             raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
     return card
@@ -251,6 +250,8 @@ def load(folder: Path, device: torch.device) -> Bundle:
     except (ConfigurationError, ValidationError, SafetensorError) as error:
         found = f"method, params or weights of another version of admodels: {error}"
         raise _refused(found, folder, f"what admodels {version('admodels')} writes") from None
+    if card.contract != contract_of(params):
+        raise _refused("the image contract is not that of the params", folder, "the same one")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)

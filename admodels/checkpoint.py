@@ -17,9 +17,15 @@ from torch import Tensor
 SECONDS_BETWEEN = 60.0
 
 
-def run_fingerprint(params: BaseModel, seed: int, kind: str, tensors: Sequence[Tensor]) -> str:
-    """What makes two training runs the same run; a checkpoint of another run is never resumed."""
-    digest = hashlib.sha256(f"{params.model_dump_json()} {seed} {kind}".encode())
+def run_fingerprint(params: BaseModel, facts: Sequence[object], tensors: Sequence[Tensor]) -> str:
+    """What makes two training runs the same run; a checkpoint of another run is never resumed.
+
+    `facts` are the seed, the compute type and whatever else has a say. The code of this package
+    is one of them.
+    """
+    digest = hashlib.sha256(f"{params.model_dump_json()} {[str(f) for f in facts]}".encode())
+    for module in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(module.read_bytes())
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().data)
@@ -27,27 +33,24 @@ def run_fingerprint(params: BaseModel, seed: int, kind: str, tensors: Sequence[T
 
 
 class Checkpoint:
-    """One file in `folder`; `interval` is in seconds and changes no result."""
+    """One file in `folder`; who started the run removes it when the result is safe."""
 
-    def __init__(self, folder: Path, fingerprint: str, interval: float = SECONDS_BETWEEN) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         self._path = folder / "last.pt"
         self._fingerprint = fingerprint
-        self._interval = interval
         self._written = time.monotonic()
 
     def restore(self) -> dict[str, Any] | None:
         """The state of this very run, or None: nothing there, another run's, or damaged."""
         try:
-            found: dict[str, Any] = torch.load(
-                self._path, map_location="cpu", weights_only=True, mmap=False
-            )
+            found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):
             return None
         return found["state"] if found.get("fingerprint") == self._fingerprint else None
 
     def due(self) -> bool:
-        """Whether the interval has passed."""
-        return time.monotonic() - self._written >= self._interval
+        """Whether it is time; the interval changes no result."""
+        return time.monotonic() - self._written >= SECONDS_BETWEEN
 
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file by `state`, whole or not at all."""
@@ -56,7 +59,3 @@ class Checkpoint:
         torch.save({"fingerprint": self._fingerprint, "state": state}, temporary)
         temporary.replace(self._path)
         self._written = time.monotonic()
-
-    def forget(self) -> None:
-        """Remove the file: the run has ended."""
-        self._path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from admodels.errors import AdmodelsError
+from admodels.errors import AdmodelsError, StorageError
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -183,7 +183,10 @@ def doctor() -> None:
 def main() -> None:
     """Run a command; an error of ours is told without a traceback and ends with its exit code."""
     try:
-        app()
+        try:
+            app()
+        except OSError as error:
+            raise StorageError.of(error) from error
     except AdmodelsError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)

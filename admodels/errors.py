@@ -8,6 +8,8 @@ AdmodelsError
  +- StorageError       74   storage cannot be read or written
 """
 
+from typing import Self
+
 
 class AdmodelsError(Exception):
     """An error that says what was found, where, what was expected and what to do next."""
@@ -49,3 +51,13 @@ class StorageError(AdmodelsError):
     """Storage that cannot be read or written."""
 
     exit_code = 74
+
+    @classmethod
+    def of(cls, error: OSError) -> Self:
+        """What the operating system complained of, wherever it was met."""
+        return cls(
+            f"{type(error).__name__}: {error.strerror or error}",
+            where=error.filename or "a file or device",
+            expected="files that this user may read and write, on a device with room",
+            next_step="mend permissions or make room, then run again: nothing is half-written",
+        )

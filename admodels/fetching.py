@@ -15,8 +15,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from urllib.error import URLError
 
 from admodels.errors import DataError, SourceError, StorageError
 from admodels.manifest import sha256_of
@@ -41,13 +43,27 @@ def tree_sha256(root: Path) -> str:
 
 
 def _files(root: Path) -> list[str]:
-    """The sorted relative POSIX paths of the files below `root`, links followed."""
-    return sorted(
-        path
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if not _hidden(path := (Path(folder) / name).relative_to(root).as_posix())
-    )
+    """The sorted relative POSIX paths of the files below `root`, links followed.
+
+    Raises:
+        DataError: a link leads back to a folder above it.
+        OSError: a folder cannot be listed; a part of a dataset is never taken for the whole.
+    """
+    paths = []
+    for folder, _, names in os.walk(root, followlinks=True, onerror=_raised):
+        if Path(folder).is_symlink() and Path(folder).resolve() in Path(folder).absolute().parents:
+            raise DataError(
+                "a link leads back to a folder above it",
+                where=folder,
+                expected="a folder that ends somewhere",
+                next_step="remove the link, then `admodels task refresh NAME`",
+            )
+        paths += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
+    return sorted(path for path in paths if not _hidden(path))
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _hidden(path: str) -> bool:
@@ -108,7 +124,10 @@ def _downloaded(url: str, folder: Path) -> Path:
             target.open("wb") as file,
         ):
             shutil.copyfileobj(reply, file)
-    except OSError as error:
+            promised = int(reply.headers.get("Content-Length") or file.tell())
+            if file.tell() != promised:
+                raise HTTPException(f"{file.tell()} of {promised} bytes came")
+    except (URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise SourceError(
             f"source cannot be downloaded: {error}",
             where=url,
@@ -158,8 +177,9 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
     if source.kind == "sample":
         from admodels.datasets import sample
 
-        refuse_other(source, _sample_sha256(category), refresh)
-        sample.draw(category, content)
+        photograph = Path(source.location).stem
+        refuse_other(source, _sample_sha256(photograph), refresh)
+        sample.draw(photograph, content)
     elif source.kind == "path":
         _copy(_narrowed(_folder(source.location), category), content)
         refuse_other(source, tree_sha256(content), refresh)
@@ -243,10 +263,21 @@ def _extract_tar(archive: Path, target: Path) -> None:
         for member in content:
             _refuse_unsafe(member.name, not (member.isfile() or member.isdir()), archive)
             if not _hidden(member.name):
-                content.extract(member, target, filter="data")
+                _extract_member(content, member, target / member.name)
         # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
         while content.fileobj and content.fileobj.read(CHUNK_BYTES):
             pass
+
+
+def _extract_member(content: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    # by hand: Python before 3.11.4 has no safe `extract`
+    data = content.extractfile(member)
+    if data is None:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with data, path.open("wb") as file:
+        shutil.copyfileobj(data, file)
 
 
 def _refuse_unsafe(name: str, is_link: bool, archive: Path) -> None:

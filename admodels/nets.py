@@ -1,19 +1,34 @@
 """Network parts that two methods share: the conv block and the U-Net that segments."""
 
-from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-STRIDE = 32  # five 2x2 poolings
+Net = TypeVar("Net", bound=nn.Module)
 
 
-def conv_norm_relu(channels_in: int, channels_out: int) -> list[nn.Module]:
+class ExactConv2d(nn.Conv2d):
+    """A convolution that computes in fp32 whatever compute type surrounds it.
+
+    For where a network ends, and where one subtracts two nearly equal images: bfloat16 has 8 bits
+    there, which is a grey level.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Conv2d`, in and out fp32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+
+def conv_norm_relu(
+    channels_in: int, channels_out: int, conv: type[nn.Conv2d] = nn.Conv2d
+) -> list[nn.Module]:
     """3x3 convolution with bias, batch norm, ReLU."""
     return [
-        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        conv(channels_in, channels_out, 3, padding=1),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
     ]
@@ -45,14 +60,17 @@ class SegmentationUNet(nn.Module):
         rising = [width * factor for factor in (8, 8, 4, 2, 1, 1)]
         skips = falling[-2::-1]
         self.pool = nn.MaxPool2d(2)
-        self.encoder = nn.ModuleList(
-            double_conv(i, o, o) for i, o in pairwise([channels_in, *falling])
-        )
+        first = [
+            *conv_norm_relu(channels_in, width, ExactConv2d),
+            *conv_norm_relu(width, width),
+        ]
+        deeper = (double_conv(i, o, o) for i, o in pairwise(falling))
+        self.encoder = nn.ModuleList([nn.Sequential(*first), *deeper])
         self.up = nn.ModuleList(upsampled_conv(i, o) for i, o in pairwise(rising))
         self.decoder = nn.ModuleList(
             double_conv(o + skip, o, o) for o, skip in zip(rising[1:], skips, strict=True)
         )
-        self.head = nn.Conv2d(width, channels_out, 3, padding=1)
+        self.head = ExactConv2d(width, channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits at the resolution of `x`."""
@@ -67,19 +85,18 @@ class SegmentationUNet(nn.Module):
         return logits
 
 
-def _sequences(net: nn.Module) -> Iterator[nn.Sequential]:
-    yield from (m for m in net.modules() if isinstance(m, nn.Sequential))
+def for_inference(net: Net, precision: torch.dtype) -> Net:
+    """`net`, changed in place: batch norms merged into convolutions, weights in `precision`.
 
-
-def fold_batch_norms(net: nn.Module) -> nn.Module:
-    """`net` in eval mode, in place, each batch norm merged into the convolution before it.
-
-    Exact up to rounding; the folded net is for inference alone.
+    The merge is exact up to rounding; an `ExactConv2d` keeps fp32. Call it under autocast.
     """
     net.eval()
-    for sequence in _sequences(net):
+    for sequence in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
         for at, (conv, norm) in enumerate(pairwise(list(sequence))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 sequence[at] = fuse_conv_bn_eval(conv, norm)
                 sequence[at + 1] = nn.Identity()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and not isinstance(module, ExactConv2d):
+            module.to(precision)
     return net

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -13,7 +13,6 @@ from admodels.errors import ConfigurationError
 T = TypeVar("T")
 Kind = Literal["object", "texture"]
 Resize = Literal["bilinear", "area"]
-Name = str
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -24,22 +23,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ByKind(Strict, Generic[T]):
-    """A value that differs between objects and textures."""
-
-    object: T
-    texture: T
-
-    def of(self, kind: Kind) -> T:
-        """The value for `kind`."""
-        return self.object if kind == "object" else self.texture
-
-
 class Run(Strict):
     """Which cells exist: every method is trained on every task."""
 
-    methods: tuple[Name, ...] = Field(min_length=1)
-    tasks: tuple[Name, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
 
 
 def load(path: Path = PARAMS_FILE) -> dict[str, Any]:

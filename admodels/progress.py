@@ -16,6 +16,7 @@ class Progress:
 
     def __init__(self, total: int, label: str) -> None:
         self._total, self._label, self._start = total, label, time.monotonic()
+        self._told = 0  # of LINES_PER_RUN
         self._bar = tqdm(total=total, desc=label) if sys.stderr.isatty() else None
 
     def at(self, done: int) -> None:
@@ -24,7 +25,8 @@ class Progress:
             self._bar.update(done - self._bar.n)
             if done == self._total:
                 self._bar.close()
-        elif done % max(1, self._total // LINES_PER_RUN) == 0 or done == self._total:
+        elif done * LINES_PER_RUN // self._total > self._told:
+            self._told = done * LINES_PER_RUN // self._total
             seconds = time.monotonic() - self._start
             sys.stderr.write(f"{self._label}: {done}/{self._total} after {seconds:.0f} s\n")
 

@@ -24,7 +24,7 @@ def device(name: str = "auto") -> torch.device:
     """
     wanted = os.environ.get("ADMODELS_DEVICE", "auto") if name == "auto" else name
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
@@ -34,7 +34,13 @@ def device(name: str = "auto") -> torch.device:
             expected="cpu, cuda, cuda:N or auto",
             next_step="unset ADMODELS_DEVICE, or see `admodels doctor`",
         ) from None
-    return torch.device(wanted)
+    found = torch.device(wanted)
+    if found.type == "cuda":
+        # fp32 means fp32 (bf16 is the fast path), and the same run gives the same bytes
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return found
 
 
 def has_fast_bf16(where: torch.device) -> bool:
@@ -62,14 +68,14 @@ class Cost:
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
     def so_far(self) -> dict[str, float]:
-        """`seconds`, `cpu_seconds` and `peak_mib` (resident set, or CUDA's where there is one)."""
+        """`seconds`, `cpu_seconds`, `peak_mib` (resident set) and CUDA's peak where it was used."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found = {
             "seconds": round(time.monotonic() - self._wall, 2),
             "cpu_seconds": round(time.process_time() - self._cpu, 2),
             "peak_mib": round(peak, 1),
         }
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             found["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return found
 

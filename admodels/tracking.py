@@ -59,7 +59,7 @@ class SyncSummary:
         """One line for the terminal."""
         return (
             f"MLflow: {self.created} runs created, {self.updated} updated, "
-            f"{self.unchanged} unchanged ({self.uri})"
+            f"{self.unchanged} unchanged ({_shown(self.uri)})"
         )
 
 
@@ -289,8 +289,8 @@ def _probe(uri: str) -> None:
 
 def _away(uri: str, reason: str) -> SourceError:
     return SourceError(
-        f"MLflow cannot be reached, everything else is done: {_gist(reason)}",
-        where=re.sub(r"//[^/@]*@", "//", uri),  # without the password
+        f"MLflow cannot be reached, everything else is done: {_shown(_gist(reason))}",
+        where=_shown(uri),
         expected="a tracking server that answers",
         next_step="`admodels track sync` when it is back; nothing is lost, DVC knows it all",
     )
@@ -303,6 +303,11 @@ def _unusable(uri: str, reason: str) -> StorageError:
         expected="a SQLite file that can be written, of this MLflow's version",
         next_step="move mlflow.db away, then `admodels track sync`: DVC knows it all",
     )
+
+
+def _shown(text: str) -> str:
+    """`text` without the user and password of any address in it."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _gist(text: str) -> str:

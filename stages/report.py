@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ HEADLINE = (
     "recall",
 )
 DECIMALS = 6
+TRAINING_POINTS = 200
+Rows = list[dict[str, str]]
 Texts = dict[str, dict[str, str]]  # method -> task -> the text of one of the cell's files
 
 
@@ -72,13 +75,19 @@ def _costs(train: Texts, evaluate: Texts) -> dict[str, Any]:
     }
 
 
-def _table(texts: Texts) -> str:
+def _worth_keeping(rows: Rows) -> Rows:
+    """About `TRAINING_POINTS` steps, and all at which the held-out loss was measured."""
+    every = max(1, len(rows) // TRAINING_POINTS)
+    return [row for at, row in enumerate(rows) if at % every == 0 or row.get("validation_loss")]
+
+
+def _table(texts: Texts, kept: Callable[[Rows], Rows] = list) -> str:
     """The CSVs one below the other; a column that a method does not have is empty for it."""
     rows = [
         {"method": method, "task": task, **row}
         for method, cells in texts.items()
         for task, text in cells.items()
-        for row in csv.DictReader(io.StringIO(text))
+        for row in kept(list(csv.DictReader(io.StringIO(text))))
     ]
     columns = dict.fromkeys(["method", "task", *(key for row in rows for key in row)])
     table = io.StringIO()
@@ -106,7 +115,7 @@ def main() -> None:
         curves = _texts(block, f"{evaluation}curves/{curve}.csv", "evaluate")
         written[f"plots/{curve}.csv"] = _table(curves)
     history = "data/training/{method}/{task}/history.csv"
-    written["plots/training.csv"] = _table(_texts(block, history, "train"))
+    written["plots/training.csv"] = _table(_texts(block, history, "train"), _worth_keeping)
     for name, text in written.items():
         path = Path("reports", name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Train one cell: normal images, synthetic anomalies and assets -> bundle, history, cost."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class History:
         """One row per step; a cell is empty where a value was not measured."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        columns = list(dict.fromkeys(key for row in self.rows for key in row)) or ["step"]
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
@@ -69,20 +70,26 @@ def main(method: str, task: str) -> None:
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+    brought = (
+        Path("data/synthetic", task, "index.csv"),
+        Path("data/assets/textures/assets.json"),
+        Path("data/assets", method, "assets.json"),
+    )
     origin = bundle.Origin(
         method=method,
         task=task,
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
-        trained_on={s: manifest.sha256_of(path) for s, path in split.items()},
+        trained_on={p.as_posix(): manifest.sha256_of(p) for p in (*split.values(), *brought)},
     )
     data = _training_data(block, method, task, split["train"])
     history = History(f"train {method} on {task}")
+    checkpoints = Path(".work/checkpoints", method, task)
     detector.fit(
         data,
         kind=origin.kind,
         seed=params.read("seed", int),
-        checkpoints=Path(".work/checkpoints", method, task),
+        checkpoints=checkpoints,
         log=history,
     )
     calibration = _pixels(split["calibration"], task, block)
@@ -97,6 +104,7 @@ def main(method: str, task: str) -> None:
     )
     history.write(Path("data/training", method, task, "history.csv"))
     cost.write(Path("data/costs/train", method, f"{task}.json"))
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 if __name__ == "__main__":

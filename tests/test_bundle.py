@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from admodels import bundle
 from admodels.errors import BundleError
@@ -103,20 +104,56 @@ def test_a_bundle_cannot_point_outside_its_folder(copied: Path) -> None:
     (copied.parent / "outside.png").write_bytes((copied / "golden/00.png").read_bytes())
     files = json.loads((copied / "bundle.json").read_text())["files"]
     reseal(copied, files=files | {"../outside.png": files["golden/00.png"]})
-    with pytest.raises(BundleError, match="outside"):
+    with pytest.raises(BundleError, match="contradicts itself"):
         bundle.load(copied, CPU)
 
 
-@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"method": "nothing"}, {"surprise": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema_version": 2},
+        {"method": "nothing"},
+        {"surprise": 1},
+        {"golden": []},
+        {"files": {}},
+        {"golden_tolerance": float("inf")},
+        {"calibration_scores": [0.3, 0.1]},
+        {"calibration_scores": [float("nan")]},
+        {"contract": {"image_px": 128, "resize": "bilinear", "channels": "RGB"}},
+    ],
+)
 def test_a_bundle_of_another_kind_is_refused(copied: Path, changes: dict[str, object]) -> None:
     reseal(copied, **changes)
     with pytest.raises(BundleError):
         bundle.load(copied, CPU)
 
 
-def test_fingerprints_follow_weights_and_contract(saved, copied: Path) -> None:
+def test_a_bundle_that_is_no_mapping_is_refused(copied: Path) -> None:
+    (copied / "bundle.json").write_text("[]")
+    with pytest.raises(BundleError, match="no readable bundle"):
+        bundle.load(copied, CPU)
+
+
+def test_a_detector_whose_scores_are_not_finite_is_not_kept(saved, tmp_path: Path) -> None:
+    detector, state = tiny.detector("draem"), saved[1].state()
+    nan = float("nan")
+    detector.restore({k: v * nan if v.is_floating_point() else v for k, v in state.items()})
+    with pytest.raises(ValidationError):
+        bundle.save(
+            detector,
+            tmp_path / "broken",
+            origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}),
+            calibration_scores=[0.1],
+            golden=tiny.stripes(1, seed=8),
+        )
+    assert not (tmp_path / "broken").exists()
+
+
+def test_the_model_fingerprint_follows_weights_and_precision(saved, copied: Path) -> None:
     first = bundle.load(saved[0], CPU)
     assert bundle.load(copied, CPU).model_fingerprint == first.model_fingerprint
     card = bundle.read_card(copied)
     other = card.model_copy(update={"precision": "bfloat16"})
+    assert bundle._model_fingerprint(other) != first.model_fingerprint
+    other = card.model_copy(update={"files": card.files | {"model.safetensors": "0" * 64}})
     assert bundle._model_fingerprint(other) != first.model_fingerprint

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from admodels import params
 from admodels.errors import ConfigurationError
-from admodels.methods.draem.detector import window_maximum
+from admodels.methods.draem.detector import Detector, _Run, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
-from admodels.nets import SegmentationUNet, fold_batch_norms
+from admodels.nets import ExactConv2d, SegmentationUNet, for_inference
 from tests import tiny
 
 
@@ -260,7 +260,7 @@ def test_folding_batch_norms_changes_nothing_but_rounding(net: Draem, x: Tensor)
     net.train()(x)  # gives the norms statistics that matter
     with torch.inference_mode():
         before = net.eval()(x)
-        after = fold_batch_norms(net)(x)
+        after = for_inference(net, torch.float64)(x)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
     torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
 
@@ -306,3 +306,41 @@ def test_a_side_that_32_does_not_divide_is_refused_by_key(side: int) -> None:
     block = tiny.PARAMS["draem"] | {"image_px": side}
     with pytest.raises(ConfigurationError, match=r"methods\.draem\.image_px"):
         params.parsed(block, Params, "methods.draem")
+
+
+def test_the_scorer_keeps_fp32_where_images_are_compared_and_where_nets_end() -> None:
+    net = for_inference(Draem(4, 4), torch.bfloat16)
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert {m.weight.dtype for m in convs if isinstance(m, ExactConv2d)} == {torch.float32}
+    assert {m.weight.dtype for m in convs if not isinstance(m, ExactConv2d)} == {torch.bfloat16}
+    assert sum(isinstance(m, ExactConv2d) for m in convs) == 3
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert {part.dtype for part in net(torch.rand(1, 3, 64, 64))} == {torch.float32}
+
+
+def run_of(**changes: object) -> _Run:
+    detector = tiny.detector("draem", **changes)
+    assert isinstance(detector, Detector)
+    return _Run(detector.net, detector.params)
+
+
+def test_the_official_milestones_fall_on_epochs_560_and_630_of_700() -> None:
+    run = run_of(schedule="milestones", milestones=[0.8, 0.9], milestone_factor=0.2)
+    rates = [run.set_learning_rate(epoch * 26, 700 * 26) for epoch in (0, 560, 630, 699)]
+    assert rates == pytest.approx([1e-3, 2e-4, 4e-5, 4e-5])
+    assert run.set_learning_rate(560 * 26 - 1, 700 * 26) == 1e-3
+    assert run.optimiser.param_groups[0]["lr"] == 1e-3
+
+
+def test_the_cosine_falls_from_the_full_rate_to_nearly_none() -> None:
+    run = run_of(schedule="cosine")
+    rates = [run.set_learning_rate(step, 100) for step in (0, 50, 99)]
+    assert rates == pytest.approx([1e-3, 5e-4, 2.467e-7], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("milestones", [560, 630]), ("score_window_px", 20), ("length", 0)]
+)
+def test_params_that_would_silently_do_something_else_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=rf"methods\.draem\.{key}"):
+        params.parsed(tiny.PARAMS["draem"] | {key: value}, Params, "methods.draem")

@@ -8,7 +8,7 @@ import tarfile
 import threading
 import zipfile
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pydantic import ValidationError
@@ -265,8 +265,9 @@ def test_a_sample_is_pinned_by_its_photograph(tmp_path):
     )
     fetch(source, "brick", tmp_path / "raw")
     assert (tmp_path / "raw/train/good/000.png").is_file()
+    other = source.model_copy(update={"location": "scikit-image/gravel.png"})
     with pytest.raises(DataError, match="differs from its pin"):
-        fetch(source, "gravel", tmp_path / "raw")
+        fetch(other, "gravel", tmp_path / "raw")
     with pytest.raises(ConfigurationError, match="brick, gravel, grass"):
         pinned("scikit-image/camera.png")
 
@@ -303,3 +304,36 @@ def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch):
     )
     fetch_stage.main("screws")
     assert tree(tmp_path / "data/raw/screws") == FILES
+
+
+def test_a_link_that_leads_back_up_is_refused(tmp_path):
+    planted(tmp_path / "data", FILES)
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data", target_is_directory=True)
+    with pytest.raises(DataError, match="leads back"):
+        pinned(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b.zip", "http://[::1/a.zip"])
+def test_a_url_that_is_none_is_a_source_error(url):
+    with pytest.raises(SourceError):
+        pinned(url)
+
+
+class Short(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"half of it")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_that_ends_early_is_not_pinned():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Short) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(SourceError, match="10 of 1000 bytes"):
+            pinned(f"http://127.0.0.1:{server.server_port}/a.zip")
+        thread.join()

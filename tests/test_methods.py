@@ -1,66 +1,65 @@
 """The Detector contract, run over every method there is; a new method gets it free."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from admodels import methods
-from admodels.errors import BundleError, ConfigurationError
+from admodels.errors import BundleError, ConfigurationError, DataError
 from admodels.methods import Detector
 from tests import tiny
 
-pytestmark = pytest.mark.parametrize("method", methods.available())
+Cell = tuple[str, torch.dtype]
+CELLS = [(m, p) for m in methods.available() for p in (torch.float32, torch.bfloat16)]
+pytestmark = pytest.mark.parametrize("cell", CELLS, ids=lambda c: f"{c[0]}-{c[1]}".split(".")[0])
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Detector]:
-    kept: dict[str, Detector] = {}
-
-    def of(method: str) -> Detector:
-        if method not in kept:
-            kept[method] = tiny.fitted(method, tmp_path_factory.mktemp(method))
-        return kept[method]
-
-    return of
+@cache
+def fitted(cell: Cell) -> Detector:
+    with TemporaryDirectory() as folder:
+        return tiny.fitted(cell[0], Path(folder), cell[1])
 
 
 def images(count: int, seed: int = 3) -> torch.Tensor:
     return torch.from_numpy(tiny.stripes(count, seed))
 
 
-def test_a_prediction_has_the_stated_shapes_and_types(method: str, fitted) -> None:
-    found = fitted(method).score(images(2))
+def test_a_prediction_has_the_stated_shapes_and_types(cell: Cell) -> None:
+    found = fitted(cell).score(images(2))
     assert found.anomaly_map.shape[0] == 2
     assert found.anomaly_map.ndim == 3
-    assert found.anomaly_map.dtype == torch.float32
+    assert found.anomaly_map.dtype == found.anomaly_score.dtype == torch.float32
     assert found.anomaly_score.shape == (2,)
     assert torch.isfinite(found.anomaly_score).all()
     if found.reconstruction is not None:
         assert found.reconstruction.shape == (2, 3, tiny.PX, tiny.PX)
 
 
-def test_a_restored_detector_scores_bit_for_bit_the_same(method: str, fitted) -> None:
-    first, second = fitted(method), tiny.detector(method)
+def test_a_restored_detector_scores_bit_for_bit_the_same(cell: Cell) -> None:
+    first, second = fitted(cell), tiny.detector(*cell)
     second.restore(first.state())
     a, b = first.score(images(4)), second.score(images(4))
     assert torch.equal(a.anomaly_map, b.anomaly_map)
     assert torch.equal(a.anomaly_score, b.anomaly_score)
 
 
-def test_a_state_with_a_missing_key_or_another_shape_is_refused(method: str, fitted) -> None:
-    state = fitted(method).state()
+def test_a_state_with_a_missing_key_or_another_shape_is_refused(cell: Cell) -> None:
+    state = fitted(cell).state()
     key = next(iter(state))
     with pytest.raises(BundleError):
-        tiny.detector(method).restore({k: v for k, v in state.items() if k != key})
+        tiny.detector(*cell).restore({k: v for k, v in state.items() if k != key})
     with pytest.raises(BundleError):
-        tiny.detector(method).restore(state | {key: state[key][:1, :1]})
+        tiny.detector(*cell).restore(state | {key: state[key][:1, :1]})
 
 
-def test_an_image_scores_the_same_alone_and_in_a_batch(method: str, fitted) -> None:
-    detector, many = fitted(method), images(7)
+def test_an_image_scores_the_same_alone_and_in_a_batch(cell: Cell) -> None:
+    detector, many = fitted(cell), images(7)
     together = methods.predict(detector, many, 4)
     for at in range(7):
         alone = methods.predict(detector, many[at : at + 1], 4)
@@ -70,8 +69,15 @@ def test_an_image_scores_the_same_alone_and_in_a_batch(method: str, fitted) -> N
     assert torch.equal(backwards.anomaly_score.flip(0), together.anomaly_score)
 
 
-def test_scoring_changes_no_state(method: str, fitted) -> None:
-    detector = fitted(method)
+def test_images_of_another_size_or_type_are_refused(cell: Cell) -> None:
+    detector = fitted(cell)
+    for wrong in (images(2)[:, :, :32, :32], images(2)[:, :1], images(2).float()):
+        with pytest.raises(DataError, match="images of shape"):
+            methods.predict(detector, wrong, 4)
+
+
+def test_scoring_changes_no_state(cell: Cell) -> None:
+    detector = fitted(cell)
     before = detector.state()
     detector.score(images(4))
     after = detector.state()
@@ -79,11 +85,11 @@ def test_scoring_changes_no_state(method: str, fitted) -> None:
 
 
 def test_the_same_seed_gives_the_same_state_and_another_seed_another(
-    method: str, fitted, tmp_path: Path
+    cell: Cell, tmp_path: Path
 ) -> None:
-    first, again = fitted(method).state(), tiny.fitted(method, tmp_path / "again").state()
+    first, again = fitted(cell).state(), tiny.fitted(cell[0], tmp_path, cell[1]).state()
     assert all(torch.equal(first[k], again[k]) for k in first)
-    other = tiny.detector(method)
+    other = tiny.detector(*cell)
     data = tiny.training_data()
     other.fit(data, kind="texture", seed=6, checkpoints=tmp_path, log=lambda *_: None)
     assert any(not torch.equal(v, other.state()[k]) for k, v in first.items())
@@ -93,38 +99,53 @@ class InterruptionError(Exception):
     """What a test raises in the middle of a training."""
 
 
-def test_an_interrupted_training_ends_in_the_same_bytes(
-    method: str, fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def optimiser_steps() -> Iterator[list[int]]:
+    counted: list[int] = []
+    hook = register_optimizer_step_post_hook(lambda *_: counted.append(1))
+    yield counted
+    hook.remove()
+
+
+def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser_steps: list[int]
 ) -> None:
     monkeypatch.setattr("admodels.checkpoint.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("admodels.checkpoint.Checkpoint.due", lambda self: True)
-    logged: list[int] = []
-
-    def stop_at_seven(step: int, steps: int, values: dict[str, float]) -> None:
-        if step == 7:
-            raise InterruptionError
-
-    def keep(step: int, steps: int, values: dict[str, float]) -> None:
-        logged.append(step)
-
     data = tiny.training_data()
+
+    def told_by(folder: Path, stop: int = 0) -> tuple[list[object], dict[str, torch.Tensor]]:
+        told: list[object] = []
+
+        def log(step: int, steps: int, values: dict[str, float]) -> None:
+            if step == stop:
+                raise InterruptionError
+            told.append((step, steps, values))
+
+        detector = tiny.detector(*cell)
+        detector.fit(data, kind="texture", seed=5, checkpoints=folder, log=log)
+        return told, detector.state()
+
+    whole, state = told_by(tmp_path / "whole")
+    in_one_go = len(optimiser_steps)
     with pytest.raises(InterruptionError):
-        tiny.detector(method).fit(
-            data, kind="texture", seed=5, checkpoints=tmp_path, log=stop_at_seven
-        )
-    assert list(tmp_path.iterdir())
-    resumed = tiny.detector(method)
-    resumed.fit(data, kind="texture", seed=5, checkpoints=tmp_path, log=keep)
-    whole = fitted(method).state()
-    assert all(torch.equal(whole[k], v) for k, v in resumed.state().items())
-    assert logged == list(range(1, len(logged) + 1))
-    assert not list(tmp_path.iterdir())
+        told_by(tmp_path / "parts", stop=7)
+    optimiser_steps.clear()
+    resumed, resumed_state = told_by(tmp_path / "parts")
+    assert 0 < len(optimiser_steps) < in_one_go
+    assert resumed == whole
+    assert all(torch.equal(state[k], v) for k, v in resumed_state.items())
 
 
 @pytest.mark.slow
-def test_a_pasted_defect_raises_the_map_inside_its_mask(method: str, tmp_path: Path) -> None:
+def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Path) -> None:
     detector = tiny.fitted(
-        method, tmp_path, length=250, reconstructive_width=8, discriminative_width=8, batch_images=8
+        cell[0],
+        tmp_path,
+        cell[1],
+        length=250,
+        reconstructive_width=8,
+        discriminative_width=8,
+        batch_images=8,
     )
     pixels = tiny.stripes(8, seed=11)
     pixels[:4, :, 20:40, 16:36] = tiny.textures()[0][:, :20, :20]
@@ -137,6 +158,6 @@ def test_a_pasted_defect_raises_the_map_inside_its_mask(method: str, tmp_path: P
     assert found.anomaly_score[:4].min() > found.anomaly_score[4:].max()
 
 
-def test_an_unknown_method_is_refused_with_the_list_of_those_there_are(method: str) -> None:
-    with pytest.raises(ConfigurationError, match=method):
+def test_an_unknown_method_is_refused_with_the_list_of_those_there_are(cell: Cell) -> None:
+    with pytest.raises(ConfigurationError, match=cell[0]):
         methods.detector_class("no_such_method")

@@ -8,8 +8,8 @@ import torch
 from admodels import runtime
 from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.errors import ConfigurationError
-from admodels.params import ByKind
-from admodels.progress import progress
+from admodels.params import Run
+from admodels.progress import Progress, progress
 
 CPU = torch.device("cpu")
 
@@ -69,17 +69,26 @@ def test_a_checkpoint_is_never_unpickled_as_code(tmp_path: Path) -> None:
     assert not (tmp_path / "boom").exists()
 
 
-def test_a_run_is_known_by_its_params_seed_kind_and_pixels() -> None:
-    params = ByKind[int](object=1, texture=2)
+def test_a_run_is_known_by_its_params_facts_and_pixels() -> None:
+    params = Run(methods=("a",), tasks=("b",))
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     changed = pixels.clone()
     changed[1, 2, 3, 3] = 1
     prints = {
-        run_fingerprint(params, 7, "object", [pixels]),
-        run_fingerprint(ByKind[int](object=1, texture=3), 7, "object", [pixels]),
-        run_fingerprint(params, 8, "object", [pixels]),
-        run_fingerprint(params, 7, "texture", [pixels]),
-        run_fingerprint(params, 7, "object", [changed]),
+        run_fingerprint(params, [7, "object"], [pixels]),
+        run_fingerprint(Run(methods=("a",), tasks=("c",)), [7, "object"], [pixels]),
+        run_fingerprint(params, [8, "object"], [pixels]),
+        run_fingerprint(params, [7, "texture"], [pixels]),
+        run_fingerprint(params, [7, "object"], [changed]),
     }
     assert len(prints) == 5
-    assert run_fingerprint(params, 7, "object", [pixels.clone()]) in prints
+    assert run_fingerprint(params, [7, "object"], [pixels.clone()]) in prints
+
+
+def test_chunked_work_off_a_terminal_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(70, "count")
+    for done in (16, 32, 48, 64, 70):
+        shown.at(done)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        *("16/70", "32/70", "48/70", "64/70", "70/70")
+    ]

@@ -44,11 +44,13 @@ PARAMS = {
 }
 
 
-def detector(method: str, **changes: object) -> methods.Detector:
-    """A tiny detector of `method` without weights, fp32, CPU."""
+def detector(
+    method: str, precision: torch.dtype = torch.float32, **changes: object
+) -> methods.Detector:
+    """A tiny detector of `method` without weights, on the CPU."""
     cls = methods.detector_class(method)
     params = cls.Params.model_validate_json(json.dumps(PARAMS[method] | changes), strict=True)
-    return cls(params, device=torch.device("cpu"), precision=torch.float32)
+    return cls(params, device=torch.device("cpu"), precision=precision)
 
 
 def stripes(count: int, seed: int) -> NDArray[np.uint8]:
@@ -83,8 +85,10 @@ def training_data(count: int = 12) -> TrainingData:
     )
 
 
-def fitted(method: str, checkpoints: Path, **changes: object) -> methods.Detector:
+def fitted(
+    method: str, checkpoints: Path, precision: torch.dtype = torch.float32, **changes: object
+) -> methods.Detector:
     """A tiny detector after a real `fit`."""
-    found = detector(method, **changes)
+    found = detector(method, precision, **changes)
     found.fit(training_data(), kind="texture", seed=5, checkpoints=checkpoints, log=lambda *_: None)
     return found

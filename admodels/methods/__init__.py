@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from admodels.errors import ConfigurationError
+from admodels.errors import ConfigurationError, DataError
 from admodels.params import Kind, Resize, Strict
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class TrainingData:
 
     normal: Tensor  # (N, 3, H, W) uint8 RGB
     textures: Tensor  # (T, 3, H, W) uint8 RGB
-    validation: Synthetic  # held out, for model choice only
+    validation: Synthetic  # held out: watches training, and a method may choose by it
     foreground: Tensor | None  # (N, 1, H, W) uint8 mattes, or the method estimates its own
     assets: dict[str, Path]  # what the assets stage brought for this method
 
@@ -131,6 +131,14 @@ def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Pred
     """
     import torch
 
+    px = detector.params.image_px
+    if images.shape[1:] != (3, px, px) or images.dtype != torch.uint8:
+        raise DataError(
+            f"images of shape {tuple(images.shape)} and type {images.dtype}",
+            where="the images to score",
+            expected=f"(N, 3, {px}, {px}) uint8, as the detector's params say",
+            next_step="resize them as the bundle's image contract says",
+        )
     for start in range(0, len(images), chunk):
         part = images[start : start + chunk]
         missing = chunk - len(part)

@@ -1,6 +1,6 @@
 """The held-out synthetic set: anomalies on validation images, which no method learns from.
 
-It chooses checkpoints and draws validation curves, so no real anomaly has to.
+It watches training, so that no real anomaly has to.
 """
 
 import csv

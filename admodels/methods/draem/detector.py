@@ -22,7 +22,7 @@ from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params as DraemParams
-from admodels.nets import fold_batch_norms
+from admodels.nets import for_inference
 from admodels.params import Kind
 from admodels.synthesis.anomalies import synthetic_batch
 
@@ -55,8 +55,10 @@ class Detector(methods.Detector):
         initialise(start_net, torch.Generator().manual_seed(seed))
         self.net.load_state_dict(start_net.state_dict())
         run = _Run(self.net, p)
-        fingerprint = run_fingerprint(p, seed, kind, (data.normal, data.textures))
-        checkpoint = Checkpoint(checkpoints, fingerprint)
+        facts = (seed, kind, self.precision, self.device.type, torch.__version__)
+        held_out = data.validation
+        pixels = (data.normal, data.textures, held_out.images, held_out.masks)
+        checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
         start = run.resume(checkpoint.restore(), steps, log)
         for step in range(start, steps):
             batch = synthetic_batch(
@@ -64,12 +66,12 @@ class Detector(methods.Detector):
             )
             values = self._step(run, batch.augmented, batch.normal, batch.mask, step, steps)
             if (step + 1) % max(1, steps // VALIDATIONS) == 0:
-                values["validation_loss"] = self._validation_loss(run.best(), data.validation)
+                values["validation_loss"] = self._validation_loss(run.kept(), held_out)
             run.report(log, step + 1, steps, values)
             if checkpoint.due():
                 checkpoint.write(run.state(step + 1))
-        self.restore(_to_cpu(run.best().state_dict()))
-        checkpoint.forget()
+        checkpoint.write(run.state(steps))
+        self.restore(_to_cpu(run.kept().state_dict()))
 
     def _step(
         self, run: "_Run", augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
@@ -77,11 +79,9 @@ class Detector(methods.Detector):
         self.net.train()
         augmented, normal, mask = (t.to(self.device) for t in (augmented, normal, mask))
         learning_rate = run.set_learning_rate(step, steps)
-        with torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
+        with self._autocast():
             found = self.net(augmented.contiguous(memory_format=torch.channels_last))
-        reconstruction, logits = (t.float() for t in found)
+        reconstruction, logits = found
         dynamic_range = guessed_range(reconstruction) if self.params.ssim_range == "auto" else 1.0
         parts = {
             "l2": F.mse_loss(reconstruction, normal),
@@ -97,33 +97,32 @@ class Detector(methods.Detector):
     @torch.inference_mode()
     def _validation_loss(self, net: Draem, held_out: Synthetic) -> float:
         """Focal loss on the held-out synthetic anomalies: the curve to watch, chooses nothing."""
-        scorer, total = self._scorer_of(net), 0.0
+        scorer, total = for_inference(copy.deepcopy(net), self.precision), 0.0
         for at in range(0, len(held_out.images), VALIDATION_CHUNK):
-            _, logits = scorer(self._input(held_out.images[at : at + VALIDATION_CHUNK]))
+            _, logits = self._run_scorer(scorer, held_out.images[at : at + VALIDATION_CHUNK])
             mask = held_out.masks[at : at + VALIDATION_CHUNK, None].to(self.device)
-            total += focal_loss(logits.float(), mask).item() * len(mask)
-        return total / len(held_out.images) if len(held_out.images) else math.nan
+            total += focal_loss(logits, mask).item() * len(mask)
+        return total / len(held_out.images)
 
-    def _input(self, images: Tensor) -> Tensor:
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+
+    def _run_scorer(self, scorer: Draem, images: Tensor) -> tuple[Tensor, Tensor]:
         scaled = images.to(self.device).to(torch.float32).div_(255)
-        return scaled.to(self.precision, memory_format=torch.channels_last)
-
-    def _scorer_of(self, net: Draem) -> Draem:
-        scorer = fold_batch_norms(copy.deepcopy(net))
-        assert isinstance(scorer, Draem)
-        return scorer.to(self.precision)
+        with self._autocast():
+            found: tuple[Tensor, Tensor] = scorer(scaled.to(memory_format=torch.channels_last))
+        return found
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:
         """Anomaly map = p(anomalous); image score = its largest mean over a window (section 6)."""
         if self._scorer is None:
-            self._scorer = self._scorer_of(self.net)
-        reconstruction, logits = self._scorer(self._input(images))
-        anomaly_map = torch.softmax(logits.float(), dim=1)[:, 1]
+            self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
+        reconstruction, logits = self._run_scorer(self._scorer, images)
+        anomaly_map = torch.softmax(logits, dim=1)[:, 1]
         scores = window_maximum(anomaly_map, self.params.score_window_px)
-        return Prediction(
-            anomaly_map.cpu(), scores.cpu(), reconstruction.float().clamp_(0, 1).cpu()
-        )
+        return Prediction(anomaly_map.cpu(), scores.cpu(), reconstruction.clamp(0, 1).cpu())
 
     def state(self) -> dict[str, Tensor]:
         """Weights and batch-norm statistics of both networks, fp32."""
@@ -176,7 +175,7 @@ class _Run:
             self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         self.history: list[tuple[int, dict[str, float]]] = []
 
-    def best(self) -> Draem:
+    def kept(self) -> Draem:
         """The weights to keep: the average where there is one, else the last."""
         kept = self.net if self.average is None else self.average.module
         assert isinstance(kept, Draem)

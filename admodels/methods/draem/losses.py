@@ -1,7 +1,5 @@
 """DRAEM's three losses in fp32 (specification section 3): L2 + SSIM + focal, all weights 1."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +8,6 @@ WINDOW_TAPS, WINDOW_SIGMA = 11, 1.5
 FOCAL_SMOOTHING, FOCAL_GAMMA = 1e-5, 2
 
 
-@lru_cache
 def _gaussian(device: torch.device) -> Tensor:
     taps = torch.arange(WINDOW_TAPS, device=device) - WINDOW_TAPS // 2
     weights = torch.exp(-(taps**2) / (2 * WINDOW_SIGMA**2))

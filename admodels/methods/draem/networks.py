@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from admodels.nets import SegmentationUNet, double_conv, upsampled_conv
+from admodels.nets import ExactConv2d, SegmentationUNet, double_conv, upsampled_conv
 
 
 class ReconstructiveNet(nn.Module):
@@ -19,7 +19,7 @@ class ReconstructiveNet(nn.Module):
         self.encoder = nn.ModuleList(double_conv(i, o, o) for i, o in pairwise([3, *falling]))
         self.up = nn.ModuleList(upsampled_conv(i, i) for i in rising[:-1])
         self.decoder = nn.ModuleList(double_conv(i, i, o) for i, o in pairwise(rising))
-        self.head = nn.Conv2d(width, 3, 3, padding=1)
+        self.head = ExactConv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The anomaly-free image that `x` (0..1) could have been."""
