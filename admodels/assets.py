@@ -28,7 +28,7 @@ def texture_paths(folder: Path) -> list[Path]:
             "no texture source: no image",
             where=folder,
             expected=f"images ({', '.join(sorted(images.IMAGE_SUFFIXES))}) for `assets.textures`",
-            next_step="mend `assets.textures` in params.yaml, then `dvc repro assets`",
+            next_step="mend `assets.textures` in params.yaml, with `admodels textures LOCATION`",
         )
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())
 

@@ -87,8 +87,8 @@ def _cells_without_block(key: str, names: tuple[str, ...], blocks: list[str]) ->
             yield f"run.{key}: there is no block `{key}.{name}`"
 
 
-def check(path: Path = PARAMS_FILE) -> None:
-    """Refuse a params file that a stage would refuse later.
+def check(path: Path = PARAMS_FILE, where: Path | None = None) -> None:
+    """Refuse a params file that a stage would refuse later; errors name it as `where`.
 
     Raises:
         ConfigurationError: names every problem.
@@ -97,7 +97,7 @@ def check(path: Path = PARAMS_FILE) -> None:
     if found:
         raise ConfigurationError(
             "\n  ".join([f"{len(found)} problem{'s' * (len(found) > 1)} in the params", *found]),
-            where=path,
+            where=where or path,
             expected="the keys of presets/*.yaml with their types and bounds, names that exist",
             next_step="mend these keys, then `admodels check`",
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from admodels.errors import AdmodelsError, StorageError
+from admodels.errors import AdmodelsError, ConfigurationError, StorageError
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -98,6 +98,13 @@ def line_add(
     """Add a folder of images to score with the bundle of one cell."""
     from admodels import editing
 
+    if not Path(folder).is_dir():
+        raise ConfigurationError(
+            "the line's folder is missing",
+            where=folder,
+            expected="an existing folder, as seen from the repository root",
+            next_step="create or mount it: `dvc repro` needs it to be there",
+        )
     block = {"folder": folder, "task": task, "method": method, "alpha": alpha}
     with editing.edited() as document:
         editing.add(document, "lines", name, block)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from admodels.assets import Assets
 from admodels.check import check
 from admodels.datasets import Task
 from admodels.errors import AdmodelsError
@@ -53,11 +54,13 @@ def missing(root: Path = Path()) -> Iterator[str]:
         yield str(error)
         return
     run = read("run", Run, path)
+    sources = {f"tasks.{name}": read(f"tasks.{name}", Task, path).source for name in run.tasks}
+    sources["assets.textures"] = read("assets", Assets, path).textures
+    for key, source in sources.items():
+        place = root / Path(source.location).expanduser()
+        if source.kind in ("path", "archive") and not place.exists():
+            yield f"{key}: {source.location} is not there: bring it back"
     for name in run.tasks:
-        task = read(f"tasks.{name}", Task, path)
-        here = task.source.kind not in ("path", "archive") or (root / task.source.location).exists()
-        if not here:
-            yield f"tasks.{name}: {task.source.location} is not there: bring it back"
         yield from _unless(root, f"data/raw/{name}", f"fetch@{name}")
     yield from _unless(root, "data/assets/textures", "textures")
     for method in run.methods:

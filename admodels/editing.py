@@ -31,7 +31,7 @@ def edited(path: Path = PARAMS_FILE) -> Iterator[Document]:
     Raises:
         ConfigurationError: unreadable, or what the edit would make of it is refused.
     """
-    load(path)
+    check(path)
     yaml = _yaml()
     document = yaml.load(path.read_text(encoding="utf-8"))
     yield document
@@ -39,7 +39,7 @@ def edited(path: Path = PARAMS_FILE) -> Iterator[Document]:
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             yaml.dump(document, file)
-        check(temporary)
+        check(temporary, where=path)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

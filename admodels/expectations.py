@@ -9,9 +9,9 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from admodels.errors import DataError
 from admodels.manifest import NAMES_SHOWN, SPLITS, Found, Row, listed
@@ -63,6 +63,12 @@ class Validate(Strict):
     max_brightness: float = Field(ge=0, le=GREY_LEVELS)
     min_contrast: float = Field(ge=0, le=GREY_LEVELS)
     severity: Severities
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_brightness > self.max_brightness:
+            raise ValueError("min_brightness is above max_brightness")
+        return self
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,10 @@ def test_a_refresh_pins_anew_only_what_changed(command: Command, tmp_path: Path)
 
 
 def test_a_line_is_added(command: Command) -> None:
-    words = "line add press_3 --folder in --task sample_gravel --method draem --alpha 0.1"
+    words = "line add press_3 --folder presets --task sample_gravel --method draem --alpha 0.1"
     assert command(*words.split()) == (0, "lines.press_3 is in params.yaml\n", "")
     assert load()["lines"]["press_3"] == {
-        "folder": "in",
+        "folder": "presets",
         "task": "sample_gravel",
         "method": "draem",
         "alpha": 0.1,
@@ -144,8 +144,9 @@ def test_a_preset_is_written(command: Command) -> None:
     [
         ("preset fast", 2, "no preset named `fast`"),
         ("task refresh bottle", 2, "params key `tasks.bottle` is missing"),
-        ("line add a-b --folder x --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
-        ("line add a --folder x --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
+        ("line add a-b --folder . --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
+        ("line add a --folder gone --task sample_brick --method draem --alpha 0.1", 2, "missing"),
+        ("line add a --folder . --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
         ("textures /nowhere", 69, "source is missing"),
         ("score . --bundle nowhere --out out", 4, "no readable bundle"),
         ("score . --bundle nowhere", 2, "Missing option '--out'"),
