@@ -31,6 +31,7 @@ EXPERIMENT = "admodels"
 METRICS_FILE = "reports/metrics.json"
 COST_FILE = "reports/cost.json"
 TRAINING_FILE = "reports/plots/training.csv"
+CURVES = ("roc", "pr", "pro")  # reports/plots/*.csv, kept as files: their x is no step
 DIGEST_TAG = "admodels.digest"
 MEAN = "mean"  # what reports/metrics.json calls the mean over tasks: no cell, no run
 PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
@@ -65,13 +66,14 @@ class SyncSummary:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one MLflow run holds; `curves` are (name, step, value) points."""
+    """What one MLflow run holds: `curves` are (name, step, value) points, `tables` CSV texts."""
 
     tags: dict[str, str]
     name: str
     params: dict[str, str]
     metrics: dict[str, float]
     curves: list[tuple[str, int, float]]
+    tables: dict[str, str]
 
     def digest(self) -> str:
         """The sha256 of the content, 64 hex digits."""
@@ -171,6 +173,8 @@ def _log(client: "MlflowClient", run: "Run", cell: Cell) -> None:
         client.log_batch(run.info.run_id, params=some)
     while values := list(islice(metrics, METRICS_PER_CALL)):
         client.log_batch(run.info.run_id, metrics=values)
+    for name, text in cell.tables.items():
+        client.log_text(run.info.run_id, text, f"curves/{name}.csv")
     # The digest comes last: a run without it was interrupted and is replaced by the next sync.
     client.set_tag(run.info.run_id, DIGEST_TAG, cell.digest())
     client.set_terminated(run.info.run_id)
@@ -203,6 +207,8 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
     params = revision["params"].get("params.yaml", {}).get("data", {})
     cost = json.loads(_text_of(repo, rev, COST_FILE) or "{}")
     training = list(csv.DictReader(io.StringIO(_text_of(repo, rev, TRAINING_FILE))))
+    texts = {name: _text_of(repo, rev, f"reports/plots/{name}.csv") for name in CURVES}
+    tables = {name: text for name, text in texts.items() if text}
     short = rev if rev == "workspace" else rev[:7]
     title = revision.get("experiment") or revision.get("branch") or short
     for method, tasks in metrics.items():
@@ -222,6 +228,7 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
                 params=_params(params, method, task),
                 metrics=_numbers(found) | _numbers(costs),
                 curves=list(_curve(training, method, task)),
+                tables={name: _rows_of(text, method, task) for name, text in tables.items()},
             )
 
 
@@ -263,6 +270,13 @@ def _curve(
         for column, text in row.items():
             if column not in ("method", "task", "step") and text:
                 yield f"training.{column}", int(row["step"]), float(text)
+
+
+def _rows_of(text: str, method: str, task: str) -> str:
+    """The header and the cell's own rows of a table of all cells."""
+    header, *rows = text.splitlines()
+    own = [row for row in rows if row.startswith(f"{method},{task},")]
+    return "\n".join([header, *own]) + "\n"
 
 
 def _text_of(repo: Path, rev: str, path: str) -> str:

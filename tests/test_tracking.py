@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,9 @@ for number, method in enumerate(("draem", "cpr")):
 Path("reports/metrics.json").write_text(json.dumps(metrics))
 Path("reports/cost.json").write_text(json.dumps(cost))
 Path("reports/plots/training.csv").write_text("\\n".join(training))
+Path("reports/plots/roc.csv").write_text(
+    "method,task,fpr,tpr\\n" + "".join(f"{m},brick,{x},{params['seed']}\\n"
+                                      for m in ("draem", "cpr") for x in (0, 1)))
 """
 PIPELINE = """
 stages:
@@ -48,6 +52,7 @@ stages:
       - reports/metrics.json: {{cache: false}}
     plots:
       - reports/plots/training.csv: {{cache: false}}
+      - reports/plots/roc.csv: {{cache: false}}
       - reports/cost.json: {{cache: false}}
 """
 PARAMS = """
@@ -300,6 +305,18 @@ def test_a_database_that_is_something_else_is_refused_and_kept(synced, tmp_path,
             use(synced[0])
         assert caught.value.exit_code == 74
     assert other.read_text().startswith("not a database")
+
+
+def test_curves_are_kept_as_files_of_the_cell_and_of_the_revision(synced, tmp_path):
+    folder, _ = synced
+    client, seeds = client_of(folder), {}
+    for (revision, method, _), run in runs_of(folder).items():
+        path = client.download_artifacts(run.info.run_id, "curves/roc.csv", str(tmp_path))
+        header, *rows = Path(path).read_text().splitlines()
+        assert header == "method,task,fpr,tpr"
+        assert [row.rsplit(",", 1)[0] for row in rows] == [f"{method},brick,0", f"{method},brick,1"]
+        seeds[revision] = {row.rsplit(",", 1)[1] for row in rows}
+    assert {frozenset(found) for found in seeds.values()} == {frozenset({"7"}), frozenset({"9"})}
 
 
 def test_sync_switches_telemetry_off(synced, monkeypatch):
