@@ -33,7 +33,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_the_shipped_params_are_good() -> None:
-    check(ROOT / "params.yaml")
+    assert problems(load(ROOT / "params.yaml")) == []
 
 
 @pytest.mark.parametrize(
