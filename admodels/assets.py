@@ -46,5 +46,5 @@ def load_textures(folder: Path, image_px: int) -> images.UInt8:
         rgb = images.decoded(paths[index].read_bytes(), paths[index]).rgb
         textures[index] = images.resized(rgb, image_px, "bilinear").transpose(2, 0, 1)
 
-    images.in_threads(fill, range(len(paths)))
+    images.in_threads(fill, range(len(paths)), "read textures")
     return textures

@@ -22,10 +22,11 @@ from urllib.error import URLError
 
 from admodels.errors import DataError, SourceError, StorageError
 from admodels.manifest import sha256_of
+from admodels.progress import Progress, progress
 from admodels.sources import Source as Source
 
 URL_TIMEOUT_SECONDS = 60
-CHUNK_BYTES = 1 << 20
+MIB = CHUNK_BYTES = 1 << 20
 URL_SCHEMES = ("http://", "https://", "file://")
 UNREADABLE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
@@ -37,7 +38,8 @@ SAMPLE_PREFIX = "scikit-image/"
 def tree_sha256(root: Path) -> str:
     """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times."""
     tree = hashlib.sha256()
-    for path in _files(root):
+    paths = _files(root)
+    for path in progress(paths, len(paths), "hash files"):
         tree.update(f"{path}\0{sha256_of(root / path)}\n".encode())
     return tree.hexdigest()
 
@@ -123,9 +125,12 @@ def _downloaded(url: str, folder: Path) -> Path:
             urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as reply,
             target.open("wb") as file,
         ):
-            shutil.copyfileobj(reply, file)
-            promised = int(reply.headers.get("Content-Length") or file.tell())
-            if file.tell() != promised:
+            promised = int(reply.headers.get("Content-Length") or 0)
+            shown = Progress(promised // MIB, "download, MiB")
+            while data := reply.read(CHUNK_BYTES):
+                file.write(data)
+                shown.at(file.tell() // MIB)
+            if promised and file.tell() != promised:
                 raise HTTPException(f"{file.tell()} of {promised} bytes came")
     except (URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise SourceError(
@@ -223,7 +228,8 @@ def _folder(location: str) -> Path:
 
 
 def _copy(origin: Path, content: Path) -> None:
-    for path in _files(origin):
+    paths = _files(origin)
+    for path in progress(paths, len(paths), "copy files"):
         (content / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin / path, content / path)
 
@@ -251,7 +257,8 @@ def _extract(archive: Path, target: Path) -> None:
 
 def _extract_zip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as content:
-        for member in content.infolist():
+        members = content.infolist()
+        for member in progress(members, len(members), "extract files"):
             is_link = (member.external_attr >> 16) & 0o170000 == 0o120000  # Unix mode: S_IFLNK
             _refuse_unsafe(member.filename, is_link, archive)
             if not _hidden(member.filename):
@@ -259,8 +266,10 @@ def _extract_zip(archive: Path, target: Path) -> None:
 
 
 def _extract_tar(archive: Path, target: Path) -> None:
-    with tarfile.open(archive) as content:
+    shown = Progress(archive.stat().st_size // MIB, "extract, MiB read")
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as content:
         for member in content:
+            shown.at(file.tell() // MIB)  # the number of members is only known at the end
             _refuse_unsafe(member.name, not (member.isfile() or member.isdir()), archive)
             if not _hidden(member.name):
                 _extract_member(content, member, target / member.name)

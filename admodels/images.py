@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,6 +25,7 @@ from admodels.errors import AdmodelsError, DataError
 from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from admodels.manifest import Found, Row, sha256_of
 from admodels.params import Resize
+from admodels.progress import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -192,7 +193,8 @@ def load(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8:
         rgb = decoded(_read_checked(path, row.image_sha256), path).rgb
         return resized(rgb, image_px, resize).transpose(2, 0, 1)
 
-    return _stacked(planes, rows, (3, image_px, image_px), np.uint8)
+    label = f"read images of {root.name}"
+    return _stacked(planes, rows, (3, image_px, image_px), np.uint8, label)
 
 
 def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
@@ -217,7 +219,8 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
             )
         return resized_mask(mask, mask_px)
 
-    return _stacked(plane, rows, (mask_px, mask_px), np.bool_)
+    label = f"read masks of {root.name}"
+    return _stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -241,7 +244,11 @@ def _not_as_listed(found: str, path: Path) -> DataError:
 
 
 def _stacked(
-    one: Callable[[Row], NDArray[Any]], rows: list[Row], shape: tuple[int, ...], dtype: type
+    one: Callable[[Row], NDArray[Any]],
+    rows: list[Row],
+    shape: tuple[int, ...],
+    dtype: type,
+    label: str,
 ) -> NDArray[Any]:
     """One (N, *shape) array, filled in place: a category is never held twice."""
     stack: NDArray[Any] = np.empty((len(rows), *shape), dtype=dtype)
@@ -249,14 +256,14 @@ def _stacked(
     def fill(index: int) -> None:
         stack[index] = one(rows[index])
 
-    in_threads(fill, range(len(rows)))
+    in_threads(fill, range(len(rows)), label)
     return stack
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def in_threads(function: Callable[[T], R], items: Sequence[T], label: str) -> list[R]:
     """`function` of every item, in order; decoders release the interpreter lock."""
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        return list(pool.map(function, items))
+        return list(progress(pool.map(function, items), len(items), label))
 
 
 def described(found: Found, root: Path) -> Row:
@@ -294,7 +301,7 @@ def rows(found: list[Found], root: Path) -> tuple[list[tuple[Found, Row]], list[
         except UnreadableImage as error:
             return error
 
-    outcomes = in_threads(described_or_refused, found)
+    outcomes = in_threads(described_or_refused, found, f"describe images of {root.name}")
     readable = [(f, o) for f, o in zip(found, outcomes, strict=True) if isinstance(o, Row)]
     return readable, [o for o in outcomes if isinstance(o, UnreadableImage)]
 

@@ -1,7 +1,6 @@
 """What is measured of every image and mask before anything is learnt from them."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,6 @@ from typing import Literal
 from admodels import images
 from admodels.errors import DataError
 from admodels.manifest import Row
-from admodels.progress import progress
 from admodels.statistics import perceptual_hash, statistics
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -33,9 +31,7 @@ class Facts:
 
 def inspected(rows: Sequence[Row], root: Path) -> list[Facts]:
     """The facts of each row, in its order; a few threads decode the images below `root`."""
-    with ThreadPoolExecutor(images.DECODING_THREADS) as pool:
-        found = pool.map(lambda row: facts(row, root), rows)
-        return list(progress(found, len(rows), "inspect"))
+    return images.in_threads(lambda row: facts(row, root), rows, f"inspect {root.name}")
 
 
 def facts(row: Row, root: Path) -> Facts:

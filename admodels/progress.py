@@ -1,4 +1,7 @@
-"""How far a long work is: a bar on a terminal, about ten plain lines elsewhere (stderr)."""
+"""How far a long work is: a bar on a terminal, about ten plain lines elsewhere (stderr).
+
+Work that is short shows nothing.
+"""
 
 import sys
 import time
@@ -9,15 +12,18 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 LINES_PER_RUN = 10
+SHORT_SECONDS = 2.0
 
 
 class Progress:
-    """For work that reports by itself; `progress` is for a loop."""
+    """For work that reports by itself; `progress` is for a loop. A total of 0 is not known."""
 
     def __init__(self, total: int, label: str) -> None:
         self._total, self._label, self._start = total, label, time.monotonic()
         self._told = 0  # of LINES_PER_RUN
-        self._bar = tqdm(total=total, desc=label) if sys.stderr.isatty() else None
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=label, delay=SHORT_SECONDS)
 
     def at(self, done: int) -> None:
         """Say that `done` of the total are done."""
@@ -25,9 +31,13 @@ class Progress:
             self._bar.update(done - self._bar.n)
             if done == self._total:
                 self._bar.close()
-        elif done * LINES_PER_RUN // self._total > self._told:
-            self._told = done * LINES_PER_RUN // self._total
-            seconds = time.monotonic() - self._start
+        elif self._total:
+            self._write(done, time.monotonic() - self._start)
+
+    def _write(self, done: int, seconds: float) -> None:
+        reached = done * LINES_PER_RUN // self._total
+        if seconds >= SHORT_SECONDS and reached > self._told:
+            self._told = reached
             sys.stderr.write(f"{self._label}: {done}/{self._total} after {seconds:.0f} s\n")
 
 

@@ -96,7 +96,7 @@ def _refuse_unreadable(paths: list[Path]) -> None:
             return f"{path.name} ({error.reason})"
         return ""
 
-    faults = [fault for fault in images.in_threads(fault, paths) if fault]
+    faults = [fault for fault in images.in_threads(fault, paths, "check textures") if fault]
     if faults:
         raise DataError(
             f"{len(faults)} unreadable texture images",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from admodels import images, manifest
+from admodels import images, manifest, progress
 from admodels.errors import DataError
 from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
@@ -54,6 +54,12 @@ TEXTURES = {
 
 def drawn(rows=ROWS, normal=NORMAL, params=PARAMS, seed=5):
     return held_out.draw(rows, normal, TEXTURES, params, seed)
+
+
+def test_drawing_shows_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 0.0)
+    drawn()
+    assert "draw held-out anomalies: 4/4 " in capsys.readouterr().err
 
 
 def pixels(path):

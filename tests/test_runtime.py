@@ -1,4 +1,4 @@
-"""Devices, precision, progress and checkpoints."""
+"""Devices, precision and checkpoints."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from admodels import runtime
 from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.errors import ConfigurationError
 from admodels.params import Run
-from admodels.progress import Progress, progress
 
 CPU = torch.device("cpu")
 
@@ -29,15 +28,6 @@ def test_precision_follows_the_request_and_auto_follows_the_hardware() -> None:
     assert runtime.precision("bf16", CPU) == torch.bfloat16
     fast = torch.bfloat16 if runtime.has_fast_bf16(CPU) else torch.float32
     assert runtime.precision("auto", CPU) == fast
-
-
-def test_progress_off_a_terminal_is_about_ten_lines_and_ends_with_the_total(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert list(progress(range(1000), 1000, "count")) == list(range(1000))
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert lines[-1].startswith("count: 1000/1000 after ")
 
 
 def test_a_checkpoint_comes_back_only_to_the_run_that_wrote_it(tmp_path: Path) -> None:
@@ -83,12 +73,3 @@ def test_a_run_is_known_by_its_params_facts_and_pixels() -> None:
     }
     assert len(prints) == 5
     assert run_fingerprint(params, [7, "object"], [pixels.clone()]) in prints
-
-
-def test_chunked_work_off_a_terminal_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Progress(70, "count")
-    for done in (16, 32, 48, 64, 70):
-        shown.at(done)
-    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
-        *("16/70", "32/70", "48/70", "64/70", "70/70")
-    ]

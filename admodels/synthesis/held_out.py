@@ -19,6 +19,7 @@ from admodels import images
 from admodels.errors import DataError
 from admodels.manifest import Row
 from admodels.params import Resize
+from admodels.progress import progress
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
 from admodels.synthesis.augmenters import UInt8
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -55,7 +56,8 @@ def draw(
         DataError: the mask came out empty every time, so there would be nothing to find.
     """
     samples = []
-    for row, planes in zip(rows, normal, strict=True):
+    pairs = zip(rows, normal, strict=True)
+    for row, planes in progress(pairs, len(rows), "draw held-out anomalies"):
         image, content = interleaved(planes), int(row.image_sha256[:16], 16)
         for repeat in range(params.per_image):
             rng = np.random.default_rng([seed, content, repeat])
