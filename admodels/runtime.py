@@ -79,7 +79,7 @@ class Cost:
             found["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
         return found
 
-    def write(self, path: Path, **more: float) -> None:
+    def write(self, path: Path, **more: float | str) -> None:
         """Write what `so_far` says, and `more`, as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")

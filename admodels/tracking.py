@@ -220,13 +220,16 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
                 tags["dvc.exp_name"] = revision["experiment"] or short
             bundle = revision["outs"].get(f"data/models/{method}/{task}")
             if bundle:
-                tags["admodels.bundle"] = bundle["hash"]
-            costs = {"cost": cost.get(method, {}).get(task, {})}
+                tags["dvc.bundle_md5"] = bundle["hash"]
+            costs = cost.get(method, {}).get(task, {})
+            fingerprint = costs.get("evaluate", {}).get("model_fingerprint")
+            if fingerprint:
+                tags["admodels.model_fingerprint"] = fingerprint
             yield Cell(
                 tags=tags,
                 name=f"{title} {method} {task}",
                 params=_params(params, method, task),
-                metrics=_numbers(found) | _numbers(costs),
+                metrics=_numbers(found) | _numbers({"cost": costs}),
                 curves=list(_curve(training, method, task)),
                 tables={name: _rows_of(text, method, task) for name, text in tables.items()},
             )

@@ -87,7 +87,9 @@ def main(method: str, task: str) -> None:
     sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
     _write(Path("data/evaluation", method, task), measured, sheet)
     costs = Path("data/costs/evaluate", method, f"{task}.json")
-    cost.write(costs, images_per_second=round(speed, 2))
+    # git keeps costs per revision, and figures are numbers only: so this says whose they are.
+    fingerprint = fitted.model_fingerprint
+    cost.write(costs, images_per_second=round(speed, 2), model_fingerprint=fingerprint)
 
 
 if __name__ == "__main__":

@@ -286,8 +286,10 @@ def test_an_anomalous_image_without_a_mask_leaves_the_pixels_out(
     assert found["image_auroc"] is not None
 
 
-def test_the_evaluate_stage_writes_what_it_cost(repository: Path) -> None:
+def test_the_evaluate_stage_writes_what_it_cost_and_of_which_bundle(repository: Path) -> None:
     cost = json.loads((repository / "data/costs/evaluate/draem/stripes.json").read_bytes())
+    fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
+    assert cost.pop("model_fingerprint") == fitted.model_fingerprint
     assert {"seconds", "cpu_seconds", "images_per_second", "peak_mib"} <= set(cost)
     assert all(value > 0 for value in cost.values())
 

@@ -29,7 +29,9 @@ for number, method in enumerate(("draem", "cpr")):
     metrics[method] = {"brick": {
         "image_auroc": 0.9 + params["seed"] / 3000, "aupro": None, "calibration_images": 12,
         "recall_by_defect_type": recalls}}
-    cost[method] = {"brick": {"train": {"seconds": 1.5 + number}}}
+    cost[method] = {"brick": {
+        "train": {"seconds": 1.5 + number},
+        "evaluate": {"model_fingerprint": f"{method} {params['seed']}"}}}
     for step in range(1200):
         validation = "" if step % 100 else 2 / (step + 1)
         loss = number + params["seed"] / (step + 1)
@@ -213,10 +215,12 @@ def test_a_run_says_which_bundle_and_which_experiment_it_is(synced):
     lock = git(folder, "show", f"{experiment}:dvc.lock")
     tags = runs[experiment, "cpr", "brick"].data.tags
     assert tags["dvc.exp_name"] == "seed-nine"
-    assert f"md5: {tags['admodels.bundle']}\n" in lock
-    assert tags["admodels.bundle"].endswith(".dir")
+    assert f"md5: {tags['dvc.bundle_md5']}\n" in lock
+    assert tags["dvc.bundle_md5"].endswith(".dir")
+    assert tags["admodels.model_fingerprint"] == "cpr 9"
     other = runs[git(folder, "rev-parse", "HEAD"), "cpr", "brick"].data.tags
-    assert other["admodels.bundle"] != tags["admodels.bundle"]
+    assert other["dvc.bundle_md5"] != tags["dvc.bundle_md5"]
+    assert other["admodels.model_fingerprint"] == "cpr 7"
     assert "dvc.exp_name" not in other
 
 
