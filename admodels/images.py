@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import cv2
@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 
 from admodels.errors import AdmodelsError, DataError
 from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.manifest import Found, Row, sha256_of
+from admodels.manifest import Row
 from admodels.params import Resize
 from admodels.progress import progress
 
@@ -264,46 +264,6 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], label: str) -> li
     """`function` of every item, in order; decoders release the interpreter lock."""
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         return list(progress(pool.map(function, items), len(items), label))
-
-
-def described(found: Found, root: Path) -> Row:
-    """The manifest row of one image, decoded, hashed with its mask; no hash: no such mask.
-
-    Raises:
-        UnreadableImage: the file does not give an image.
-    """
-    data = (root / found.image_path).read_bytes()
-    image = decoded(data, found.image_path)
-    mask = root / found.mask_path
-    return Row(
-        image_id=str(PurePosixPath(found.image_path).with_suffix("")),
-        image_path=found.image_path,
-        image_sha256=hashlib.sha256(data).hexdigest(),
-        width=image.width,
-        height=image.height,
-        mode=image.mode,
-        bit_depth=image.bit_depth,
-        label=found.label,
-        defect_type=found.defect_type,
-        mask_path=found.mask_path,
-        mask_sha256=sha256_of(mask) if found.mask_path and mask.is_file() else "",
-        foreground_path="",
-        foreground_sha256="",
-    )
-
-
-def rows(found: list[Found], root: Path) -> tuple[list[tuple[Found, Row]], list[UnreadableImage]]:
-    """The row of every image that can be read, in order, and the refusals of the others."""
-
-    def described_or_refused(one: Found) -> Row | UnreadableImage:
-        try:
-            return described(one, root)
-        except UnreadableImage as error:
-            return error
-
-    outcomes = in_threads(described_or_refused, found, f"describe images of {root.name}")
-    readable = [(f, o) for f, o in zip(found, outcomes, strict=True) if isinstance(o, Row)]
-    return readable, [o for o in outcomes if isinstance(o, UnreadableImage)]
 
 
 def write_png(path: Path, array: NDArray[Any]) -> None:

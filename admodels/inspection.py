@@ -1,13 +1,15 @@
-"""What is measured of every image and mask before anything is learnt from them."""
+"""What is known of every image and mask before anything is learnt from them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from admodels import images
 from admodels.errors import DataError
-from admodels.manifest import Row
+from admodels.images import UnreadableImage
+from admodels.manifest import Found, Row
 from admodels.statistics import perceptual_hash, statistics
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -29,17 +31,53 @@ class Facts:
     mask_area_share: float | None = None
 
 
-def inspected(rows: Sequence[Row], root: Path) -> list[Facts]:
-    """The facts of each row, in its order; a few threads decode the images below `root`."""
-    return images.in_threads(lambda row: facts(row, root), rows, f"inspect {root.name}")
+Inspected = tuple[Found, Row, Facts]
 
 
-def facts(row: Row, root: Path) -> Facts:
-    """The facts of one image that decodes."""
-    path = root / row.image_path
-    rgb = images.decoded(path.read_bytes(), path).rgb
+def inspected(found: Sequence[Found], root: Path) -> tuple[list[Inspected], list[UnreadableImage]]:
+    """Every image that can be read, in order, and the refusals of the others."""
+
+    def inspected_or_refused(one: Found) -> Inspected | UnreadableImage:
+        try:
+            return one, *described(one, root)
+        except UnreadableImage as error:
+            return error
+
+    outcomes = images.in_threads(inspected_or_refused, found, f"inspect {root.name}")
+    refused = [o for o in outcomes if isinstance(o, UnreadableImage)]
+    return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
+
+
+def described(found: Found, root: Path) -> tuple[Row, Facts]:
+    """The manifest row and the facts of one image, read and decoded once, as is its mask.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+    """
+    data = (root / found.image_path).read_bytes()
+    image = images.decoded(data, found.image_path)
+    mask = root / found.mask_path
+    mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
+    row = Row(
+        image_id=str(PurePosixPath(found.image_path).with_suffix("")),
+        image_path=found.image_path,
+        image_sha256=hashlib.sha256(data).hexdigest(),
+        width=image.width,
+        height=image.height,
+        mode=image.mode,
+        bit_depth=image.bit_depth,
+        label=found.label,
+        defect_type=found.defect_type,
+        mask_path=found.mask_path,
+        mask_sha256="" if mask_data is None else hashlib.sha256(mask_data).hexdigest(),
+        foreground_path="",
+        foreground_sha256="",
+    )
+    return row, _facts(image.rgb, *_mask_facts(row, mask_data))
+
+
+def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None) -> Facts:
     seen = statistics(rgb)
-    problem, share = _mask_facts(row, root)
     return Facts(
         brightness=round(seen.brightness, DIGITS),
         contrast=round(seen.contrast, DIGITS),
@@ -50,13 +88,12 @@ def facts(row: Row, root: Path) -> Facts:
     )
 
 
-def _mask_facts(row: Row, root: Path) -> tuple[MaskProblem, float | None]:
-    if not row.mask_sha256:
+def _mask_facts(row: Row, data: bytes | None) -> tuple[MaskProblem, float | None]:
+    if data is None:
         return ("missing" if row.mask_path else ""), None
-    path = root / row.mask_path
     try:
-        mask = images.decoded_mask(path.read_bytes(), path)
-    except images.UnreadableImage:
+        mask = images.decoded_mask(data, row.mask_path)
+    except UnreadableImage:
         return "unreadable", None
     except DataError:
         return "not binary", None

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from admodels import data_docs, expectations, images, inspection, manifest, params
+from admodels import data_docs, expectations, inspection, manifest, params
 from admodels.datasets import Task, found
 from admodels.errors import DataError
 from admodels.expectations import Validate
@@ -42,12 +42,11 @@ def main(task: str) -> None:
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     listed = found(block, raw)
-    rows, unreadable = images.rows(listed, raw)
-    splits, no_splits = _shared_out(rows)
-    facts = inspection.inspected([row for _, row in rows], raw)
+    inspected, unreadable = inspection.inspected(listed, raw)
+    splits, no_splits = _shared_out([(one, row) for one, row, _ in inspected])
     table = expectations.frame(
         listed,
-        [(row, fact) for (_, row), fact in zip(rows, facts, strict=True)],
+        [(row, facts) for _, row, facts in inspected],
         {str(error.where): error.reason for error in unreadable},
         splits,
     )

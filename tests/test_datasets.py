@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Pillow
 from pydantic import ValidationError
 
-from admodels import datasets, images, manifest
+from admodels import datasets, images, inspection, manifest
 from admodels.datasets import Task, sample
 from admodels.errors import ConfigurationError, DataError
 from admodels.fetching import Source
@@ -172,7 +172,8 @@ def columns_of(crop, photo):
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
     found = datasets.found(task("sample", category), root)
-    pairs, unreadable = images.rows(found, root)
+    inspected, unreadable = inspection.inspected(found, root)
+    pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
     shared_out = manifest.splits(pairs, split, 7)
     assert not unreadable

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from admodels import expectations, images, inspection, manifest
+from admodels import expectations, inspection, manifest
 from admodels.datasets import mvtec_ad
 from admodels.errors import ConfigurationError
 from admodels.expectations import Finding, Severities, Validate
@@ -229,11 +229,9 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
     found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
-    rows, unreadable = images.rows(found, raw)
+    inspected, unreadable = inspection.inspected(found, raw)
     assert unreadable == []
-    only_rows = [row for _, row in rows]
-    facts = inspection.inspected(only_rows, raw)
-    table = expectations.frame(found, list(zip(only_rows, facts, strict=True)), {}, {})
+    table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {})
     bounds = parsed(BOUNDS, Validate, "validate")
     findings = expectations.findings("real", table, bounds, LEAST, tmp_path / "docs")
     assert [f.name for f in findings if not f.success] == warned

@@ -9,6 +9,7 @@ from PIL import Image
 
 from admodels import images, manifest, progress
 from admodels.errors import DataError
+from admodels.inspection import described
 from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -219,7 +220,7 @@ def project(tmp_path, monkeypatch):
         images.write_png(
             Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
         )
-    rows = [images.described(one, Path("data/raw/t")) for one in found]
+    rows = [described(one, Path("data/raw/t"))[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/assets/textures", name)

@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from admodels import images
 from admodels.errors import DataError
+from admodels.inspection import described
 from admodels.manifest import Found
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -49,6 +50,10 @@ def found_in(root, name="a.png", array=None, mask=None, label="normal"):
         mask_path = f"mask_{name}"
         images.write_png(root / mask_path, mask)
     return Found(name, label, "", mask_path, "learn")
+
+
+def row_of(found, root):
+    return described(found, root)[0]
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF"])
@@ -258,10 +263,8 @@ def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
 
 def test_loading_keeps_the_order_of_many_rows(tmp_path):
     found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
-    pairs, unreadable = images.rows(found, tmp_path)
-    rows = [row for _, row in pairs][::-1]
+    rows = [row_of(one, tmp_path) for one in found][::-1]
     stack = images.load(rows, tmp_path, 5, "bilinear")
-    assert not unreadable
     assert (stack.shape, stack.dtype) == ((40, 3, 5, 5), np.uint8)
     assert stack.flags.c_contiguous
     np.testing.assert_array_equal(stack[:, 0, 0, 0], np.arange(40)[::-1])
@@ -269,7 +272,7 @@ def test_loading_keeps_the_order_of_many_rows(tmp_path):
 
 def test_channels_are_rgb_and_come_first(tmp_path):
     array = pixels(4, 4)
-    row = images.described(found_in(tmp_path, array=array), tmp_path)
+    row = row_of(found_in(tmp_path, array=array), tmp_path)
     stack = images.load([row], tmp_path, 4, "area")
     for channel in range(3):
         np.testing.assert_array_equal(stack[0, channel], array[:, :, channel])
@@ -281,7 +284,7 @@ def test_no_rows_give_empty_arrays(tmp_path):
 
 
 def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
-    row = images.described(found_in(tmp_path), tmp_path)
+    row = row_of(found_in(tmp_path), tmp_path)
     images.write_png(tmp_path / "a.png", pixels(seed=1))
     now = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     with pytest.raises(DataError, match=r"a\.png[\s\S]*dvc repro fetch validate") as refusal:
@@ -291,7 +294,7 @@ def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
 
 
 def test_a_missing_image_is_refused_by_name(tmp_path):
-    row = images.described(found_in(tmp_path), tmp_path)
+    row = row_of(found_in(tmp_path), tmp_path)
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png"):
         images.load([row], tmp_path, 8, "area")
@@ -301,7 +304,7 @@ def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
     mask = np.zeros((20, 30), dtype=np.bool_)
     mask[:, :15] = True
     found = [found_in(tmp_path, "a.png"), found_in(tmp_path, "b.png", mask=mask, label="anomalous")]
-    masks = images.load_masks([images.described(f, tmp_path) for f in found], tmp_path, 10)
+    masks = images.load_masks([row_of(f, tmp_path) for f in found], tmp_path, 10)
     assert (masks.shape, masks.dtype) == ((2, 10, 10), np.bool_)
     assert not masks[0].any()
     np.testing.assert_array_equal(masks[1], np.arange(10)[None, :].repeat(10, 0) < 5)
@@ -309,39 +312,12 @@ def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
 
 def test_a_changed_mask_and_a_mask_of_another_size_are_refused(tmp_path):
     found = found_in(tmp_path, mask=np.ones((20, 31), np.bool_), label="anomalous")
-    row = images.described(found, tmp_path)
+    row = row_of(found, tmp_path)
     with pytest.raises(DataError, match=r"31 x 20[\s\S]*mask_a\.png[\s\S]*30 x 20"):
         images.load_masks([row], tmp_path, 8)
     images.write_png(tmp_path / "mask_a.png", np.ones((20, 30), np.bool_))
     with pytest.raises(DataError, match=row.mask_sha256):
         images.load_masks([row], tmp_path, 8)
-
-
-def test_a_row_describes_its_image_and_mask(tmp_path):
-    mask = np.ones((20, 30), dtype=np.bool_)
-    images.write_png(tmp_path / "in/a.b.png", pixels(channels=1))
-    images.write_png(tmp_path / "masks/m.png", mask)
-    found = Found("in/a.b.png", "anomalous", "crack", "masks/m.png", "test")
-    row = images.described(found, tmp_path)
-    assert (row.image_id, row.image_path) == ("in/a.b", "in/a.b.png")
-    assert (row.label, row.defect_type, row.mask_path) == ("anomalous", "crack", "masks/m.png")
-    assert (row.width, row.height, row.mode, row.bit_depth) == (30, 20, "L", 8)
-    assert row.image_sha256 == hashlib.sha256((tmp_path / "in/a.b.png").read_bytes()).hexdigest()
-    assert row.mask_sha256 == hashlib.sha256((tmp_path / "masks/m.png").read_bytes()).hexdigest()
-    assert images.described(found_in(tmp_path), tmp_path).mask_sha256 == ""
-
-
-def test_unreadable_images_are_collected_and_the_others_keep_their_order(tmp_path):
-    found = [found_in(tmp_path, f"{i}.png") for i in range(5)]
-    (tmp_path / "1.png").write_bytes(b"")
-    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:500])
-    pairs, unreadable = images.rows(found, tmp_path)
-    assert [row.image_path for _, row in pairs] == ["0.png", "2.png", "4.png"]
-    assert [f.image_path for f, _ in pairs] == ["0.png", "2.png", "4.png"]
-    assert [(e.where, e.reason) for e in unreadable] == [
-        ("1.png", "empty"),
-        ("3.png", "truncated"),
-    ]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -378,8 +354,6 @@ def test_real_images_and_masks_load():
         )
         for m in masks
     ]
-    pairs, unreadable = images.rows(found, root)
-    rows = [row for _, row in pairs]
-    assert not unreadable
+    rows = [row_of(one, root) for one in found]
     assert images.load(rows, root, 64, "bilinear").shape == (8, 3, 64, 64)
     assert images.load_masks(rows, root, 256).any(axis=(1, 2)).all()

@@ -226,6 +226,6 @@ def test_the_command_exits_with_3_and_says_what_to_do(tiny: Path) -> None:
     )
     assert done.returncode == 3
     assert done.stdout == ""
-    assert "\nDataError: task `tiny` fails image_decodes\n" in done.stderr
+    assert done.stderr.startswith("DataError: task `tiny` fails image_decodes\n")
     assert "image_decodes (1): train/good/003.png" in done.stderr
     assert "admodels task refresh tiny" in done.stderr
