@@ -13,8 +13,6 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
@@ -24,6 +22,7 @@ from admodels.errors import DataError, SourceError, StorageError
 from admodels.manifest import sha256_of
 from admodels.progress import Progress, progress
 from admodels.sources import Source as Source
+from admodels.writing import whole_folder
 
 URL_TIMEOUT_SECONDS = 60
 MIB = CHUNK_BYTES = 1 << 20
@@ -153,7 +152,7 @@ def fetch(source: Source, category: str, target: Path) -> None:
         StorageError: `target` cannot be written.
     """
     try:
-        with replacing(target) as content:
+        with whole_folder(target) as content:
             bring(source, category, content, f"admodels task refresh {target.name}")
     except OSError as error:
         raise StorageError(
@@ -162,19 +161,6 @@ def fetch(source: Source, category: str, target: Path) -> None:
             expected="a readable source and a writable folder with space",
             next_step="free space or mend permissions, then `dvc repro` again",
         ) from error
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new empty folder beside `target` that takes its place when the block succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        content = Path(folder) / "content"
-        content.mkdir()
-        yield content
-        if target.exists():
-            shutil.rmtree(target)
-        content.replace(target)
 
 
 def bring(source: Source, category: str, content: Path, refresh: str) -> None:
@@ -189,7 +175,7 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
         _copy(_narrowed(_folder(source.location), category), content)
         refuse_other(source, tree_sha256(content), refresh)
     else:
-        with tempfile.TemporaryDirectory(dir=content.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=content.parent, prefix=content.name) as folder:
             url = source.kind == "url"
             place = source.location
             archive = _downloaded(place, Path(folder)) if url else _existing(place)

@@ -26,6 +26,7 @@ from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from admodels.manifest import Row
 from admodels.params import Resize
 from admodels.progress import progress
+from admodels.writing import whole_file
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -268,8 +269,6 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], label: str) -> li
 
 def write_png(path: Path, array: NDArray[Any]) -> None:
     """Write (H, W, 3) RGB uint8, (H, W) uint8 or (H, W) bool (as 0 and 255), as a PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
-    partial = path.with_name(f".{path.name}.partial")
-    Pillow.fromarray(pixels).save(partial, format="PNG")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        Pillow.fromarray(pixels).save(partial, format="PNG")

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from admodels.errors import DataError
 from admodels.params import Strict
+from admodels.writing import whole_file
 
 Label = Literal["normal", "anomalous"]
 Part = Literal["learn", "calibration", "test"]
@@ -85,13 +86,10 @@ def listed(names: Iterable[str]) -> str:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write the rows sorted by `image_path`; readers never see half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         table.writerows(astuple(row) for row in sorted(rows, key=lambda row: row.image_path))
-    partial.replace(path)
 
 
 def read(path: Path) -> list[Row]:

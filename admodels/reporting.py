@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.params import Run, load, parsed
+from admodels.writing import whole_folder, write_text
 
 HEADLINE = {  # metric: the two lines above its column
     "image_auroc": ("image", "AUROC"),
@@ -96,13 +97,11 @@ def render(repo: Path) -> Path:
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    fresh, final = repo / "reports/html.part", repo / "reports/html"
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "images").mkdir(parents=True)
-    page = environment.get_template("report.html").render(_content(results, fresh / "images"))
-    (fresh / "index.html").write_text(page, encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    fresh.replace(final)
+    final = repo / "reports/html"
+    with whole_folder(final) as fresh:
+        (fresh / "images").mkdir()
+        page = environment.get_template("report.html").render(_content(results, fresh / "images"))
+        write_text(fresh / "index.html", page)
     _write_summary(results)
     return final / "index.html"
 
@@ -151,9 +150,7 @@ def _write_summary(results: _Results) -> None:
     lines = [f"| {' | '.join(row)} |" for row in table]
     promises = [f"- {task}: {_promise(results, task)}" for task in results.run.tasks]
     text = "\n".join(["# Results", "", *lines, "", *promises, ""])
-    part = results.repo / "reports/summary.md.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(part.with_suffix(""))
+    write_text(results.repo / "reports/summary.md", text)
 
 
 def _promise(results: _Results, task: str) -> str:

@@ -4,7 +4,6 @@ The compute type does change the last digits of a result, so it is resolved once
 is trained, and stands in its bundle.
 """
 
-import json
 import os
 import resource
 import time
@@ -14,6 +13,7 @@ from typing import Literal
 import torch
 
 from admodels.errors import ConfigurationError
+from admodels.writing import write_json
 
 
 def device(name: str = "auto") -> torch.device:
@@ -81,8 +81,4 @@ class Cost:
 
     def write(self, path: Path, **more: float | str) -> None:
         """Write what `so_far` says, and `more`, as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        text = json.dumps(self.so_far() | more, indent=2, sort_keys=True)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, self.so_far() | more)

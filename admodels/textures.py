@@ -19,6 +19,7 @@ from admodels.assets import texture_paths
 from admodels.errors import DataError
 from admodels.manifest import listed, sha256_of
 from admodels.sources import Source
+from admodels.writing import whole_folder
 
 Plane = NDArray[np.float64]
 
@@ -62,7 +63,7 @@ def bring(source: Source, target: Path) -> None:
         SourceError: the source cannot be reached.
         DataError: it differs from its pin, holds no image, or an image does not decode.
     """
-    with fetching.replacing(target) as content:
+    with whole_folder(target) as content:
         if source.kind == "sample":
             fetching.refuse_other(source, pinned(PACKAGED).sha256, REFRESH)
             _draw(content)

@@ -1,14 +1,14 @@
 """Bring what synthesis and the methods need beside images: `textures`, or one method's assets."""
 
-import json
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from admodels import fetching, params, textures
+from admodels import params, textures
 from admodels.errors import ConfigurationError
 from admodels.methods import available
 from admodels.sources import Source
+from admodels.writing import whole_folder, write_json
 from stages import run
 
 TEXTURES = "textures"
@@ -33,12 +33,11 @@ def main(name: str) -> None:
 def _bring_for_method(method: str, target: Path) -> None:
     """A method with needs has a module `assets` with `bring(params, folder)`."""
     module = f"admodels.methods.{method}.assets"
-    with fetching.replacing(target) as content:
+    with whole_folder(target) as content:
         if find_spec(module):
             import_module(module).bring(params.read(f"methods.{method}", dict), content)
         else:
-            text = json.dumps({"method": method})
-            (content / "assets.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+            write_json(content / "assets.json", {"method": method})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Measure one cell: test.csv and bundle -> metrics, curves, scores, overlays, cost."""
 
-import json
-import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from admodels import bundle, evaluation, figures, images, manifest, params, runt
 from admodels.errors import DataError
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
 from admodels.progress import Progress
+from admodels.writing import whole_folder, write_json
 from stages import run
 
 Tiles = list[NDArray[np.uint8]]
@@ -53,17 +52,13 @@ def _scored(
 
 
 def _write(folder: Path, measured: Evaluation, sheet: NDArray[np.uint8]) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "curves").mkdir(parents=True)
-    text = json.dumps(measured.metrics, indent=2, sort_keys=True) + "\n"
-    (partial / "metrics.json").write_text(text, encoding="utf-8")
-    for name, curve in measured.curves.items():
-        curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
-    measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
-    images.write_png(partial / "overlays.png", sheet)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with whole_folder(folder) as partial:
+        write_json(partial / "metrics.json", measured.metrics)
+        (partial / "curves").mkdir()
+        for name, curve in measured.curves.items():
+            curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
+        measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
+        images.write_png(partial / "overlays.png", sheet)
 
 
 def main(method: str, task: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from admodels import params
 from admodels.errors import DataError
+from admodels.writing import write_json, write_text
 from stages import run
 
 HEADLINE = (
@@ -97,31 +98,24 @@ def _table(texts: Texts, kept: Callable[[Rows], Rows] = list) -> str:
     return table.getvalue()
 
 
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
-
-
 def main() -> None:
     """Read every cell, then write; a missing cell leaves the last report whole."""
     block = params.read("run", params.Run)
     evaluation = "data/evaluation/{method}/{task}/"
     trained = _texts(block, "data/costs/train/{method}/{task}.json", "train")
     evaluated = _texts(block, "data/costs/evaluate/{method}/{task}.json", "evaluate")
-    written = {
-        "metrics.json": _json(_metrics(_texts(block, evaluation + "metrics.json", "evaluate"))),
-        "cost.json": _json(_costs(trained, evaluated)),
+    metrics = _metrics(_texts(block, evaluation + "metrics.json", "evaluate"))
+    tables = {
+        curve: _table(_texts(block, f"{evaluation}curves/{curve}.csv", "evaluate"))
+        for curve in ("roc", "pr", "pro")
     }
-    for curve in ("roc", "pr", "pro"):
-        curves = _texts(block, f"{evaluation}curves/{curve}.csv", "evaluate")
-        written[f"plots/{curve}.csv"] = _table(curves)
     history = "data/training/{method}/{task}/history.csv"
-    written["plots/training.csv"] = _table(_texts(block, history, "train"), _worth_keeping)
-    for name, text in written.items():
-        path = Path("reports", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+    tables["training"] = _table(_texts(block, history, "train"), _worth_keeping)
+    reports = Path("reports")
+    write_json(reports / "metrics.json", metrics)
+    write_json(reports / "cost.json", _costs(trained, evaluated))
+    for name, table in tables.items():
+        write_text(reports / f"plots/{name}.csv", table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from admodels.methods import MethodParams, Synthetic, TrainingData
 from admodels.params import Kind
 from admodels.progress import Progress
 from admodels.synthesis import held_out
+from admodels.writing import whole_file
 from stages import run
 
 GOLDEN_EACH = 2  # calibration images, and synthetic anomalies
@@ -35,14 +36,11 @@ class History:
 
     def write(self, path: Path) -> None:
         """One row per step; a cell is empty where a value was not measured."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-        partial.replace(path)
 
 
 def _pixels(split: Path, task: str, block: MethodParams) -> NDArray[np.uint8]:

@@ -1,14 +1,13 @@
 """Judge a task's images: data/raw -> data/validation, and the four manifests if nothing forbids."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from admodels import data_docs, expectations, inspection, manifest, params
 from admodels.datasets import Task, found
 from admodels.errors import DataError
 from admodels.expectations import Validate
+from admodels.writing import whole_folder, write_json
 from stages import run
 
 STATISTICS = (
@@ -28,12 +27,6 @@ def _shared_out(
         return {}, error
 
 
-def _write(folder: Path, report: dict[str, Any], statistics: Any) -> None:
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    statistics.to_csv(folder / "statistics.csv", index=False, lineterminator="\n")
-
-
 def main(task: str) -> None:
     """Write what was found, readable even when refused; then stop, or write the manifests."""
     block, bounds = params.read(f"tasks.{task}", Task), params.read("validate", Validate)
@@ -50,21 +43,20 @@ def main(task: str) -> None:
         {str(error.where): error.reason for error in unreadable},
         splits,
     )
-    partial = target.with_name(f".{task}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    findings = expectations.findings(task, table, bounds, least, partial / "docs")
-    data_docs.make_offline(partial / "docs")
-    refusal = expectations.refusal(task, findings) or no_splits
-    about = {
-        "task": task,
-        "dataset": block.dataset,
-        "category": block.category,
-        "licence": block.licence,
-        "refused": refusal.found if refusal else None,
-    }
-    _write(partial, about | expectations.report(table, findings), table[list(STATISTICS)])
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    with whole_folder(target) as partial:
+        findings = expectations.findings(task, table, bounds, least, partial / "docs")
+        data_docs.make_offline(partial / "docs")
+        refusal = expectations.refusal(task, findings) or no_splits
+        about = {
+            "task": task,
+            "dataset": block.dataset,
+            "category": block.category,
+            "licence": block.licence,
+            "refused": refusal.found if refusal else None,
+        }
+        write_json(partial / "report.json", about | expectations.report(table, findings))
+        statistics = partial / "statistics.csv"
+        table[list(STATISTICS)].to_csv(statistics, index=False, lineterminator="\n")
     if refusal:
         raise refusal
     for name, rows_of_split in splits.items():

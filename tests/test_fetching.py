@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 import pytest
 from pydantic import ValidationError
 
-from admodels import fetching
 from admodels.errors import ConfigurationError, DataError, SourceError, StorageError
 from admodels.fetching import Source, fetch, pinned, tree_sha256
 from stages import fetch as fetch_stage
@@ -276,22 +275,6 @@ def test_a_sample_is_pinned_by_its_photograph(tmp_path):
 def test_a_pin_is_64_lower_case_hex_digits(sha256):
     with pytest.raises(ValidationError):
         Source(kind="path", location="x", sha256=sha256)
-
-
-def test_an_interrupted_fetch_leaves_nothing(tmp_path):
-    planted(tmp_path / "raw", {"old.png": b"old"})
-
-    def interrupted():
-        with fetching.replacing(tmp_path / "raw") as content:
-            (content / "half.png").write_bytes(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
-        "raw",
-        "raw/old.png",
-    ]
 
 
 def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch):

@@ -328,7 +328,9 @@ def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         run(tmp_path / "in", tmp_path / "out", broken)
     assert (tmp_path / "out" / "scores.parquet").read_bytes() == before
-    (tmp_path / ".out.tmp" / "half_written").write_text("", encoding="utf-8")
+    killed = tmp_path / ".out.partial"
+    killed.mkdir()
+    (killed / "half_written").write_text("", encoding="utf-8")
     run(tmp_path / "in", tmp_path / "out")
     assert len(table(tmp_path / "out")) == 2
     assert not (tmp_path / "out" / "half_written").exists()
@@ -337,8 +339,10 @@ def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     card(tmp_path / "in" / "a.png", 70)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StorageError, match="file/out"):
+    with pytest.raises(OSError, match="file") as caught:
         run(tmp_path / "in", tmp_path / "file" / "out")
+    told = StorageError.of(caught.value)  # as the command and the stage tell it
+    assert f"{tmp_path}/file/.out.partial" in str(told)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, float("nan")])

@@ -1,10 +1,6 @@
 """One folder, one bundle, one fresh output folder: what `admodels score` and stage `score` do."""
 
-import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,11 +8,12 @@ from admodels import bundle as bundles
 from admodels import runtime
 from admodels.bundle import Bundle
 from admodels.calibration import images_needed, smallest_alpha
-from admodels.errors import ConfigurationError, StorageError
+from admodels.errors import ConfigurationError
 from admodels.progress import progress
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
 from admodels.scoring.rows import rows
+from admodels.writing import whole_folder, write_json
 
 WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
 
@@ -74,13 +71,13 @@ def score_folder(
 
     Raises:
         ConfigurationError: no such folder, alpha out of range, `out_dir` is not ours to replace.
-        StorageError: `out_dir` cannot be written.
+        OSError: `out_dir` cannot be written.
     """
     _check_alpha(alpha)
     names = files(folder)
     _check_out(out_dir.resolve(), folder.resolve())
     line = shown(line)
-    with _whole_folder(out_dir.resolve()) as building:
+    with whole_folder(out_dir.resolve()) as building:
         scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
         found = progress(rows(folder, names, bundle, line), len(names), f"score {line}")
         tables.write(scores, tables.SCORES, tables.scores(found))
@@ -93,8 +90,7 @@ def score_folder(
             tables.write_csv(scores)
             tables.write_csv(verdicts)
         summary = _summary(scores, verdicts, bundle, line, alpha)
-        text = json.dumps(asdict(summary), indent=2, sort_keys=True, ensure_ascii=False)
-        (building / "summary.json").write_text(text + "\n", encoding="utf-8")
+        write_json(building / "summary.json", asdict(summary))
     return summary
 
 
@@ -123,25 +119,6 @@ def _check_out(out: Path, folder: Path) -> None:
         expected="a new folder, or that of an earlier scoring, which is replaced",
         next_step="choose another output folder",
     )
-
-
-@contextmanager
-def _whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to build in, which takes its final name when all of it is written."""
-    building = final.with_name(f".{final.name}.tmp")
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        yield building
-        shutil.rmtree(final, ignore_errors=True)
-        building.replace(final)
-    except OSError as error:
-        raise StorageError(
-            f"results cannot be written: {error}",
-            where=shown(str(final)),
-            expected="a folder that this user may write, with room",
-            next_step="make room or mend the permissions, then run again",
-        ) from error
 
 
 def _summary(scores: Path, verdicts: Path, bundle: Bundle, line: str, alpha: float) -> Summary:
