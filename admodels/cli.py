@@ -1,12 +1,12 @@
 """The `admodels` command; what is slow to import is imported by the commands that need it."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from admodels.errors import AdmodelsError, ConfigurationError, StorageError
+from admodels import errors
+from admodels.errors import ConfigurationError
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -188,15 +188,8 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run a command; an error of ours is told without a traceback and ends with its exit code."""
-    try:
-        try:
-            app()
-        except OSError as error:
-            raise StorageError.of(error) from error
-    except AdmodelsError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(error.exit_code)
+    """Run the command that the words name."""
+    errors.run(app)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ AdmodelsError
  +- StorageError       74   storage cannot be read or written
 """
 
+import sys
+from collections.abc import Callable
 from typing import Self
 
 
@@ -61,3 +63,15 @@ class StorageError(AdmodelsError):
             expected="files that this user may read and write, on a device with room",
             next_step="mend permissions or make room, then run again: nothing is half-written",
         )
+
+
+def run(work: Callable[[], object]) -> None:
+    """Do the work of a command; an error of ours is told without a traceback, by its exit code."""
+    try:
+        try:
+            work()
+        except OSError as error:
+            raise StorageError.of(error) from error
+    except AdmodelsError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(error.exit_code)

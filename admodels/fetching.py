@@ -18,7 +18,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from urllib.error import URLError
 
-from admodels.errors import DataError, SourceError, StorageError
+from admodels.errors import DataError, SourceError
 from admodels.manifest import sha256_of
 from admodels.progress import Progress, progress
 from admodels.sources import Source as Source
@@ -149,18 +149,10 @@ def fetch(source: Source, category: str, target: Path) -> None:
     Raises:
         SourceError: the source cannot be reached.
         DataError: it differs from its pin, or it is an archive that cannot be trusted or read.
-        StorageError: `target` cannot be written.
+        OSError: the source cannot be read or `target` cannot be written.
     """
-    try:
-        with whole_folder(target) as content:
-            bring(source, category, content, f"admodels task refresh {target.name}")
-    except OSError as error:
-        raise StorageError(
-            f"source cannot be stored: {error}",
-            where=target,
-            expected="a readable source and a writable folder with space",
-            next_step="free space or mend permissions, then `dvc repro` again",
-        ) from error
+    with whole_folder(target) as content:
+        bring(source, category, content, f"admodels task refresh {target.name}")
 
 
 def bring(source: Source, category: str, content: Path, refresh: str) -> None:

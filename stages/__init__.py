@@ -4,23 +4,16 @@ import inspect
 import sys
 from collections.abc import Callable
 
-from admodels.errors import AdmodelsError, ConfigurationError, StorageError
+from admodels import errors
+from admodels.errors import ConfigurationError
 
 
 def run(main: Callable[..., None]) -> None:
     """Call `main` with the words of the command line; an error of ours ends with its exit code."""
-    try:
-        try:
-            _refuse_other_words(main, sys.argv)
-            main(*sys.argv[1:])
-        except OSError as error:
-            raise StorageError.of(error) from error
-    except AdmodelsError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    errors.run(lambda: _call(main, sys.argv))
 
 
-def _refuse_other_words(main: Callable[..., None], words: list[str]) -> None:
+def _call(main: Callable[..., None], words: list[str]) -> None:
     names = list(inspect.signature(main).parameters)
     if len(words) - 1 != len(names):
         raise ConfigurationError(
@@ -29,3 +22,4 @@ def _refuse_other_words(main: Callable[..., None], words: list[str]) -> None:
             expected=" ".join(name.upper() for name in names) or "none",
             next_step="let DVC call it: `dvc repro`",
         )
+    main(*words[1:])

@@ -164,6 +164,14 @@ def test_an_error_is_told_without_a_traceback_and_ends_with_its_code(
     assert Path("params.yaml").read_bytes() == before
 
 
+def test_what_the_disk_refuses_ends_with_the_code_of_storage(command: Command) -> None:
+    Path("reports").write_text("a file where a folder must stand", encoding="utf-8")
+    ended, _, stderr = command("report")
+    assert ended == 74
+    assert stderr.startswith("StorageError: ")
+    assert "where:    reports" in stderr
+
+
 def test_the_doctor_names_what_is_missing_with_its_command(command: Command) -> None:
     Path("data/raw/sample_brick").mkdir(parents=True)
     code, out, stderr = command("doctor")
