@@ -21,6 +21,7 @@ from admodels.synthesis.params import Synthesize
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
 RESERVED = "mean"
+SAMPLE = "sample"  # the dataset and the kind of source that are drawn, not brought
 
 
 def roots() -> dict[str, Any]:
@@ -71,6 +72,11 @@ def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
             yield f"tasks.{name}: the report uses this name for the mean over tasks"
         if task.dataset not in datasets.available():
             yield f"tasks.{name}.dataset: no `{task.dataset}` in admodels/datasets/"
+        if (task.dataset == SAMPLE) != (task.source.kind == SAMPLE):
+            yield (
+                f"tasks.{name}.source.kind: dataset `{task.dataset}` cannot come from a source of "
+                f"kind `{task.source.kind}`; `{SAMPLE}` goes with `{SAMPLE}` only"
+            )
     blocks = [name for name in methods.available() if getattr(typed["methods"], name) is not None]
     yield from _cells_without_block("methods", run.methods, blocks)
     yield from _cells_without_block("tasks", run.tasks, list(tasks))

@@ -139,12 +139,24 @@ def score(
     csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
 ) -> None:
     """Score a folder of images with a bundle, without DVC."""
-    from admodels import params
     from admodels.scoring.engine import score_to
 
-    budget = params.read("evaluate.alpha", float) if alpha is None else alpha
+    budget = _shipped_alpha() if alpha is None else alpha
     name = line or folder.resolve().name
     typer.echo(score_to(folder, bundle, out, line=name, alpha=budget, csv=csv))
+
+
+def _shipped_alpha() -> float:
+    from admodels import params
+
+    if not params.PARAMS_FILE.is_file():
+        raise ConfigurationError(
+            "no false-alarm budget: there is no params.yaml here to take it from",
+            where=Path.cwd(),
+            expected="`--alpha`, or a run in the repository root",
+            next_step="add the share of normal images that may be flagged, e.g. `--alpha 0.01`",
+        )
+    return params.read("evaluate.alpha", float)
 
 
 @track_app.command("sync")

@@ -27,11 +27,17 @@ from admodels.writing import whole_folder
 URL_TIMEOUT_SECONDS = 60
 MIB = CHUNK_BYTES = 1 << 20
 URL_SCHEMES = ("http://", "https://", "file://")
+SAMPLE_PREFIX = "scikit-image/"
+
+
+class UnsafeMember(Exception):  # noqa: N818  becomes a DataError of its archive
+    """A member of an archive that must not be unpacked."""
+
+
 UNREADABLE = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
+    *(UnsafeMember, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
     *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way of its own
 )
-SAMPLE_PREFIX = "scikit-image/"
 
 
 def tree_sha256(root: Path) -> str:
@@ -57,7 +63,7 @@ def _files(root: Path) -> list[str]:
                 "a link leads back to a folder above it",
                 where=folder,
                 expected="a folder that ends somewhere",
-                next_step="remove the link, then `admodels task refresh NAME`",
+                next_step="remove the link, then run this again",
             )
         paths += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
     return sorted(path for path in paths if not _hidden(path))
@@ -173,7 +179,7 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
             archive = _downloaded(place, Path(folder)) if url else _existing(place)
             refuse_other(source, sha256_of(archive), refresh)
             extracted = Path(folder) / "extracted"
-            _extract(archive, extracted)
+            _extract(archive, extracted, source, refresh)
             content.rmdir()
             _narrowed(extracted, category).replace(content)
 
@@ -212,7 +218,7 @@ def _copy(origin: Path, content: Path) -> None:
         shutil.copyfile(origin / path, content / path)
 
 
-def _extract(archive: Path, target: Path) -> None:
+def _extract(archive: Path, target: Path, source: Source, refresh: str) -> None:
     """Unpack plain files only, all below `target`.
 
     Raises:
@@ -225,12 +231,16 @@ def _extract(archive: Path, target: Path) -> None:
             _extract_zip(archive, target)
         else:
             _extract_tar(archive, target)
-    except OSError as error:
-        if error.errno is not None:  # the disk's; gzip and bz2 complain without a number
+    except (OSError, *UNREADABLE) as error:
+        # the disk's errors have a number; gzip and bz2 complain of their data without one
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _bad_archive(f"archive cannot be read: {error}", archive) from error
-    except UNREADABLE as error:
-        raise _bad_archive(f"archive cannot be read: {error}", archive) from error
+        raise DataError(
+            f"archive cannot be read: {error}",
+            where=source.location,
+            expected="a zip or tar archive of plain files",
+            next_step=f"pack the dataset anew, then `{refresh}`",
+        ) from error
 
 
 def _extract_zip(archive: Path, target: Path) -> None:
@@ -238,7 +248,7 @@ def _extract_zip(archive: Path, target: Path) -> None:
         members = content.infolist()
         for member in progress(members, len(members), "extract files"):
             is_link = (member.external_attr >> 16) & 0o170000 == 0o120000  # Unix mode: S_IFLNK
-            _refuse_unsafe(member.filename, is_link, archive)
+            _refuse_unsafe(member.filename, is_link)
             if not _hidden(member.filename):
                 content.extract(member, target)
 
@@ -248,7 +258,7 @@ def _extract_tar(archive: Path, target: Path) -> None:
     with archive.open("rb") as file, tarfile.open(fileobj=file) as content:
         for member in content:
             shown.at(file.tell() // MIB)  # the number of members is only known at the end
-            _refuse_unsafe(member.name, not (member.isfile() or member.isdir()), archive)
+            _refuse_unsafe(member.name, not (member.isfile() or member.isdir()))
             if not _hidden(member.name):
                 _extract_member(content, member, target / member.name)
         # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
@@ -267,16 +277,7 @@ def _extract_member(content: tarfile.TarFile, member: tarfile.TarInfo, path: Pat
         shutil.copyfileobj(data, file)
 
 
-def _refuse_unsafe(name: str, is_link: bool, archive: Path) -> None:
+def _refuse_unsafe(name: str, is_link: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if is_link or path.is_absolute() or ".." in path.parts or ":" in name[:2]:
-        raise _bad_archive(f"archive member `{name}` is a link or leaves its folder", archive)
-
-
-def _bad_archive(found: str, archive: Path) -> DataError:
-    return DataError(
-        found,
-        where=archive,
-        expected="a zip or tar archive of plain files",
-        next_step="pack the dataset anew, then `admodels task refresh NAME`",
-    )
+        raise UnsafeMember(f"member `{name}` is a link or leaves its folder")

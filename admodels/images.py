@@ -56,7 +56,7 @@ class UnreadableImage(DataError):  # noqa: N818
             f"image is {reason.replace('_', ' ')}: {detail}",
             where=where,
             expected=f"a whole image of at most {LARGEST_PIXELS // 1_000_000} million pixels",
-            next_step="replace or remove the file, then `admodels task refresh NAME`",
+            next_step="replace or remove the file, then `admodels task refresh` of its task",
         )
         self.reason = reason
         self.where = where
@@ -158,7 +158,7 @@ def decoded_mask(data: bytes, where: object) -> Bool:
             f"mask has more values than 0 and one other ({other.min()}, {other.max()}, ...)",
             where=where,
             expected="a binary mask: 0 is normal, one other value is defective",
-            next_step="mend the mask (store it lossless), then `admodels task refresh NAME`",
+            next_step="mend the mask (store it lossless), then `admodels task refresh` of its task",
         )
     return defective
 
@@ -216,7 +216,7 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
                 f"mask is {mask.shape[1]} x {mask.shape[0]} pixels",
                 where=path,
                 expected=f"{row.width} x {row.height}, as {row.image_path}",
-                next_step="mend the mask, then `admodels task refresh NAME`",
+                next_step=f"mend the mask, then `admodels task refresh {root.name}`",
             )
         return resized_mask(mask, mask_px)
 

@@ -130,7 +130,9 @@ def _not_a_manifest(found: str, where: object) -> DataError:
     )
 
 
-def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict[str, list[Row]]:
+def splits(
+    found_rows: list[tuple[Found, Row]], split: Split, seed: int, task: str
+) -> dict[str, list[Row]]:
     """The rows of each of `SPLITS`.
 
     Learnable normal images are ordered by sha256("<seed>:<image_sha256>"): the first
@@ -142,14 +144,15 @@ def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict
             from it; fewer normal images than `min_normal_images`; the same content in two
             splits, which would make the figures of one of them false.
     """
-    _refuse_shared_ids([row for _, row in found_rows])
-    _refuse_anomalous_outside_test(found_rows)
+    _refuse_shared_ids(task, [row for _, row in found_rows])
+    _refuse_anomalous_outside_test(task, found_rows)
     parts: dict[Part, list[Row]] = {"learn": [], "calibration": [], "test": []}
     for found, row in found_rows:
         parts[found.part].append(row)
     learn = sorted(parts["learn"], key=lambda row: (_drawn(row, seed), row.image_path))
     if len(learn) < split.min_normal_images:
         raise _refusal(
+            task,
             f"{len(learn)} normal images to learn from",
             "the task's train/good (or normal) images",
             f"at least {split.min_normal_images} (params key `split.min_normal_images`)",
@@ -165,8 +168,8 @@ def splits(found_rows: list[tuple[Found, Row]], split: Split, seed: int) -> dict
         "calibration": brought or learn[:calibrating],
         "test": parts["test"],
     }
-    _refuse_shared_content(shared_out)
-    _refuse_empty(shared_out)
+    _refuse_shared_content(task, shared_out)
+    _refuse_empty(task, shared_out)
     return shared_out
 
 
@@ -185,12 +188,12 @@ def _past_copies(rows: list[Row], at: int) -> int:
     return at
 
 
-def _refusal(found: str, where: str, expected: str, remedy: str) -> DataError:
-    step = f"{remedy}, then `admodels task refresh NAME`"
+def _refusal(task: str, found: str, where: str, expected: str, remedy: str) -> DataError:
+    step = f"{remedy}, then `admodels task refresh {task}`"
     return DataError(found, where=where, expected=expected, next_step=step)
 
 
-def _refuse_shared_ids(rows: list[Row]) -> None:
+def _refuse_shared_ids(task: str, rows: list[Row]) -> None:
     first: dict[str, str] = {}
     clashes = [
         f"{other} and {row.image_path}"
@@ -199,6 +202,7 @@ def _refuse_shared_ids(rows: list[Row]) -> None:
     ]
     if clashes:
         raise _refusal(
+            task,
             "images differ only in their extension",
             listed(clashes),
             "one image per name: the path without extension is the image's id",
@@ -206,10 +210,11 @@ def _refuse_shared_ids(rows: list[Row]) -> None:
         )
 
 
-def _refuse_anomalous_outside_test(found_rows: list[tuple[Found, Row]]) -> None:
+def _refuse_anomalous_outside_test(task: str, found_rows: list[tuple[Found, Row]]) -> None:
     wrong = [f.image_path for f, _ in found_rows if f.label == "anomalous" and f.part != "test"]
     if wrong:
         raise _refusal(
+            task,
             f"{len(wrong)} anomalous images outside the test part",
             listed(wrong),
             "normal images only: a method would learn the defects as normal",
@@ -217,10 +222,11 @@ def _refuse_anomalous_outside_test(found_rows: list[tuple[Found, Row]]) -> None:
         )
 
 
-def _refuse_empty(shared_out: dict[str, list[Row]]) -> None:
+def _refuse_empty(task: str, shared_out: dict[str, list[Row]]) -> None:
     empty = [name for name in SPLITS[:-1] if not shared_out[name]]
     if empty:
         raise _refusal(
+            task,
             f"no images are left for {', '.join(empty)}",
             listed(row.image_path for name in SPLITS[:-1] for row in shared_out[name]),
             "enough different normal images: copies of one image stay in one split",
@@ -228,7 +234,7 @@ def _refuse_empty(shared_out: dict[str, list[Row]]) -> None:
         )
 
 
-def _refuse_shared_content(shared_out: dict[str, list[Row]]) -> None:
+def _refuse_shared_content(task: str, shared_out: dict[str, list[Row]]) -> None:
     first: dict[str, tuple[str, str]] = {}
     clashes = []
     for name, rows in shared_out.items():
@@ -238,6 +244,7 @@ def _refuse_shared_content(shared_out: dict[str, list[Row]]) -> None:
                 clashes.append(f"{path} ({split}) and {row.image_path} ({name})")
     if clashes:
         raise _refusal(
+            task,
             "the same image in two splits",
             listed(clashes),
             "every image in one split only",

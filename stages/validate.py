@@ -17,12 +17,12 @@ STATISTICS = (
 
 
 def _shared_out(
-    rows: list[tuple[manifest.Found, manifest.Row]],
+    rows: list[tuple[manifest.Found, manifest.Row]], task: str
 ) -> tuple[dict[str, list[manifest.Row]], DataError | None]:
     """The splits, or why there are none: the report is written in either case."""
     block = params.read("split", manifest.Split)
     try:
-        return manifest.splits(rows, block, params.read("seed", int)), None
+        return manifest.splits(rows, block, params.read("seed", int), task), None
     except DataError as error:
         return {}, error
 
@@ -36,7 +36,7 @@ def main(task: str) -> None:
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     listed = found(block, raw)
     inspected, unreadable = inspection.inspected(listed, raw)
-    splits, no_splits = _shared_out([(one, row) for one, row, _ in inspected])
+    splits, no_splits = _shared_out([(one, row) for one, row, _ in inspected], task)
     table = expectations.frame(
         listed,
         [(row, facts) for _, row, facts in inspected],

@@ -164,6 +164,16 @@ def test_an_error_is_told_without_a_traceback_and_ends_with_its_code(
     assert Path("params.yaml").read_bytes() == before
 
 
+def test_scoring_away_from_the_repository_asks_for_the_budget(command: Command) -> None:
+    Path("params.yaml").unlink()
+    words = ("score", ".", "--bundle", "nowhere", "--out", "out")
+    ended, _, stderr = command(*words)
+    assert ended == 2
+    assert "`--alpha 0.01`" in stderr
+    ended, _, stderr = command(*words, "--alpha", "0.01")
+    assert (ended, "no readable bundle" in stderr) == (4, True)
+
+
 def test_what_the_disk_refuses_ends_with_the_code_of_storage(command: Command) -> None:
     Path("reports").write_text("a file where a folder must stand", encoding="utf-8")
     ended, _, stderr = command("report")

@@ -175,7 +175,7 @@ def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     inspected, unreadable = inspection.inspected(found, root)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
-    shared_out = manifest.splits(pairs, split, 7)
+    shared_out = manifest.splits(pairs, split, 7, "tiny")
     assert not unreadable
     assert {k: len(v) for k, v in shared_out.items()} == {
         "train": 60,

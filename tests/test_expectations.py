@@ -199,7 +199,10 @@ def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> No
     made = clean()
     rows = [(found, row) for found, row, _ in made]
     shared_out = manifest.splits(
-        rows, Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST), 7
+        rows,
+        Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST),
+        7,
+        "tiny",
     )
     table = expectations.frame(
         [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out

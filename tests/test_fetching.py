@@ -205,8 +205,10 @@ def test_a_broken_archive_is_refused(tmp_path):
     flipped[40] ^= 0xFF
     (tmp_path / "flipped.zip").write_bytes(flipped)
     for name in ("x.tar.gz", "cut.tar.xz", "flipped.zip"):
-        with pytest.raises(DataError, match="archive cannot be read"):
-            fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw")
+        with pytest.raises(DataError, match="archive cannot be read") as refusal:
+            fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw/nuts")
+        assert f"where:    {tmp_path / name}" in str(refusal.value)
+        assert "`admodels task refresh nuts`" in str(refusal.value)
 
 
 def test_what_the_disk_refuses_is_not_blamed_on_the_archive(tmp_path):

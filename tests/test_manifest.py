@@ -85,7 +85,7 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 )
 def test_counts_are_rounded_half_up_and_every_image_is_in_one_split(count, calibration, validation):
     test = [pair("test/good/0.png", "test"), pair("test/scratch/0.png", "test", "anomalous")]
-    shared_out = manifest.splits(learnable(count) + test, SPLIT, 7)
+    shared_out = manifest.splits(learnable(count) + test, SPLIT, 7, "tiny")
     assert tuple(shared_out) == manifest.SPLITS
     assert len(shared_out["calibration"]) == calibration
     assert len(shared_out["validation"]) == validation
@@ -98,31 +98,31 @@ def test_counts_are_rounded_half_up_and_every_image_is_in_one_split(count, calib
 
 def test_a_tiny_share_still_gives_one_image():
     split = Split(validation_share=0.001, calibration_share=0.001, min_normal_images=11)
-    shared_out = manifest.splits(learnable(11), split, 7)
+    shared_out = manifest.splits(learnable(11), split, 7, "tiny")
     assert [len(rows) for rows in shared_out.values()] == [9, 1, 1, 0]
 
 
 def test_the_order_is_the_documented_hash_of_seed_and_content():
     rows = [row for _, row in learnable(20)]
     ordered = sorted(rows, key=lambda r: hashlib.sha256(f"7:{r.image_sha256}".encode()).digest())
-    shared_out = manifest.splits(learnable(20), SPLIT, 7)
+    shared_out = manifest.splits(learnable(20), SPLIT, 7, "tiny")
     assert shared_out["calibration"] == ordered[:4]
     assert shared_out["train"] == ordered[4:15]
     assert shared_out["validation"] == ordered[15:]
 
 
 def test_the_split_depends_on_content_and_seed_and_not_on_order_or_names():
-    first = manifest.splits(learnable(40), SPLIT, 7)
-    assert manifest.splits(learnable(40)[::-1], SPLIT, 7) == first
-    assert manifest.splits(learnable(40), SPLIT, 8) != first
+    first = manifest.splits(learnable(40), SPLIT, 7, "tiny")
+    assert manifest.splits(learnable(40)[::-1], SPLIT, 7, "tiny") == first
+    assert manifest.splits(learnable(40), SPLIT, 8, "tiny") != first
     renamed = [pair(f"r/{i:03}.png", content=f"train/good/{i:03}.png") for i in range(40)]
-    hashes = {row.image_sha256 for row in manifest.splits(renamed, SPLIT, 7)["train"]}
+    hashes = {row.image_sha256 for row in manifest.splits(renamed, SPLIT, 7, "tiny")["train"]}
     assert hashes == {row.image_sha256 for row in first["train"]}
 
 
 def test_changing_the_test_part_leaves_the_other_splits_as_they_were():
-    before = manifest.splits([*learnable(20), pair("test/good/0.png", "test")], SPLIT, 7)
-    after = manifest.splits([*learnable(20), pair("test/good/1.png", "test")], SPLIT, 7)
+    before = manifest.splits([*learnable(20), pair("test/good/0.png", "test")], SPLIT, 7, "tiny")
+    after = manifest.splits([*learnable(20), pair("test/good/1.png", "test")], SPLIT, 7, "tiny")
     assert {k: v for k, v in before.items() if k != "test"} == {
         k: v for k, v in after.items() if k != "test"
     }
@@ -130,42 +130,42 @@ def test_changing_the_test_part_leaves_the_other_splits_as_they_were():
 
 def test_a_calibration_part_of_the_dataset_is_used_instead_of_a_share():
     brought = [pair(f"calibration/good/{i}.png", "calibration") for i in range(3)]
-    shared_out = manifest.splits(learnable(20) + brought, SPLIT, 7)
+    shared_out = manifest.splits(learnable(20) + brought, SPLIT, 7, "tiny")
     assert paths(shared_out["calibration"]) == paths(row for _, row in brought)
     assert len(shared_out["train"]) == 15
     assert len(shared_out["validation"]) == 5
 
 
 def test_fewer_than_eleven_normal_images_are_refused_and_eleven_are_not():
-    with pytest.raises(DataError, match=r"10 normal images[\s\S]*at least 11"):
-        manifest.splits(learnable(10), SPLIT, 7)
-    manifest.splits(learnable(11), SPLIT, 7)
+    with pytest.raises(DataError, match=r"10 normal images[\s\S]*at least 11[\s\S]*refresh tiny`"):
+        manifest.splits(learnable(10), SPLIT, 7, "tiny")
+    manifest.splits(learnable(11), SPLIT, 7, "tiny")
 
 
 @pytest.mark.parametrize("part", ["learn", "calibration"])
 def test_an_anomalous_image_outside_test_is_refused_by_name(part):
     wrong = pair("train/good/bad.png", part, "anomalous")
     with pytest.raises(DataError, match=r"anomalous[\s\S]*train/good/bad\.png"):
-        manifest.splits([*learnable(20), wrong], SPLIT, 7)
+        manifest.splits([*learnable(20), wrong], SPLIT, 7, "tiny")
 
 
 def test_the_same_image_in_two_splits_is_refused_and_both_are_named():
     copy = pair("test/good/copy.png", "test", content="train/good/003.png")
     with pytest.raises(DataError, match="same image in two splits") as refusal:
-        manifest.splits([*learnable(20), copy], SPLIT, 7)
+        manifest.splits([*learnable(20), copy], SPLIT, 7, "tiny")
     assert "train/good/003.png" in str(refusal.value)
     assert "test/good/copy.png (test)" in str(refusal.value)
 
 
 def test_the_same_image_twice_in_one_split_is_allowed():
     copies = [pair(f"test/good/{i}.png", "test", content="same") for i in range(2)]
-    assert len(manifest.splits(learnable(20) + copies, SPLIT, 7)["test"]) == 2
+    assert len(manifest.splits(learnable(20) + copies, SPLIT, 7, "tiny")["test"]) == 2
 
 
 def test_two_images_that_differ_in_their_extension_are_refused():
     twins = [pair("test/good/a.png", "test"), pair("test/good/a.jpg", "test")]
     with pytest.raises(DataError, match=r"test/good/a\.png and test/good/a\.jpg"):
-        manifest.splits(learnable(20) + twins, SPLIT, 7)
+        manifest.splits(learnable(20) + twins, SPLIT, 7, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_shares_out_of_bounds_are_refused(block):
 def test_the_widest_shares_leave_something_to_train_at_every_count():
     split = Split(validation_share=0.45, calibration_share=0.45, min_normal_images=11)
     for count in range(11, 60):
-        assert manifest.splits(learnable(count), split, 7)["train"]
+        assert manifest.splits(learnable(count), split, 7, "tiny")["train"]
 
 
 def test_a_long_list_of_names_is_cut_with_a_count():
@@ -214,7 +214,10 @@ def test_copies_of_an_image_never_stand_on_both_sides_of_a_boundary(seed):
             copy = replace(row, image_path=f"{i}_{k}.png", image_id=f"{i}_{k}")
             rows.append((replace(found, image_path=copy.image_path), copy))
     shared_out = manifest.splits(
-        rows, Split(validation_share=0.31, calibration_share=0.29, min_normal_images=11), seed
+        rows,
+        Split(validation_share=0.31, calibration_share=0.29, min_normal_images=11),
+        seed,
+        "tiny",
     )
     hashes = [{row.image_sha256 for row in shared_out[name]} for name in manifest.SPLITS[:-1]]
     assert sum(map(len, hashes)) == len(set.union(*hashes)) == 12
@@ -226,5 +229,8 @@ def test_copies_of_one_image_cannot_be_shared_out():
     rows = [(replace(found, image_path=copy.image_path), copy) for copy in copies]
     with pytest.raises(DataError, match=r"no images are left for train[\s\S]*14\.png"):
         manifest.splits(
-            rows, Split(validation_share=0.2, calibration_share=0.2, min_normal_images=11), 7
+            rows,
+            Split(validation_share=0.2, calibration_share=0.2, min_normal_images=11),
+            7,
+            "tiny",
         )

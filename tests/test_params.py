@@ -54,6 +54,16 @@ def test_the_shipped_params_are_good() -> None:
         ("    reconstructive_width:", "    width:", "methods.draem.width: Extra inputs"),
         ("  sample_brick_line:", "  press-3:", "lines.press-3: a name is lower-case letters"),
         ("    task: sample_brick", "    task: brick", "lines.sample_brick_line: `run` trains no"),
+        (
+            "{kind: sample, loc",
+            "{kind: path, loc",
+            "tasks.sample_brick.source.kind: dataset `sample`",
+        ),
+        (
+            "dataset: sample",
+            "dataset: mvtec_ad",
+            "tasks.sample_brick.source.kind: dataset `mvtec_ad`",
+        ),
         ("  sample_gravel:", "  mean:", "tasks.mean: the report uses this name"),
     ],
 )
