@@ -39,12 +39,10 @@ def load_textures(folder: Path, image_px: int) -> images.UInt8:
     Raises:
         DataError: there is none, or one does not decode.
     """
+
+    def planes(path: Path) -> images.UInt8:
+        rgb = images.decoded(path.read_bytes(), path).rgb
+        return images.resized(rgb, image_px, "bilinear").transpose(2, 0, 1)
+
     paths = texture_paths(folder)
-    textures = np.empty((len(paths), 3, image_px, image_px), dtype=np.uint8)
-
-    def fill(index: int) -> None:
-        rgb = images.decoded(paths[index].read_bytes(), paths[index]).rgb
-        textures[index] = images.resized(rgb, image_px, "bilinear").transpose(2, 0, 1)
-
-    images.in_threads(fill, range(len(paths)), "read textures")
-    return textures
+    return images.stacked(planes, paths, (3, image_px, image_px), np.uint8, "read textures")

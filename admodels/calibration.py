@@ -15,10 +15,6 @@ from admodels.errors import DataError
 Scores = NDArray[np.float64]
 
 
-class CalibrationError(DataError):
-    """More is promised than the calibration images can hold."""
-
-
 def p_values(scores: ArrayLike, calibration: ArrayLike) -> Scores:
     """(1 + #{calibration >= score}) / (n + 1) for each score; in 1/(n + 1)..1.
 
@@ -43,31 +39,27 @@ def images_needed(alpha: float) -> int:
     return next(n for n in count(start) if smallest_alpha(n) <= alpha)
 
 
-def threshold(calibration: ArrayLike, alpha: float) -> float:
+def images_missing(n: int, alpha: float) -> int:
+    """How many more than `n` calibration images are needed to promise `alpha`."""
+    return max(0, images_needed(alpha) - n)
+
+
+def threshold(calibration: ArrayLike, alpha: float) -> float | None:
     """The t for which `score > t` and `p_value <= alpha` are the same, 0 < alpha < 1.
+
+    None where alpha < 1/(n + 1), a promise that n images cannot hold.
 
     p <= alpha means at most k - 1 calibration scores reach the score, where k is how many of the
     levels 1/(n + 1), 2/(n + 1), ... are within alpha; so t is the k-th largest of them. The levels
     are compared as p_values computes them, hence no rounding can part the two sides.
 
     Raises:
-        CalibrationError: alpha < 1/(n + 1), a promise that n images cannot hold.
         DataError: a calibration score is not finite.
     """
     ascending = np.sort(_finite(calibration, "calibration scores"))
     n = len(ascending)
     k = int(np.count_nonzero(np.arange(1, n + 1) / (n + 1) <= alpha))
-    if k == 0:
-        needed = images_needed(alpha)
-        raise CalibrationError(
-            f"{n} calibration images cannot promise a false-alarm rate of {alpha:g}: "
-            f"the smallest they can is 1/{n + 1} = {smallest_alpha(n):.4g}",
-            where="calibration scores",
-            expected=f"at least {needed} calibration images for {alpha:g}",
-            next_step=f"add {needed - n} more normal images to the calibration split, "
-            f"or raise alpha to {smallest_alpha(n):.4g} or more",
-        )
-    return float(ascending[n - k])
+    return float(ascending[n - k]) if k else None
 
 
 def _finite(scores: ArrayLike, name: str) -> Scores:

@@ -79,14 +79,12 @@ def evaluate(
     scores = scored.anomaly_scores.astype(np.float64)
     image_ranks = metrics.ranking(scores, scored.anomalous)
     pixel_ranks = _pixel_ranking(scored)
-    missing = max(0, calibration.images_needed(block.alpha) - len(calibration_scores))
-    threshold = None if missing else calibration.threshold(calibration_scores, block.alpha)
+    threshold = calibration.threshold(calibration_scores, block.alpha)
     verdicts = None if threshold is None else scores > threshold
-    best = metrics.f1_max(image_ranks)
     measured = {
         "image_auroc": metrics.auroc(image_ranks),
         "image_ap": metrics.average_precision(image_ranks),
-        "image_f1_max": None if best is None else best[0],
+        "image_f1_max": metrics.f1_max(image_ranks),
         "pixel_auroc": metrics.auroc(pixel_ranks),
         "pixel_ap": metrics.average_precision(pixel_ranks),
         "aupro": metrics.aupro(pixel_ranks, block.aupro_fpr_limit),
@@ -95,7 +93,7 @@ def evaluate(
         "smallest_alpha": calibration.smallest_alpha(len(calibration_scores)),
     }
     counts = {
-        "images_missing": missing,
+        "images_missing": calibration.images_missing(len(calibration_scores), block.alpha),
         "calibration_images": len(calibration_scores),
         "test_normal": int(np.count_nonzero(~scored.anomalous)),
         "test_anomalous": int(np.count_nonzero(scored.anomalous)),

@@ -195,7 +195,7 @@ def load(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8:
         return resized(rgb, image_px, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
-    return _stacked(planes, rows, (3, image_px, image_px), np.uint8, label)
+    return stacked(planes, rows, (3, image_px, image_px), np.uint8, label)
 
 
 def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
@@ -221,7 +221,7 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
         return resized_mask(mask, mask_px)
 
     label = f"read masks of {root.name}"
-    return _stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
+    return stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -244,20 +244,20 @@ def _not_as_listed(found: str, path: Path) -> DataError:
     )
 
 
-def _stacked(
-    one: Callable[[Row], NDArray[Any]],
-    rows: list[Row],
+def stacked(
+    one: Callable[[T], NDArray[Any]],
+    items: Sequence[T],
     shape: tuple[int, ...],
     dtype: type,
     label: str,
 ) -> NDArray[Any]:
-    """One (N, *shape) array, filled in place: a category is never held twice."""
-    stack: NDArray[Any] = np.empty((len(rows), *shape), dtype=dtype)
+    """`one` of every item as an (N, *shape) array, filled in place: nothing is held twice."""
+    stack: NDArray[Any] = np.empty((len(items), *shape), dtype=dtype)
 
     def fill(index: int) -> None:
-        stack[index] = one(rows[index])
+        stack[index] = one(items[index])
 
-    in_threads(fill, range(len(rows)), label)
+    in_threads(fill, range(len(items)), label)
     return stack
 
 

@@ -21,12 +21,10 @@ Curve = tuple[Floats, Floats]  # x, y
 class Ranking:
     """What is found at each of the S distinct scores of the anomalous side, descending.
 
-    `thresholds` (S,); `found` (S,) anomalous ones >= threshold, of `anomalous`; `covered` (S,) the
-    same as a weighted share in 0..1; `false` and `false_above` (S,) normal ones >= and >
-    threshold, of `normal`.
+    `found` (S,) anomalous ones >= the score, of `anomalous`; `covered` (S,) the same as a weighted
+    share in 0..1; `false` and `false_above` (S,) normal ones >= and > it, of `normal`.
     """
 
-    thresholds: Floats
     found: Counts
     covered: Floats
     false: Counts
@@ -64,7 +62,6 @@ def ranking(
     found = last + 1
     covered = found / len(positive) if weights is None else np.cumsum(weights[order])[last]
     return Ranking(
-        thresholds=thresholds.astype(np.float64),
         found=found,
         covered=covered,
         false=len(negative) - np.searchsorted(negative, thresholds, side="left"),
@@ -92,13 +89,12 @@ def average_precision(ranks: Ranking | None) -> float | None:
     return float(np.sum(gained * precision)) / ranks.anomalous
 
 
-def f1_max(ranks: Ranking | None) -> tuple[float, float] | None:
-    """The largest F1 over all thresholds, and the highest `t` that reaches it with score >= t."""
+def f1_max(ranks: Ranking | None) -> float | None:
+    """The largest F1 over all thresholds."""
     if ranks is None:
         return None
     f1 = 2 * ranks.found / (ranks.found + ranks.false + ranks.anomalous)
-    best = int(np.argmax(f1))
-    return float(f1[best]), float(ranks.thresholds[best])
+    return float(f1.max())
 
 
 def region_weights(masks: Bools) -> Floats:

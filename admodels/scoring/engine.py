@@ -7,7 +7,7 @@ from pathlib import Path
 from admodels import bundle as bundles
 from admodels import runtime
 from admodels.bundle import Bundle
-from admodels.calibration import images_needed, smallest_alpha
+from admodels.calibration import images_missing, smallest_alpha, threshold
 from admodels.errors import ConfigurationError
 from admodels.progress import progress
 from admodels.scoring import tables
@@ -130,7 +130,7 @@ def _summary(scores: Path, verdicts: Path, bundle: Bundle, line: str, alpha: flo
     for group in tables.read(verdicts):
         flagged += group["is_anomalous"].to_pylist().count(True)
     calibration = bundle.calibration_scores
-    limit = tables.held_threshold(calibration, alpha)
+    limit = threshold(calibration, alpha)
     return Summary(
         line=line,
         method=bundle.method,
@@ -145,5 +145,5 @@ def _summary(scores: Path, verdicts: Path, bundle: Bundle, line: str, alpha: flo
         threshold=limit,
         smallest_alpha=smallest_alpha(len(calibration)),
         calibration_images=len(calibration),
-        images_missing=max(0, images_needed(alpha) - len(calibration)),
+        images_missing=images_missing(len(calibration), alpha),
     )

@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from admodels.calibration import CalibrationError, p_values, threshold
+from admodels.calibration import p_values, threshold
 from admodels.scoring.discover import Status
 
 ROWS_PER_GROUP = 16384  # of a Parquet file; all that is held in memory at once
@@ -81,17 +81,9 @@ def scores(rows: Iterable[Row]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([vars(row) for row in group], schema=SCORES)
 
 
-def held_threshold(calibration: NDArray[np.float64], alpha: float) -> float | None:
-    """The threshold for the false-alarm budget `alpha`, or None where it cannot be promised."""
-    try:
-        return threshold(calibration, alpha)
-    except CalibrationError:
-        return None
-
-
 def verdicts(group: pa.Table, calibration: NDArray[np.float64], alpha: float) -> pa.Table:
     """The verdicts on a group of `scores`; is_anomalous is null where nothing can be promised."""
-    limit, count = held_threshold(calibration, alpha), len(group)
+    limit, count = threshold(calibration, alpha), len(group)
     score = group["anomaly_score"].to_numpy()
     unscored = np.isnan(score)
     p_value = np.ones(count)
