@@ -32,9 +32,10 @@ class Generator(Anomaly):
     image_rotation_degrees: float = Field(ge=0, le=180)
 
 
-class SelfMix(Generator):
+class SelfMix(Anomaly):
     """How a training sample is drawn where an anomaly may be painted with the image itself."""
 
+    clean_share: float = Field(ge=0, le=1)  # of the samples stay normal
     self_share: PerKind[Annotated[float, Field(ge=0, le=1)]]  # of the anomalies
     augmenters_per_self: int = Field(ge=0, le=10)
     tiles_per_side: int = Field(ge=1, le=64)  # of the image, shuffled
