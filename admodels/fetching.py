@@ -22,7 +22,7 @@ from admodels.errors import DataError, SourceError
 from admodels.manifest import sha256_of
 from admodels.progress import Progress, progress
 from admodels.sources import Source as Source
-from admodels.writing import whole_folder
+from admodels.writing import whole_folder as whole_folder
 
 URL_TIMEOUT_SECONDS = 60
 MIB = CHUNK_BYTES = 1 << 20
@@ -182,6 +182,27 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
             _extract(archive, extracted, source, refresh)
             content.rmdir()
             _narrowed(extracted, category).replace(content)
+
+
+def bring_file(location: str, pin: str, target: Path, key: str) -> None:
+    """One file by path or URL; `pin` is the start of its SHA-256 and stands at `key`.
+
+    Raises:
+        SourceError: it cannot be reached.
+        DataError: it differs from its pin: its weights could be anything.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        is_url = location.startswith(URL_SCHEMES)
+        origin = _downloaded(location, Path(folder)) if is_url else _existing(location)
+        found = sha256_of(origin)
+        if not found.startswith(pin):
+            raise DataError(
+                f"file differs from its pin: its sha256 is {found}",
+                where=location,
+                expected=f"the pinned {pin}",
+                next_step=f"take the right file; if the change is meant, mend `{key}`",
+            )
+        shutil.copyfile(origin, target)
 
 
 def refuse_other(source: Source, sha256: str, refresh: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -21,6 +21,17 @@ class Strict(BaseModel):
     """A block of params.yaml: unknown keys, wrong types and later changes are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PerKind(Strict, Generic[T]):
+    """A value that objects and textures do not share."""
+
+    object: T
+    texture: T
+
+    def of(self, kind: Kind) -> T:
+        """The value of one kind."""
+        return self.object if kind == "object" else self.texture
 
 
 class Run(Strict):

@@ -11,9 +11,12 @@ from pydantic import ValidationError
 
 from admodels import images, textures
 from admodels.assets import Assets, load_textures
-from admodels.errors import ConfigurationError, DataError, SourceError
+from admodels.errors import DataError, SourceError
 from admodels.fetching import Source
+from admodels.manifest import sha256_of
 from stages import assets as assets_stage
+from stages import textures as textures_stage
+from tests import tiny
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 
@@ -143,21 +146,47 @@ def test_the_stage_writes_the_textures_of_the_params(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(
         f"assets:\n  textures: {{kind: path, location: origin, sha256: {pin}}}\n"
     )
-    assets_stage.main("textures")
+    textures_stage.main()
     assert listing(tmp_path / "data/assets/textures")["count"] == 1
 
 
+def brought(method, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(json.dumps({"methods": {method: block}}))
+    assets_stage.main(method)
+    return listing(tmp_path / "data/assets" / method)
+
+
 def test_a_method_without_needs_gets_a_listing_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assets_stage.main("draem")
-    assert listing(tmp_path / "data/assets/draem") == {"method": "draem"}
+    assert brought("draem", tiny.PARAMS["draem"], tmp_path, monkeypatch) == {"method": "draem"}
 
 
-def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"no assets named `nonsense`[\s\S]*draem"):
-        assets_stage.main("nonsense")
-    assert list(tmp_path.iterdir()) == []
+def test_the_packaged_backbone_is_brought_and_listed_with_its_hash(tmp_path, monkeypatch):
+    block = tiny.PARAMS["cpr"] | {"backbone": "efficientnet_lite2", "backbone_weights": "packaged"}
+    found = brought("cpr", block, tmp_path, monkeypatch)
+    weights = tmp_path / "data/assets/cpr/backbone.pth"
+    assert found["backbone_sha256"] == sha256_of(weights)
+    assert found["backbone_sha256"].startswith("9656183eaeaf")
+
+
+def test_random_weights_are_nothing_to_bring_and_are_said(tmp_path, monkeypatch):
+    found = brought("cpr", tiny.PARAMS["cpr"], tmp_path, monkeypatch)
+    assert (found["backbone"], found["heads"]) == ("random", "random")
+    assert [p.name for p in (tmp_path / "data/assets/cpr").iterdir()] == ["assets.json"]
+
+
+def test_a_backbone_file_that_differs_from_its_pin_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "net.pth").write_bytes(b"other weights")
+    weights = {"backbone_weights": str(tmp_path / "net.pth"), "backbone_sha256": "c1103571"}
+    with pytest.raises(DataError, match=r"sha256 is 5[\s\S]*c1103571[\s\S]*backbone_sha256"):
+        brought("cpr", tiny.PARAMS["cpr"] | weights, tmp_path, monkeypatch)
+    assert not (tmp_path / "data/assets/cpr").exists()
+
+
+def test_a_backbone_file_that_is_gone_says_so(tmp_path, monkeypatch):
+    weights = {"backbone_weights": str(tmp_path / "gone.pth"), "backbone_sha256": "c1103571"}
+    with pytest.raises(SourceError, match=r"gone\.pth"):
+        brought("cpr", tiny.PARAMS["cpr"] | weights, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")

@@ -3,6 +3,7 @@ import colorsys
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from scipy.stats import chisquare
 
 from admodels.synthesis import augmenters
 from admodels.synthesis.augmenters import AUGMENTERS
@@ -195,3 +196,26 @@ def test_hue_and_saturation_reach_plus_and_minus_50():
     found = drawn(3, red, 2000)
     assert found[:, 1].max() > 240  # to yellow, 70 of 360 degrees
     assert found[:, 2].max() > 240  # to magenta
+
+
+def test_shuffled_tiles_are_the_same_tiles_in_other_places():
+    image = np.random.default_rng(5).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    shuffled = augmenters.shuffled_tiles(image, 4, np.random.default_rng(6))
+
+    def tiles(of):
+        rows = (of[y : y + 8] for y in range(0, 32, 8))
+        return [row[:, x : x + 12].tobytes() for row in rows for x in range(0, 48, 12)]
+
+    assert sorted(tiles(shuffled)) == sorted(tiles(image))
+    assert tiles(shuffled) != tiles(image)
+    same = augmenters.shuffled_tiles(image, 1, np.random.default_rng(6))
+    np.testing.assert_array_equal(same, image)
+
+
+def test_every_tile_order_is_equally_likely():
+    image = np.arange(4, dtype=np.uint8).repeat(3).reshape(2, 2, 3)
+    rng = np.random.default_rng(0)
+    orders = [augmenters.shuffled_tiles(image, 2, rng)[:, :, 0].tobytes() for _ in range(4800)]
+    counts = np.unique(orders, return_counts=True)[1]
+    assert len(counts) == 24
+    assert chisquare(counts).pvalue > 1e-3

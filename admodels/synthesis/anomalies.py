@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from admodels.synthesis.augmenters import UInt8, augmented, rotated
-from admodels.synthesis.params import Anomaly, Generator
+from admodels.synthesis.augmenters import UInt8, augmented, rotated, shuffled_tiles
+from admodels.synthesis.params import Anomaly, Generator, SelfMix
 from admodels.synthesis.perlin import perlin_noise
 
 Float32 = NDArray[np.float32]
@@ -91,6 +91,15 @@ def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> P
     return Paint(
         mask, appearance, rng.uniform(anomaly.image_opacity_min, anomaly.image_opacity_max)
     )
+
+
+def self_mixed(image: UInt8, generator: SelfMix, rng: np.random.Generator) -> UInt8:
+    """What an anomaly made of its own image looks like: augmented, tiles shuffled; (H, W, 3).
+
+    Li et al. 2024 (CPR) and Zhang et al. 2023 (DiffusionAD) paint objects so, half of the time.
+    """
+    changed = augmented(image, generator.augmenters_per_self, rng)
+    return shuffled_tiles(changed, generator.tiles_per_side, rng)
 
 
 def anomaly_mask(

@@ -132,3 +132,14 @@ def augmented(image: UInt8, count: int, rng: np.random.Generator) -> UInt8:
     for index in rng.choice(len(AUGMENTERS), size=count, replace=False):
         image = AUGMENTERS[index](image, rng)
     return image
+
+
+def shuffled_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) -> UInt8:
+    """`image` cut into equal square tiles that change places, none turned.
+
+    Both sides are multiples of `tiles_per_side`.
+    """
+    height, width = (side // tiles_per_side for side in image.shape[:2])
+    grid = image.reshape(tiles_per_side, height, tiles_per_side, width, 3).swapaxes(1, 2)
+    tiles = rng.permutation(grid.reshape(-1, height, width, 3))
+    return tiles.reshape(grid.shape).swapaxes(1, 2).reshape(image.shape)

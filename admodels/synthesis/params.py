@@ -1,10 +1,10 @@
 """The params of the anomaly generator, embedded by methods, and the block `synthesize`."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from admodels.params import Resize, Strict
+from admodels.params import PerKind, Resize, Strict
 
 
 class Anomaly(Strict):
@@ -30,6 +30,15 @@ class Generator(Anomaly):
     clean_share: float = Field(ge=0, le=1)  # of the samples stay normal
     image_rotation_share: float = Field(ge=0, le=1)  # of the normal images are rotated first
     image_rotation_degrees: float = Field(ge=0, le=180)
+
+
+class SelfMix(Anomaly):
+    """How a training sample is drawn where an anomaly may be painted with the image itself."""
+
+    clean_share: float = Field(ge=0, le=1)  # of the samples stay normal
+    self_share: PerKind[Annotated[float, Field(ge=0, le=1)]]  # of the anomalies
+    augmenters_per_self: int = Field(ge=0, le=10)
+    tiles_per_side: int = Field(ge=1, le=64)  # of the image, shuffled
 
 
 class Synthesize(Strict):

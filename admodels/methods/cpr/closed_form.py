@@ -1,0 +1,117 @@
+"""What CPR learns without gradients: visual words, histograms, and where the part is.
+
+Specification sections 6 and 7, over the first tap of all normal images.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from admodels.errors import DataError
+from admodels.methods.cpr import foreground, retrieval
+from admodels.methods.cpr.frozen import FrozenTaps
+from admodels.methods.cpr.params import Params
+
+SAMPLED_CELLS = 50_000
+RESTARTS = 10
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The foreground estimator, weight (C,) and bias (), and its maps (N, h, w) float32."""
+
+    weight: Tensor
+    bias: Tensor
+    maps: Tensor
+
+
+def _sampled(frozen: FrozenTaps, normal: Tensor, cells: int, seed: int) -> NDArray[np.float32]:
+    drawn = np.random.default_rng([seed, cells]).permutation(cells)[:SAMPLED_CELLS]
+    return frozen.cells(normal, drawn)
+
+
+def _centres(cells: NDArray[np.float32], count: int, seed: int) -> Tensor:
+    """k-means, (count, C) float32; one thread, because sums in any order differ in their bits."""
+    with threadpool_limits(1):
+        found = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(cells)
+    return torch.from_numpy(found.cluster_centers_).to(torch.float32)
+
+
+def codebook(frozen: FrozenTaps, normal: Tensor, words: int, seed: int) -> Tensor:
+    """The visual words (V, C).
+
+    Raises:
+        DataError: fewer different cells than words: the images are constant, or nearly.
+    """
+    _, taps = next(frozen.over(normal))
+    sample = _sampled(frozen, normal, len(normal) * taps[0][0, 0].numel(), seed)
+    different = len(np.unique(sample, axis=0))
+    if different < words:
+        raise DataError(
+            f"the normal images show only {different} different places",
+            where="the training images",
+            expected=f"at least {words} (`codebook_words`): pictures, not constant frames",
+            next_step="look at them (`admodels report` links the validation), mend the source",
+        )
+    return _centres(sample, words, seed)
+
+
+def image_histograms(frozen: FrozenTaps, normal: Tensor, book: Tensor, blocks: int) -> Tensor:
+    """The histograms of all images, (N, blocks^2, V + 1) float64, on the CPU."""
+    found = []
+    for _, taps in frozen.over(normal):
+        found += [
+            retrieval.histograms(retrieval.words(tap, book.to(tap.device)), blocks, len(book))
+            for tap in taps[0]
+        ]
+    return torch.stack(found).cpu()
+
+
+def ranking(bank: Tensor, params: Params) -> Tensor:
+    """The most similar other images of each image, best first: (N, min(K, N - 1)) int64."""
+    found = []
+    for own, histogram in enumerate(bank):
+        order = retrieval.nearest(histogram, bank, params.dropped_blocks, len(bank))
+        others = order[1:] if params.parity else order[order != own]
+        found.append(others[: params.references])
+    return torch.stack(found)
+
+
+def part(frozen: FrozenTaps, normal: Tensor, seed: int) -> Part | None:
+    """Where the part is; None, and a warning, where the images do not tell."""
+    _, taps = next(frozen.over(normal))
+    side = taps[0].shape[2]
+    centres = _centres(_sampled(frozen, normal, len(normal) * side * side, seed), 2, seed)
+    labels = np.empty((len(normal), side, side), dtype=np.uint8)
+    for start, taps in frozen.over(normal):
+        for at, tap in enumerate(taps[0]):
+            labels[start + at] = retrieval.words(tap, centres.to(tap.device)).cpu().numpy()
+    sure = foreground.sure_cells(labels)
+    count = min(foreground.SAMPLES_PER_CLASS, *(len(cells) for cells in sure))
+    if count < 2:
+        LOG.warning("no foreground found: the whole image counts as the part")
+        return None
+    rng = np.random.default_rng([seed, side])
+    background, inside = (frozen.cells(normal, rng.permutation(cells)[:count]) for cells in sure)
+    return _normalised(frozen, normal, foreground.direction(background, inside), side)
+
+
+def _normalised(frozen: FrozenTaps, normal: Tensor, weight: Tensor, side: int) -> Part | None:
+    """Scaled so that 1 % of all cells are clamped at either end."""
+    values = torch.empty(len(normal), side, side)
+    for start, taps in frozen.over(normal):
+        along = torch.tensordot(taps[0], weight.to(taps[0].device), dims=([1], [0]))
+        values[start : start + len(along)] = along.cpu()
+    low, high = foreground.trimmed_range(values)
+    if not high > low:
+        LOG.warning("no foreground found: all places look alike, the whole image counts")
+        return None
+    maps = ((values - low) / (high - low)).clamp_(0, 1)
+    return Part(weight / (high - low), torch.tensor(-low / (high - low)), maps)

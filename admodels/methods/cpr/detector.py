@@ -1,0 +1,278 @@
+"""CPR from training to score, in reading order (specification sections 11 and 12).
+
+Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
+bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
+"""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from admodels import methods
+from admodels.errors import BundleError, DataError
+from admodels.methods import Log, Prediction, TrainingData
+from admodels.methods.cpr import closed_form, retrieval
+from admodels.methods.cpr.backbones import Backbone, Taps, load_weights, read_weights
+from admodels.methods.cpr.foreground import enlarged, foreground_map
+from admodels.methods.cpr.frozen import FrozenTaps
+from admodels.methods.cpr.heads import LocalHead, located, nearest_distance
+from admodels.methods.cpr.params import RANDOM
+from admodels.methods.cpr.params import Params as CprParams
+from admodels.methods.cpr.training import Trainer
+from admodels.nets import for_inference
+from admodels.params import Kind
+
+SMALLEST_PX = 64  # of the probe that asks a backbone for its channels
+INT8_LEVELS = 127
+OFFICIAL_HEADS, OFFICIAL_BACKBONE = "lrb.conv.", "backbone.feature_extractor.backbone."
+LOG = logging.getLogger(__name__)
+
+
+class Detector(methods.Detector):
+    """The `Detector` of CPR."""
+
+    Params = CprParams
+    params: CprParams
+
+    def __init__(self, params: CprParams, *, device: torch.device, precision: torch.dtype) -> None:
+        self.params, self.device, self.precision = params, device, precision
+        self.backbone = Backbone(params.backbone, params.tap_strides).to(device)
+        probe = torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX, dtype=torch.uint8, device=device)
+        with torch.inference_mode():
+            self.channels = [tap.shape[1] for tap in self.backbone(probe)]
+        self.heads = nn.ModuleList(
+            LocalHead(c, params.head_channels, params.descriptor_channels) for c in self.channels
+        ).to(device)
+        self.memory: dict[str, Tensor] = {}
+        self._frozen: FrozenTaps | None = None
+
+    def fit(
+        self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
+    ) -> None:
+        """Fit the three branches, then remember every normal image."""
+        self._start(data, seed)
+        frozen, p = self._backbone_for_scoring(), self.params
+        if len(data.normal) <= p.references:
+            LOG.warning(
+                "%d references of %d normal images: all others", p.references, len(data.normal)
+            )
+        book = closed_form.codebook(frozen, data.normal, p.codebook_words, seed)
+        bank = closed_form.image_histograms(frozen, data.normal, book, p.histogram_blocks)
+        part = closed_form.part(frozen, data.normal, seed) if p.foreground.of(kind) else None
+        Trainer(
+            self.heads,
+            frozen,
+            data,
+            p,
+            kind=kind,
+            seed=seed,
+            ranking=closed_form.ranking(bank, p),
+            maps=None if part is None else part.maps,
+            precision=self.precision,
+        ).run(checkpoints, log)
+        memory = {"codebook": book, "histograms": bank}
+        if part is not None:
+            memory |= {"foreground.weight": part.weight, "foreground.bias": part.bias}
+            memory["bank.foreground"] = part.maps.half()
+        self.restore(self._networks() | memory | self._filled_bank(data.normal, frozen))
+
+    def _start(self, data: TrainingData, seed: int) -> None:
+        """Random starts drawn on the CPU, then what the assets bring."""
+        p = self.params
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = Backbone(p.backbone, p.tap_strides)
+            heads = [
+                LocalHead(channels, p.head_channels, p.descriptor_channels)
+                for channels in self.channels
+            ]
+        for name, wanted in (("backbone", p.backbone_weights), ("heads", p.head_weights)):
+            if wanted != RANDOM and name not in data.assets:
+                raise DataError(
+                    f"the weights of CPR's {name} are missing",
+                    where="data/assets/cpr",
+                    expected=f"what `methods.cpr.{name.removesuffix('s')}_weights` names: {wanted}",
+                    next_step="dvc repro assets",
+                )
+        if p.backbone_weights != RANDOM:
+            path = data.assets["backbone"]
+            load_weights(backbone, read_weights(path), path)
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.heads.load_state_dict(nn.ModuleList(heads).state_dict())
+        if p.head_weights != RANDOM:
+            self.heads.load_state_dict(official_heads(data.assets["heads"], self.heads))
+
+    def _backbone_for_scoring(self) -> FrozenTaps:
+        fused = copy.deepcopy(self.backbone).for_inference()
+        if self.precision == torch.bfloat16:
+            fused = fused.to(memory_format=torch.channels_last)
+        p = self.params
+        return FrozenTaps(fused, self.precision, p.score_chunk_images, p.cache_mib)
+
+    @torch.inference_mode()
+    def _descriptors(self, heads: nn.ModuleList, taps: Taps) -> list[Tensor]:
+        with torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
+            found = [head(tap) for head, tap in zip(heads, taps, strict=True)]
+        return [located(descriptors) for descriptors in found]
+
+    def _filled_bank(self, normal: Tensor, frozen: FrozenTaps) -> dict[str, Tensor]:
+        """Every normal image's descriptors, location-major: (N, h, w, D) per tap."""
+        heads, bank = self._heads_for_scoring(), {}
+        for start, taps in frozen.over(normal):
+            for tap, found in enumerate(self._descriptors(heads, taps)):
+                for name, tensor in packed(found, self.params.bank).items():
+                    key = f"bank.{tap}.{name}"
+                    if key not in bank:
+                        bank[key] = torch.empty(
+                            (len(normal), *tensor.shape[1:]), dtype=tensor.dtype
+                        )
+                    bank[key][start : start + len(tensor)] = tensor.cpu()
+        return bank
+
+    def _heads_for_scoring(self) -> nn.ModuleList:
+        return for_inference(copy.deepcopy(self.heads), self.precision)
+
+    @torch.inference_mode()
+    def score(self, images: Tensor) -> Prediction:
+        """Distance to the nearest similar patch on the part; the score sums the T largest."""
+        if self._frozen is None:
+            self._frozen, self._scoring_heads = (
+                self._backbone_for_scoring(),
+                self._heads_for_scoring(),
+            )
+        taps = self._frozen.computed(images)
+        queries = self._descriptors(self._scoring_heads, taps)
+        maps = torch.stack(
+            [self._map(taps[0][at], [query[at] for query in queries]) for at in range(len(images))]
+        )
+        blurred = gaussian_blur(maps, self.params.blur_sigma_px)
+        top = blurred.flatten(1).topk(self.params.score_pixels, dim=1).values
+        return Prediction(blurred.cpu(), top.sum(1).cpu())
+
+    def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
+        """One image's distances before the blur, (image_px, image_px); section 12, steps 1 to 5."""
+        p, memory = self.params, self.memory
+        seen = retrieval.histograms(
+            retrieval.words(features, memory["codebook"]), p.histogram_blocks, p.codebook_words
+        )
+        near = retrieval.nearest(seen, memory["histograms"], p.dropped_blocks, p.references)
+        near = near.to(memory["bank.0.values"].device)
+        found = []
+        for tap, (query, region) in enumerate(zip(queries, p.regions, strict=True)):
+            references = unpacked(memory, f"bank.{tap}.", near).to(self.device)
+            found.append(nearest_distance(query, references, region)[None])
+        distance = enlarged(found[0] + enlarged(found[1], len(found[0][0])), p.image_px)
+        if "foreground.weight" in memory:
+            weight, bias = memory["foreground.weight"], memory["foreground.bias"]
+            part = foreground_map(features, weight, bias)[None]
+            others = memory["bank.foreground"][near].to(self.device, torch.float32)
+            distance *= enlarged(torch.cat([part, others]), p.image_px).amax(0)
+        return distance[0]
+
+    def _networks(self) -> dict[str, Tensor]:
+        parts = {"backbone": self.backbone, "heads": self.heads}
+        return {
+            f"{name}.{key}": tensor.detach().cpu().contiguous()
+            for name, net in parts.items()
+            for key, tensor in net.state_dict().items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Cut backbone, heads, words, histograms, foreground and bank: nothing else is needed."""
+        return self._networks() | {key: tensor.cpu() for key, tensor in self.memory.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a `state` back; the number of remembered images is the bank's own."""
+        try:
+            for name, net in (("backbone.", self.backbone), ("heads.", self.heads)):
+                net.load_state_dict(_below(state, name), strict=True)
+            memory = {k: v for k, v in state.items() if not k.startswith(("backbone.", "heads."))}
+            self._refuse_other(memory)
+        except (RuntimeError, KeyError) as error:
+            raise BundleError(
+                "the state does not fit CPR's params: " + str(error).splitlines()[-1].strip(),
+                where="model.safetensors",
+                expected=f"{self.params.backbone}, {self.params.descriptor_channels} channels",
+                next_step="train again: `dvc repro train`",
+            ) from None
+        small = {k: v.to(self.device) for k, v in memory.items() if not k.startswith("bank.")}
+        self.memory = memory | small  # the bank stays where it is: K images at a time travel
+        self._frozen = None
+
+    def _refuse_other(self, memory: dict[str, Tensor]) -> None:
+        p, side = self.params, self.params.image_px
+        images = len(memory["histograms"])
+        kinds = ("values", "scale") if p.bank == "int8" else ("values",)
+        wanted = {
+            "histograms": (images, p.histogram_blocks**2, p.codebook_words + 1),
+            "codebook": (p.codebook_words, *memory["codebook"].shape[1:]),
+        }
+        for tap, stride in enumerate(p.tap_strides):
+            place = (images, side // stride, side // stride)
+            depth = {"values": p.descriptor_channels, "scale": 1}
+            wanted |= {f"bank.{tap}.{kind}": (*place, depth[kind]) for kind in kinds}
+        if "foreground.weight" in memory:
+            wanted["foreground.weight"] = tuple(memory["codebook"].shape[1:])
+            wanted["foreground.bias"] = ()
+            wanted["bank.foreground"] = (images, *([side // p.tap_strides[0]] * 2))
+        found = {key: tuple(tensor.shape) for key, tensor in memory.items()}
+        if found != wanted:
+            other = sorted(set(found.items()) ^ set(wanted.items()))
+            raise RuntimeError(f"tensor {other[0][0]} has not the shape the params ask for")
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def packed(descriptors: Tensor, bank: str) -> dict[str, Tensor]:
+    """Unit vectors (B, h, w, D) as fp16, or as int8 with a scale of their own each."""
+    if bank == "fp16":
+        return {"values": descriptors.half()}
+    scale = descriptors.abs().amax(dim=-1, keepdim=True).clamp_min(1e-8) / INT8_LEVELS
+    return {"values": (descriptors / scale).round().to(torch.int8), "scale": scale.half()}
+
+
+def unpacked(memory: dict[str, Tensor], key: str, images: Tensor) -> Tensor:
+    """The remembered descriptors of some images, (K, h, w, D), fp16 or float32."""
+    values = memory[key + "values"][images]
+    if key + "scale" not in memory:
+        return values
+    return values.to(torch.float32) * memory[key + "scale"][images].to(torch.float32)
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """(B, H, W), cut at 4 sigma, reflected without repeating the edge; section 12, step 6."""
+    reach = int(4 * sigma)
+    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-at.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum())[None, None]
+    padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])[:, 0]
+
+
+def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:
+    """The heads out of a checkpoint of the authors; its backbone, where it has one, is ignored.
+
+    Raises:
+        DataError: a key is missing, unknown or of another shape (the official loader is silent).
+    """
+    found = read_weights(path)
+    state = _below(found, OFFICIAL_HEADS)
+    unknown = [k for k in found if not k.startswith((OFFICIAL_HEADS, OFFICIAL_BACKBONE))]
+    wanted = {key: tensor.shape for key, tensor in heads.state_dict().items()}
+    other = {key: tensor.shape for key, tensor in state.items()}.items() ^ wanted.items()
+    if unknown or other:
+        raise DataError(
+            f"not CPR heads of these params: {sorted(unknown + [key for key, _ in other])[0]}",
+            where=path,
+            expected="`lrb.conv.*` of the same backbone, head_channels and descriptor_channels",
+            next_step="mend `methods.cpr.head_weights` in params.yaml",
+        )
+    return state

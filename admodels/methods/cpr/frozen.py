@@ -1,0 +1,73 @@
+"""What a frozen network says about images: in batches of one size, remembered within a budget."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from admodels.methods.cpr.backbones import Backbone, Taps
+
+MIB = 1 << 20
+
+
+class FrozenTaps:
+    """Taps of images under keys; every batch is padded to `chunk`, so memory changes no result."""
+
+    def __init__(
+        self, backbone: Backbone, precision: torch.dtype, chunk: int, cache_mib: int
+    ) -> None:
+        self._backbone, self._precision, self._chunk = backbone, precision, chunk
+        self._device = backbone.mean.device
+        self._room = cache_mib * MIB
+        self._kept: dict[int, list[Tensor]] = {}
+
+    @torch.no_grad()
+    def of(self, images: Tensor, keys: Sequence[int | None]) -> Taps:
+        """(B, 3, H, W) uint8 to the taps, on the device; images without a key are not kept."""
+        fresh: dict[int, list[Tensor]] = {}
+        missing = [at for at, key in enumerate(keys) if key is None or key not in self._kept]
+        for start in range(0, len(missing), self._chunk):
+            part = missing[start : start + self._chunk]
+            padded = images[part + part[-1:] * (self._chunk - len(part))]
+            for at, taps in zip(part, zip(*self.computed(padded), strict=True), strict=False):
+                fresh[at] = [tap.clone() for tap in taps]  # alone, not a view of the batch
+                self._keep(keys[at], fresh[at])
+        each = [fresh[at] if at in fresh else self._kept[key] for at, key in enumerate(keys)]  # type: ignore[index]
+        return [torch.stack(taps) for taps in zip(*each, strict=True)]
+
+    @torch.no_grad()
+    def computed(self, images: Tensor) -> Taps:
+        """(B, 3, H, W) uint8 to the taps, without the memory."""
+        enabled = self._precision != torch.float32
+        with torch.autocast(self._device.type, self._precision, enabled=enabled):
+            found: Taps = self._backbone(images.to(self._device))
+        return found
+
+    def _keep(self, key: int | None, taps: list[Tensor]) -> None:
+        weight = sum(tap.nbytes for tap in taps)
+        if key is not None and weight <= self._room:
+            self._room -= weight
+            self._kept[key] = taps
+
+    def over(self, images: Tensor) -> Iterator[tuple[int, Taps]]:
+        """(index of the first, taps) of all images, a batch at a time, keyed by their index."""
+        for start in range(0, len(images), self._chunk):
+            part = images[start : start + self._chunk]
+            yield start, self.of(part, range(start, start + len(part)))
+
+    def cells(self, images: Tensor, wanted: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Cells of the first tap, (n, C), by their flat index in (N, h, w), in that order."""
+        order = np.argsort(wanted, kind="stable")
+        ascending, found = wanted[order], []
+        for start, taps in self.over(images):
+            by_cell = taps[0].permute(0, 2, 3, 1).flatten(0, 2)
+            per_image = len(by_cell) // len(taps[0])
+            first, last = start * per_image, start * per_image + len(by_cell)
+            low, high = np.searchsorted(ascending, (first, last))
+            at = torch.from_numpy(ascending[low:high] - first).to(by_cell.device)
+            found.append(by_cell[at].cpu().numpy())
+        result = np.empty((len(wanted), found[0].shape[1]), dtype=np.float32)
+        result[order] = np.concatenate(found)
+        return result

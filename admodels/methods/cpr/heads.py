@@ -1,0 +1,90 @@
+"""The local retrieval branch: a head per tap, and the nearest neighbour at nearly the same place.
+
+Specification sections 5 and 12.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROWS_AT_A_TIME = 8  # keeps one block's descriptors in the processor's cache
+BELOW_ANY_COSINE = -9.0
+
+
+def _conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+    norm = nn.BatchNorm2d(channels_out, eps=1e-3)
+    return nn.Sequential(OrderedDict(conv=conv, bn=norm, relu=nn.ReLU(inplace=True)))
+
+
+class _FourBranches(nn.Module):
+    """A modified Inception block, (B, C, h, w) to (B, 4 C / 3, h, w); the third repeats the first.
+
+    (sic: the official code has a plain 1x1 where the paper's figure suggests a wider one)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        out, inner = channels // 3, channels // 4
+        self.branch0 = _conv_norm_relu(channels, out)
+        self.branch1 = nn.Sequential(
+            _conv_norm_relu(channels, inner), _conv_norm_relu(inner, out, kernel=3)
+        )
+        self.branch2 = nn.Sequential(_conv_norm_relu(channels, out))
+        pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        self.branch3 = nn.Sequential(pool, _conv_norm_relu(channels, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = (self.branch0, self.branch1, self.branch2, self.branch3)
+        return torch.cat([branch(x) for branch in branches], dim=1)
+
+
+class LocalHead(nn.Sequential):
+    """One tap (B, C, h, w) to descriptors (B, D, h, w); not normalised in here.
+
+    Module names are those of the official checkpoint, `lrb.conv.<tap>.`.
+    """
+
+    def __init__(self, channels_in: int, channels: int, descriptor_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            _FourBranches(channels),
+            nn.Conv2d(channels // 3 * 4, descriptor_channels, 1),
+        )
+
+
+def located(descriptors: Tensor) -> Tensor:
+    """(B, D, h, w) to unit vectors (B, h, w, D), each at its place; section 12."""
+    by_place = descriptors.to(torch.float32).permute(0, 2, 3, 1)
+    length: Tensor = by_place.norm(dim=-1, keepdim=True)
+    return by_place / (length + 1e-8)
+
+
+def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
+    """1 - the largest cosine within `region` x `region` cells of any reference: (h, w) in 0..2.
+
+    `query` (h, w, D) and `references` (K, h, w, D) hold unit vectors. Neighbours outside the map
+    do not count. Per block of rows, every reference cell meets the query cells around it in one
+    batched product: no unfolded reference ever exists.
+    """
+    height, width, channels = query.shape
+    reach = region // 2
+    padded = F.pad(query, (0, 0, reach, reach, reach, reach))
+    best = query.new_full((height + 2 * reach, width + 2 * reach), BELOW_ANY_COSINE)
+    shifts = [(dy, dx) for dy in range(region) for dx in range(region)]
+    for top in range(0, height, ROWS_AT_A_TIME):
+        block = references[:, top : top + ROWS_AT_A_TIME].to(torch.float32)
+        rows = block.shape[1]
+        around = [padded[top + dy : top + dy + rows, dx : dx + width] for dy, dx in shifts]
+        cells = torch.stack(around, dim=2).reshape(rows * width, len(shifts), channels)
+        cosines = cells @ block.permute(1, 2, 3, 0).reshape(rows * width, channels, -1)
+        found = cosines.amax(dim=2).view(rows, width, len(shifts))
+        for at, (dy, dx) in enumerate(shifts):
+            place = best[top + dy : top + dy + rows, dx : dx + width]
+            torch.maximum(place, found[:, :, at], out=place)
+    nearest: Tensor = 1 - best[reach : reach + height, reach : reach + width]
+    return nearest.clamp_min_(0)

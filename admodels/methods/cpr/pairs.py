@@ -1,0 +1,253 @@
+"""What the heads learn from: pairs of places in a synthetic anomaly and in a similar normal image.
+
+Specification sections 8 to 10. `parity` repeats the official code where it matters to numbers: the
+far-negative weight stands inside the power (the paper has it outside), points are read half a cell
+off, and the most similar image is taken for the image itself. Without it these are mended.
+Anomalies are drawn online from (seed, number in the pool), at the size of the network and never
+stored as JPEG, so that queries and references have the same texture.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from admodels.methods.cpr.params import Params
+from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleaved, self_mixed
+from admodels.synthesis.augmenters import UInt8, augmented
+
+TRIES = 100  # for a mask that meets the part; then the sample stays normal
+TOUCHED = 0.5  # foreground that a component must reach somewhere
+Bool = NDArray[np.bool_]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A normal image with an anomaly, or without: `image` (3, H, W) uint8, `mask` (H, W) bool."""
+
+    source: int
+    image: UInt8
+    mask: Bool
+
+
+def synthetic_sample(
+    normal: Tensor,
+    textures: Tensor,
+    foreground: Tensor | None,
+    params: Params,
+    *,
+    self_share: float,
+    seed: int,
+    number: int,
+) -> Sample:
+    """Number `number` of the pool: from image `number` modulo N, with a share that stays normal.
+
+    `normal` (N, 3, H, W), `textures` (T, 3, H, W) uint8; `foreground` (N, h, w) float32 or None.
+    """
+    rng = np.random.default_rng([seed, number])
+    source, generator = number % len(normal), params.generator
+    image = interleaved(normal[source].numpy())
+    pixels = image.astype(np.float32) / np.float32(255)
+    mask = np.zeros(image.shape[:2], dtype=np.float32)
+    if rng.random() >= generator.clean_share:
+        part = None if foreground is None else _enlarged(foreground[source], image.shape[0])
+        mask = _mask_on_part(part, image.shape[0], params, rng)
+    if mask.any():
+        texture = interleaved(textures[rng.integers(len(textures))].numpy())
+        if rng.random() < self_share:
+            appearance = self_mixed(image, generator, rng)
+        else:
+            appearance = augmented(texture, generator.augmenters_per_texture, rng)
+        opacity = rng.uniform(generator.image_opacity_min, generator.image_opacity_max)
+        apply(Paint(mask, appearance, opacity), pixels)
+    inside = mask > 0
+    painted = image.copy()
+    painted[inside] = pixels[inside] * np.float32(255)  # truncated, as in section 8
+    return Sample(source, np.ascontiguousarray(painted.transpose(2, 0, 1)), inside)
+
+
+def _enlarged(part: Tensor, side_px: int) -> Float32:
+    scaled = cv2.resize(part.numpy(), (side_px, side_px), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def _mask_on_part(
+    part: Float32 | None, side_px: int, params: Params, rng: np.random.Generator
+) -> Float32:
+    """(H, W) of 0 and 1: components large enough that touch the part; all 0 if none came."""
+    for _ in range(TRIES):
+        mask = anomaly_mask(side_px, side_px, params.generator, rng)
+        kept = large_components(mask, part, params.smallest_anomaly_share)
+        if kept.any():
+            return kept
+    return np.zeros((side_px, side_px), dtype=np.float32)
+
+
+def large_components(mask: Float32, part: Float32 | None, smallest_share: float) -> Float32:
+    """The 8-connected components of at least that area that reach foreground above 0.5."""
+    count, labels, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    keep = found[:, cv2.CC_STAT_AREA] >= smallest_share * mask.size
+    if part is not None:
+        keep &= np.bincount(labels[part > TOUCHED], minlength=count) > 0
+    keep[0] = False
+    return np.asarray(keep[labels], dtype=np.float32)
+
+
+def photometric(image: UInt8, share: float, rng: np.random.Generator) -> UInt8:
+    """(3, H, W) with salt and pepper, then other lightness, each in `share` of the draws."""
+    if rng.random() < share:
+        each = (1 - rng.uniform(0.97, 1)) / 2
+        drawn = rng.random(image.shape[1:])
+        image = np.where(drawn < 2 * each, np.uint8(0), image)
+        image = np.where(drawn < each, np.uint8(255), image)
+    if rng.random() < share:
+        hls = cv2.cvtColor(interleaved(image), cv2.COLOR_RGB2HLS)
+        hls[:, :, 1] = np.clip(hls[:, :, 1] * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.cvtColor(hls, cv2.COLOR_HLS2RGB), dtype=np.uint8).transpose(2, 0, 1)
+    return image
+
+
+@dataclass(frozen=True)
+class Points:
+    """Pairs of pixels (B, P, 2) as x, y, with (B, P) weights 1, or 0 for padding; float32.
+
+    Positives and anomalies stand at the same place in query and reference.
+    """
+
+    positive: Tensor
+    positive_weight: Tensor
+    anomaly: Tensor
+    anomaly_weight: Tensor
+    far_query: Tensor
+    far_reference: Tensor
+    far_weight: Tensor
+
+    @classmethod
+    def batch(cls, of: list["Points"]) -> "Points":
+        """Points of one pair each (1, P, ...), as one batch."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in of]) for f in fields(cls)))
+
+    def to(self, device: torch.device) -> "Points":
+        """The same on another device."""
+        return Points(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def drawn_points(
+    mask: Bool, attention: Float32 | None, count: int, far_px: float, rng: np.random.Generator
+) -> Points:
+    """The points of one pair: `count` of each kind where there are so many.
+
+    `attention` (H, W) makes normal pixels likelier and turns far negatives on; None is a texture.
+    """
+    normal, anomalous = np.flatnonzero(~mask), np.flatnonzero(mask)
+    pool = _weighted(
+        normal, None if attention is None else attention.ravel()[normal], 2 * count, rng
+    )
+    anomaly = rng.choice(anomalous, min(count, len(anomalous)), replace=False)
+    anywhere = rng.choice(mask.size, len(pool), replace=False)
+    query, reference = _xy(anywhere, mask.shape[1]), _xy(pool, mask.shape[1])
+    far = np.flatnonzero(np.hypot(*(query - reference).T) > far_px)[
+        : count if attention is not None else 0
+    ]
+    return Points(
+        *_padded(reference[:count], count),
+        *_padded(_xy(anomaly, mask.shape[1]), count),
+        _padded(query[far], count)[0],
+        *_padded(reference[far], count),
+    )
+
+
+def _weighted(
+    items: NDArray[np.intp], weights: Float32 | None, count: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """`count` different items, drawn one after the other in proportion to their weights."""
+    if weights is None:
+        return rng.choice(items, min(count, len(items)), replace=False)
+    # the smallest of exponential arrival times at these rates come in exactly that order
+    arrival = rng.standard_exponential(len(items)) / np.maximum(weights, 1e-12)
+    count = min(count, len(items))
+    first = np.argpartition(arrival, count - 1)[:count] if count else np.empty(0, np.intp)
+    return items[first[np.argsort(arrival[first])]]
+
+
+def _xy(flat: NDArray[np.intp], width: int) -> NDArray[np.intp]:
+    return np.stack([flat % width, flat // width], axis=1)
+
+
+def _padded(points: NDArray[np.intp], count: int) -> tuple[Tensor, Tensor]:
+    """(1, count, 2) with (0, 0) for what is missing, and (1, count) weights that say so."""
+    padded = np.zeros((1, count, 2), dtype=np.float32)
+    padded[0, : len(points)] = points
+    weight = (np.arange(count) < len(points)).astype(np.float32)[None]
+    return torch.from_numpy(padded), torch.from_numpy(weight)
+
+
+def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -> Tensor:
+    """Bilinear (B, P, C) of (B, C, h, w) at (B, P, 2) pixels of an image of `side_px`.
+
+    The official code takes pixel 0 for the image's left edge: `parity` reads there, zeros outside.
+    """
+    place = 2 * points / (side_px - 1) - 1 if parity else (2 * points + 1) / side_px - 1
+    outside = "zeros" if parity else "border"
+    found = F.grid_sample(
+        features, place[:, :, None], mode="bilinear", padding_mode=outside, align_corners=False
+    )
+    return found[..., 0].transpose(1, 2)
+
+
+def far_weights(query: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
+    """Squared distances of raw features (B, P, C), mean 1 over the valid pairs: (B, P)."""
+    distance = (query - reference).square().sum(-1) * valid
+    return distance / (distance.sum(1, keepdim=True) + 1e-7) * valid.sum(1, keepdim=True)
+
+
+def hinge_loss(gap: Tensor, weight: Tensor, exponent: int, *, parity: bool) -> Tensor:
+    """Mean of [gap]+ ^ p over the pairs that count, their weight inside the power or outside."""
+    hinge = gap.clamp_min(0)
+    powered = (weight * hinge) ** exponent if parity else weight * hinge**exponent
+    return powered.sum() / (weight > 0).sum().clamp_min(1)
+
+
+def contrastive_loss(
+    descriptors: tuple[Tensor, Tensor], taps: tuple[Tensor, Tensor], points: Points, params: Params
+) -> Tensor:
+    """L_pos + L_neg of one tap (section 10): descriptors and raw taps of query and reference.
+
+    Equal places should be alike, far places and anomalies should not.
+    """
+
+    def read(maps: tuple[Tensor, Tensor], at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        q, r = (
+            at_points(m, p, params.image_px, parity=params.parity)
+            for m, p in zip(maps, at, strict=True)
+        )
+        return q, r
+
+    def cosine(at: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cosine_similarity(*read(descriptors, at), dim=-1)
+
+    far = (points.far_query, points.far_reference)
+    with torch.no_grad():
+        weight = far_weights(*read(taps, far), points.far_weight)
+    alike = cosine((points.positive, points.positive))
+    unlike = torch.cat([cosine(far), cosine((points.anomaly, points.anomaly))], dim=1)
+    unlike_weight = torch.cat([weight, points.anomaly_weight], dim=1)
+    return hinge_loss(
+        params.positive_margin - alike,
+        points.positive_weight,
+        params.loss_exponent,
+        parity=params.parity,
+    ) + hinge_loss(
+        unlike - params.negative_margin, unlike_weight, params.loss_exponent, parity=params.parity
+    )
+
+
+def far_distance_px(params: Params) -> float:
+    """Beyond the first tap's search region: stride * (region // 2) * sqrt(2)."""
+    return params.tap_strides[0] * (params.regions[0] // 2) * math.sqrt(2)

