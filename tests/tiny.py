@@ -1,4 +1,4 @@
-"""Small real things for tests: a DRAEM that trains in seconds, pictures with structure."""
+"""Small real things for tests: methods that train in seconds, pictures with structure."""
 
 import json
 from pathlib import Path
@@ -89,6 +89,16 @@ PARAMS = {
         "cache_mib": 64,
         "parity": False,
     },
+}
+# a run long and wide enough to find what it has learnt to find
+LONGER: dict[str, dict[str, object]] = {
+    "draem": {
+        "length": 250,
+        "reconstructive_width": 8,
+        "discriminative_width": 8,
+        "batch_images": 8,
+    },
+    "cpr": {"steps": {"object": 30, "texture": 30}, "references": 11, "synthetic_images": 60},
 }
 
 
