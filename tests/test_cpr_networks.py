@@ -3,6 +3,7 @@
 The number of the specification's test vector (section 18) stands after a test's name.
 """
 
+import copy
 import itertools
 import math
 import pickle
@@ -18,8 +19,6 @@ from torchvision.models import get_model
 from admodels.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.backbones import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     TAPS,
     Backbone,
     load_weights,
@@ -33,6 +32,7 @@ from admodels.methods.cpr.heads import LocalHead
 from tests import tiny
 
 OFFICIAL_BRANCHES = ("branch0", "branch1.0", "branch1.1", "branch2.0", "branch3.1")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -104,7 +104,7 @@ def test_taps_are_torchvisions_own_of_the_imagenet_normalised_image(name):  # V1
         whole.get_submodule(TAPS[name][stride]).register_forward_hook(
             lambda *args, stride=stride: outputs.update({stride: args[2].clone()})
         )
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
     with torch.inference_mode():
         whole((images / 255 - mean) / deviation)
         taps = net(images)
@@ -121,8 +121,6 @@ def test_the_first_densenet_tap_is_raw():  # V1
 
 @pytest.mark.parametrize("name", sorted(TAPS))
 def test_merging_norms_into_convolutions_changes_nothing_but_rounding(name):
-    import copy
-
     net, images = backbone(name), noise(2, 64)
     merged = copy.deepcopy(net).for_inference()
     with torch.inference_mode():

@@ -204,7 +204,7 @@ def test_salt_and_pepper_hit_all_channels_of_at_most_three_in_a_hundred_pixels()
 def test_points_keep_their_promises():  # V18
     mask = np.zeros((320, 320), dtype=np.bool_)
     mask[100:140, 60:200] = True
-    found = drawn_points(mask, np.ones((320, 320), dtype=np.float32), 300, FAR_PX, rng(0))
+    found = drawn_points(mask, np.ones((320, 320), dtype=np.float32), 300, 30.0, rng(0))
     for place, weight in (
         (found.positive, found.positive_weight),
         (found.anomaly, found.anomaly_weight),
@@ -220,7 +220,7 @@ def test_points_keep_their_promises():  # V18
     x, y = found.anomaly[0].long().T
     assert mask[y, x].all()
     assert len({*zip(x.tolist(), y.tolist(), strict=True)}) == 300
-    assert (found.far_query - found.far_reference).norm(dim=2).min() > FAR_PX
+    assert (found.far_query - found.far_reference).norm(dim=2).min() > 30
     x, y = found.far_reference[0].long().T
     assert not mask[y, x].any()
     x, y = found.far_query[0].long().T

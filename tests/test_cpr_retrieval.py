@@ -413,6 +413,8 @@ def test_a_packed_bank_is_close_to_what_was_packed():  # V23
         memory = {f"bank.0.{k}": v for k, v in packed(descriptors, kind).items()}
         found = unpacked(memory, "bank.0.", torch.tensor([2, 0, 1]))
         assert found.shape == descriptors.shape
+        step = descriptors[[2, 0, 1]].abs().amax(-1, keepdim=True) / 127
+        assert ((found - descriptors[[2, 0, 1]]).abs() <= 0.51 * step + 1e-4).all()
         away = nearest_distance(queries, found, 3) - exact
         assert away.abs().max() < tolerance
     assert packed(descriptors, "fp16")["values"].dtype == torch.float16
