@@ -212,6 +212,7 @@ def test_a_state_in_another_order_restores_the_same_detector():
         ("codebook", lambda t: t[:, :-1]),
         ("foreground.weight", lambda t: t[:-1]),
         ("histograms", lambda t: t[:, 1:]),
+        ("histograms", lambda t: t[0, 0, 0]),
         ("histograms", None),
         ("backbone.net.conv1.weight", None),
     ],
@@ -223,6 +224,32 @@ def test_a_state_whose_parts_do_not_fit_together_is_refused(key, changed):
         state[key] = changed(tensor)
     with pytest.raises(BundleError, match="does not fit CPR's params"):
         tiny.detector("cpr").restore(state)
+
+
+def test_a_state_whose_words_are_of_another_backbone_is_refused():
+    state = dict(fitted().state())
+    for key in ("codebook", "foreground.weight"):
+        state[key] = state[key][..., :-1]
+    with pytest.raises(BundleError, match="codebook has not the shape"):
+        tiny.detector("cpr").restore(state)
+
+
+def test_a_detector_that_refuses_a_state_and_one_that_learns_on_leave_the_others_alone():
+    first, second = tiny.detector("cpr"), tiny.detector("cpr")
+    first.restore(fitted().state())
+    before = first.score(queries()).anomaly_map
+    other = {k: v for k, v in fitted().state().items() if k != "histograms"}
+    other["heads.0.0.weight"] = torch.zeros_like(other["heads.0.0.weight"])
+    with pytest.raises(BundleError):
+        first.restore(other)
+    state = first.state()
+    second.restore(state)
+    assert torch.equal(second.score(queries()).anomaly_map, before)
+    assert isinstance(second, Detector)
+    with torch.no_grad():
+        taken = second.state()
+        second.heads[0][0].weight.zero_()
+    assert torch.equal(taken["heads.0.0.weight"], state["heads.0.0.weight"])
 
 
 def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
