@@ -128,7 +128,7 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
     whole, state = told_by(tmp_path / "whole")
     in_one_go = len(optimiser_steps)
     with pytest.raises(InterruptionError):
-        told_by(tmp_path / "parts", stop=7)
+        told_by(tmp_path / "parts", stop=len(whole) // 2 + 1)
     optimiser_steps.clear()
     resumed, resumed_state = told_by(tmp_path / "parts")
     assert 0 < len(optimiser_steps) < in_one_go
@@ -138,15 +138,7 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Path) -> None:
-    detector = tiny.fitted(
-        cell[0],
-        tmp_path,
-        cell[1],
-        length=250,
-        reconstructive_width=8,
-        discriminative_width=8,
-        batch_images=8,
-    )
+    detector = tiny.fitted(cell[0], tmp_path, cell[1], **tiny.LONGER[cell[0]])
     pixels = tiny.stripes(8, seed=11)
     pixels[:4, :, 20:40, 16:36] = tiny.textures()[0][:, :20, :20]
     found = methods.predict(detector, torch.from_numpy(pixels), 4)

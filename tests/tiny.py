@@ -1,4 +1,4 @@
-"""Small real things for tests: a DRAEM that trains in seconds, pictures with structure."""
+"""Small real things for tests: methods that train in seconds, pictures with structure."""
 
 import json
 from pathlib import Path
@@ -90,6 +90,16 @@ PARAMS = {
         "parity": False,
     },
 }
+# a run long and wide enough to find what it has learnt to find
+LONGER: dict[str, dict[str, object]] = {
+    "draem": {
+        "length": 250,
+        "reconstructive_width": 8,
+        "discriminative_width": 8,
+        "batch_images": 8,
+    },
+    "cpr": {"steps": {"object": 30, "texture": 30}, "references": 11, "synthetic_images": 60},
+}
 
 
 def detector(
@@ -109,6 +119,31 @@ def stripes(count: int, seed: int) -> NDArray[np.uint8]:
     tint = rng.uniform(0.8, 1.0, (count, 3, 1, 1))
     wave = 0.5 + 0.3 * np.sin((i + j) / 5 + phase)
     return (255 * tint * wave).astype(np.uint8)
+
+
+def discs(
+    count: int, seed: int, defects: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A part on a flat ground, (count, 3, PX, PX) uint8, and where every other one is damaged.
+
+    Specification of CPR, section 18, V25: a disc of radius 20 that jitters by a pixel.
+    """
+    rng = np.random.default_rng(seed)
+    i, j = np.mgrid[:PX, :PX]
+    images = np.empty((count, 3, PX, PX), dtype=np.uint8)
+    masks = np.zeros((count, PX, PX), dtype=np.bool_)
+    for at, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        dy, dx = rng.integers(-1, 2, size=2)
+        part = (i - 32 - dy) ** 2 + (j - 32 - dx) ** 2 <= 20**2
+        pixels = np.where(
+            part, *(np.reshape(c, (3, 1, 1)) for c in ([0.7, 0.6, 0.2], [0.2, 0.3, 0.4]))
+        )
+        if defects and at % 2 == 0:
+            y, x = rng.integers(20, 37, size=2)
+            mask[y : y + 8, x : x + 8] = True
+            pixels = np.where(mask, 0.95, pixels)
+        image[:] = 255 * (pixels + rng.normal(0, 0.02, pixels.shape)).clip(0, 1)
+    return images, masks
 
 
 def textures(count: int = 6) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from admodels import nets
 from admodels.errors import DataError
 from admodels.methods.cpr.params import BackboneName
 
@@ -34,6 +35,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE2_STAGES = (
     *((1, 3, 1, 1, 16), (3, 3, 2, 6, 24), (3, 5, 2, 6, 48)),
     *((4, 3, 2, 6, 88), (4, 5, 1, 6, 120)),
+)
+UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, UnpicklingError),
+    *(AttributeError, TypeError, LookupError),  # a pickle of something else
 )
 OLD_DENSENET = {f".{name}.{n}.": f".{name}{n}." for name in ("norm", "conv") for n in (1, 2)}
 
@@ -114,7 +119,9 @@ class Backbone(nn.Module):
 
     def for_inference(self) -> "Backbone":
         """Batch norms that follow a convolution merged into it, in place."""
-        fused: Any = fuse(self.net, inplace=True, no_trace=True)
+        # `fuse` sees the modules of the graph, and torchvision's Conv2dNormActivation is one there
+        merged = nets.for_inference(self.net, torch.float32)
+        fused: Any = fuse(merged, inplace=True, no_trace=True)
         self.net = fused
         return self
 
@@ -132,10 +139,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        return {_modern(key): tensor for key, tensor in found.items()}
-    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, UnpicklingError) as error:
+        weights = {_modern(key): tensor for key, tensor in found.items()}
+        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise ValueError("it holds more than tensors")
+        return weights
+    except UNREADABLE as error:
         raise DataError(
-            f"weights cannot be read: {str(error).splitlines()[0]}",
+            f"weights cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=path,
             expected="a PyTorch state dict (tensors only)",
             next_step="mend `methods.cpr` in params.yaml, then `dvc repro assets`",

@@ -114,4 +114,10 @@ def _normalised(frozen: FrozenTaps, normal: Tensor, weight: Tensor, side: int) -
         LOG.warning("no foreground found: all places look alike, the whole image counts")
         return None
     maps = ((values - low) / (high - low)).clamp_(0, 1)
+    bare = int((maps.amax(dim=(1, 2)) <= foreground.IS_PART).sum())
+    if bare:
+        LOG.warning(
+            "no foreground above %s in %d of %d images: no synthetic anomaly is painted on them",
+            *(foreground.IS_PART, bare, len(maps)),
+        )
     return Part(weight / (high - low), torch.tensor(-low / (high - low)), maps)

@@ -178,7 +178,7 @@ class Detector(methods.Detector):
     def _networks(self) -> dict[str, Tensor]:
         parts = {"backbone": self.backbone, "heads": self.heads}
         return {
-            f"{name}.{key}": tensor.detach().cpu().contiguous()
+            f"{name}.{key}": tensor.detach().to("cpu", copy=True).contiguous()
             for name, net in parts.items()
             for key, tensor in net.state_dict().items()
         }
@@ -189,11 +189,11 @@ class Detector(methods.Detector):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take a `state` back; the number of remembered images is the bank's own."""
+        memory = {k: v for k, v in state.items() if not k.startswith(("backbone.", "heads."))}
         try:
+            self._refuse_other(memory)
             for name, net in (("backbone.", self.backbone), ("heads.", self.heads)):
                 net.load_state_dict(_below(state, name), strict=True)
-            memory = {k: v for k, v in state.items() if not k.startswith(("backbone.", "heads."))}
-            self._refuse_other(memory)
         except (RuntimeError, KeyError) as error:
             raise BundleError(
                 "the state does not fit CPR's params: " + str(error).splitlines()[-1].strip(),
@@ -207,20 +207,20 @@ class Detector(methods.Detector):
 
     def _refuse_other(self, memory: dict[str, Tensor]) -> None:
         p, side = self.params, self.params.image_px
-        images = len(memory["histograms"])
+        images, channels = memory["histograms"].shape[:1], self.channels[0]
         kinds = ("values", "scale") if p.bank == "int8" else ("values",)
         wanted = {
-            "histograms": (images, p.histogram_blocks**2, p.codebook_words + 1),
-            "codebook": (p.codebook_words, *memory["codebook"].shape[1:]),
+            "histograms": (*images, p.histogram_blocks**2, p.codebook_words + 1),
+            "codebook": (p.codebook_words, channels),
         }
         for tap, stride in enumerate(p.tap_strides):
-            place = (images, side // stride, side // stride)
+            place = (*images, side // stride, side // stride)
             depth = {"values": p.descriptor_channels, "scale": 1}
             wanted |= {f"bank.{tap}.{kind}": (*place, depth[kind]) for kind in kinds}
         if "foreground.weight" in memory:
-            wanted["foreground.weight"] = tuple(memory["codebook"].shape[1:])
+            wanted["foreground.weight"] = (channels,)
             wanted["foreground.bias"] = ()
-            wanted["bank.foreground"] = (images, *([side // p.tap_strides[0]] * 2))
+            wanted["bank.foreground"] = (*images, *([side // p.tap_strides[0]] * 2))
         found = {key: tuple(tensor.shape) for key, tensor in memory.items()}
         if found != wanted:
             other = sorted(set(found.items()) ^ set(wanted.items()))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 SAMPLES_PER_CLASS = 15_000
 TRIMMED_SHARE = 0.01
+IS_PART = 0.5  # a component of a synthetic anomaly must reach more than that somewhere
 
 
 def ring_width(side: int) -> int:

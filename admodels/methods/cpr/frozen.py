@@ -47,7 +47,7 @@ class FrozenTaps:
 
     def _keep(self, key: int | None, taps: list[Tensor]) -> None:
         weight = sum(tap.nbytes for tap in taps)
-        if key is not None and weight <= self._room:
+        if key is not None and key not in self._kept and weight <= self._room:
             self._room -= weight
             self._kept[key] = taps
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from admodels.methods.cpr.foreground import IS_PART
 from admodels.methods.cpr.params import Params
 from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleaved, self_mixed
 from admodels.synthesis.augmenters import UInt8, augmented
 
 TRIES = 100  # for a mask that meets the part; then the sample stays normal
-TOUCHED = 0.5  # foreground that a component must reach somewhere
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]
 
@@ -81,7 +81,8 @@ def _mask_on_part(
     part: Float32 | None, side_px: int, params: Params, rng: np.random.Generator
 ) -> Float32:
     """(H, W) of 0 and 1: components large enough that touch the part; all 0 if none came."""
-    for _ in range(TRIES):
+    shows_part = part is None or bool((part > IS_PART).any())
+    for _ in range(TRIES if shows_part else 0):
         mask = anomaly_mask(side_px, side_px, params.generator, rng)
         kept = large_components(mask, part, params.smallest_anomaly_share)
         if kept.any():
@@ -94,7 +95,7 @@ def large_components(mask: Float32, part: Float32 | None, smallest_share: float)
     count, labels, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     keep = found[:, cv2.CC_STAT_AREA] >= smallest_share * mask.size
     if part is not None:
-        keep &= np.bincount(labels[part > TOUCHED], minlength=count) > 0
+        keep &= np.bincount(labels[part > IS_PART], minlength=count) > 0
     keep[0] = False
     return np.asarray(keep[labels], dtype=np.float32)
 

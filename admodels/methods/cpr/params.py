@@ -56,7 +56,7 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tap_strides[0] >= self.tap_strides[1]:
-            raise ValueError("tap_strides: [4, 8] or [8, 16]")
+            raise ValueError("tap_strides: the second is the larger")
         if any(side % 2 == 0 for side in self.regions):
             raise ValueError("regions: an even side has no centre cell")
         if self.dropped_blocks >= self.histogram_blocks**2:
@@ -65,6 +65,8 @@ class Params(MethodParams):
             raise ValueError("generator.tiles_per_side does not divide image_px")
         if self.score_pixels > self.image_px**2:
             raise ValueError("score_pixels: more than the image has")
+        if int(4 * self.blur_sigma_px) >= self.image_px:
+            raise ValueError("blur_sigma_px: its window is larger than the image")
         if self.backbone_weights == PACKAGED and self.backbone != "efficientnet_lite2":
             raise ValueError("backbone_weights: only efficientnet_lite2 is packaged")
         return self

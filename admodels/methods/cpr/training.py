@@ -63,8 +63,9 @@ class Trainer:
     def run(self, checkpoints: Path, log: Log) -> None:
         """All steps, from the last checkpoint of this very run where there is one."""
         steps, tensors = self.params.steps.of(self.kind), (self.data.normal, self.data.textures)
-        facts = (self.seed, self.kind, self.precision, torch.__version__)
-        weights = tuple(self.heads.state_dict().values())
+        weights = [tensor.cpu() for tensor in self.heads.state_dict().values()]
+        device = next(self.heads.parameters()).device.type
+        facts = (self.seed, self.kind, self.precision, device, torch.__version__)
         fingerprint = run_fingerprint(self.params, facts, (*tensors, self.ranking, *weights))
         checkpoint = Checkpoint(checkpoints, fingerprint)
         self.heads.train()

@@ -1,0 +1,292 @@
+"""The scores, states and params of CPR.
+
+The number of the specification's test vector (section 18) stands after a test's name.
+"""
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from admodels import params
+from admodels.errors import BundleError, ConfigurationError
+from admodels.methods import TrainingData
+from admodels.methods.cpr.detector import (
+    Detector,
+)
+from admodels.methods.cpr.heads import located
+from admodels.methods.cpr.params import Params
+from tests import tiny
+from tests.test_cpr_retrieval import unfolded_distance
+
+
+@cache
+def fitted(**changes: object) -> Detector:
+    """Fitted to discs, as an object."""
+    with TemporaryDirectory() as folder:
+        found = tiny.detector("cpr", **{k: json.loads(str(v)) for k, v in changes.items()})
+        found.fit(disc_data(), kind="object", seed=5, checkpoints=Path(folder), log=no_log)
+    assert isinstance(found, Detector)
+    return found
+
+
+def no_log(*_: object) -> None:
+    """A log that forgets."""
+
+
+def disc_data(count: int = 12) -> TrainingData:
+    data = tiny.training_data()
+    normal = torch.from_numpy(tiny.discs(count, seed=1)[0])
+    return TrainingData(normal, data.textures, data.validation, None, {})
+
+
+def fit(detector: Detector, folder: Path, data: TrainingData, kind: str = "texture") -> Detector:
+    detector.fit(data, kind=kind, seed=5, checkpoints=folder, log=no_log)
+    return detector
+
+
+def queries(count: int = 4) -> Tensor:
+    return torch.from_numpy(tiny.discs(count, seed=8, defects=True)[0])
+
+
+def explicit_map(detector: Detector, image: Tensor) -> NDArray[np.float64]:
+    """Section 12 in plain steps from the state alone, before the blur."""
+    p, state = detector.params, detector.state()
+    with torch.inference_mode():
+        taps = detector.backbone(image[None])
+        descriptors = [
+            located(head.eval()(tap))[0] for head, tap in zip(detector.heads, taps, strict=True)
+        ]
+    away = torch.cdist(taps[0][0].flatten(1).T.double(), state["codebook"].double())
+    side = p.image_px // 4
+    block = side // p.histogram_blocks
+    seen = np.zeros((p.histogram_blocks**2, p.codebook_words + 1))
+    for cell, word in enumerate(away.argmin(1).tolist()):
+        row, column = cell // side // block, cell % side // block
+        seen[row * p.histogram_blocks + column, word + 1] += 1 / block**2
+    bank = state["histograms"].numpy()
+    divergence = ((seen + 1e-8) * np.log((seen + 1e-8) / (bank + 1e-8))).sum(-1)
+    kept = p.histogram_blocks**2 - p.dropped_blocks
+    near = np.sort(divergence, axis=1)[:, :kept].sum(1).argsort(kind="stable")[: p.references]
+    maps = [
+        unfolded_distance(query, state[f"bank.{tap}.values"][near].float(), region)
+        for tap, (query, region) in enumerate(zip(descriptors, p.regions, strict=True))
+    ]
+
+    def grown(small: Tensor, to: int) -> Tensor:
+        return F.interpolate(small[None, None].double(), (to, to), mode="bilinear")[0, 0]
+
+    distance = grown(maps[0] + grown(maps[1], side), p.image_px)
+    assert 0 <= distance.min() <= distance.max() <= 4
+    own = torch.einsum("chw,c->hw", taps[0][0], state["foreground.weight"])
+    part = [(own + state["foreground.bias"]).clamp(0, 1), *state["bank.foreground"][near]]
+    weight = torch.stack([grown(each, p.image_px) for each in part]).amax(0)
+    return (distance * weight).numpy()
+
+
+def test_the_score_is_that_of_the_plain_steps_of_section_12():
+    detector, images = fitted(), queries()
+    found = detector.score(images)
+    assert "foreground.weight" in detector.state()
+    for at, image in enumerate(images):
+        p = detector.params
+        expected = gaussian_filter(
+            explicit_map(detector, image), p.blur_sigma_px, mode="mirror", truncate=4
+        )
+        np.testing.assert_allclose(found.anomaly_map[at], expected, rtol=0, atol=2e-5)
+        total = np.sort(expected.ravel())[-p.score_pixels :].sum()
+        assert found.anomaly_score[at].item() == pytest.approx(total, abs=1e-3)
+
+
+def test_the_blur_comes_after_the_foreground():  # V22
+    detector = tiny.detector("cpr")
+    state = dict(fitted().state())
+    # no cell of any image is foreground, but for those that the bank says: the right half
+    state["foreground.weight"] = torch.zeros_like(state["foreground.weight"])
+    state["foreground.bias"] = torch.tensor(-1.0)
+    state["bank.foreground"] = torch.zeros_like(state["bank.foreground"])
+    state["bank.foreground"][:, :, 8:] = 1
+    detector.restore(state)
+    found = detector.score(queries()).anomaly_map
+    assert found[:, :, :26].max() == 0
+    assert found[:, :, 28].max() > 0  # the map itself is 0 left of pixel 30
+
+
+def with_exact_bank(detector: Detector) -> Detector:
+    """The same bank, unpacked to float32 and computed from the images once more."""
+    state, exact = dict(detector.state()), tiny.detector("cpr")
+    normal = disc_data().normal
+    with torch.inference_mode():
+        for tap, head in enumerate(detector.heads):
+            state[f"bank.{tap}.values"] = located(head.eval()(detector.backbone(normal)[tap]))
+    exact.restore(state)
+    assert isinstance(exact, Detector)
+    return exact
+
+
+def test_an_image_of_the_bank_scores_next_to_nothing():  # V21
+    found = with_exact_bank(fitted()).score(disc_data().normal)
+    assert found.anomaly_map.max() < 1e-5  # 1e-6 and what merging the norms costs
+    assert found.anomaly_score.max() < 1e-3
+    assert fitted().score(disc_data().normal).anomaly_map.max() < 1e-3  # fp16
+
+
+@pytest.mark.parametrize(("bank", "tolerance"), [("fp16", 1e-3), ("int8", 1e-2)])
+def test_a_packed_bank_scores_as_an_exact_one(bank, tolerance):  # V23
+    exact = with_exact_bank(fitted()).score(queries())
+    found = fitted(bank=json.dumps(bank)).score(queries())
+    torch.testing.assert_close(found.anomaly_map, exact.anomaly_map, rtol=0, atol=tolerance)
+
+
+def test_any_number_of_images_at_once_scores_alike():  # V23
+    images = queries(7)
+    together = fitted().score(images)
+    for at in range(7):
+        alone = fitted().score(images[at : at + 1])
+        torch.testing.assert_close(
+            alone.anomaly_map[0], together.anomaly_map[at], rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("grey", [0, 127, 255])
+def test_a_constant_image_has_a_finite_score(grey):
+    found = fitted().score(torch.full((1, 3, tiny.PX, tiny.PX), grey, dtype=torch.uint8))
+    assert torch.isfinite(found.anomaly_map).all()
+    assert torch.isfinite(found.anomaly_score).all()
+    assert found.anomaly_map.min() >= 0
+
+
+def test_defects_on_a_disc_are_found_with_untrained_heads_and_no_worse_with_trained():  # V25
+    images, masks = tiny.discs(8, seed=21, defects=True)
+    block = {
+        "backbone": '"densenet201"',
+        "descriptor_channels": "384",
+        "head_channels": "192",
+        "references": "10",
+        "foreground": '{"object": false, "texture": false}',
+        "score_pixels": "64",
+    }
+    pixel, image = [], []
+    for steps in (0, 15):
+        detector = fitted(**block, steps=json.dumps({"object": steps, "texture": steps}))
+        found = detector.score(torch.from_numpy(images))
+        pixel.append(roc_auc_score(masks.ravel(), found.anomaly_map.flatten()))
+        image.append(roc_auc_score(masks.any((1, 2)), found.anomaly_score))
+    assert image == [1, 1]
+    assert pixel[0] > 0.99
+    assert pixel[1] > pixel[0] - 0.002
+
+
+def test_neither_a_state_nor_a_restore_copies_the_bank():
+    state, other = fitted().state(), tiny.detector("cpr")
+    other.restore(state)
+    for key in ("bank.0.values", "bank.1.values", "bank.foreground"):
+        assert state[key].data_ptr() == fitted().state()[key].data_ptr()
+        assert other.state()[key].data_ptr() == state[key].data_ptr()
+
+
+def test_a_state_in_another_order_restores_the_same_detector():
+    state, other = fitted().state(), tiny.detector("cpr")
+    other.restore({key: state[key] for key in sorted(state, reverse=True)})
+    a, b = fitted().score(queries()), other.score(queries())
+    assert torch.equal(a.anomaly_map, b.anomaly_map)
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("bank.0.values", lambda t: t[:-1]),
+        ("bank.1.values", None),
+        ("bank.foreground", None),
+        ("bank.foreground", lambda t: t[:, 1:]),
+        ("codebook", lambda t: t[:, :-1]),
+        ("foreground.weight", lambda t: t[:-1]),
+        ("histograms", lambda t: t[:, 1:]),
+        ("histograms", lambda t: t[0, 0, 0]),
+        ("histograms", None),
+        ("backbone.net.conv1.weight", None),
+    ],
+)
+def test_a_state_whose_parts_do_not_fit_together_is_refused(key, changed):
+    state = dict(fitted().state())
+    tensor = state.pop(key)
+    if changed is not None:
+        state[key] = changed(tensor)
+    with pytest.raises(BundleError, match="does not fit CPR's params"):
+        tiny.detector("cpr").restore(state)
+
+
+def test_a_state_whose_words_are_of_another_backbone_is_refused():
+    state = dict(fitted().state())
+    for key in ("codebook", "foreground.weight"):
+        state[key] = state[key][..., :-1]
+    with pytest.raises(BundleError, match="codebook has not the shape"):
+        tiny.detector("cpr").restore(state)
+
+
+def test_a_detector_that_refuses_a_state_and_one_that_learns_on_leave_the_others_alone():
+    first, second = tiny.detector("cpr"), tiny.detector("cpr")
+    first.restore(fitted().state())
+    before = first.score(queries()).anomaly_map
+    other = {k: v for k, v in fitted().state().items() if k != "histograms"}
+    other["heads.0.0.weight"] = torch.zeros_like(other["heads.0.0.weight"])
+    with pytest.raises(BundleError):
+        first.restore(other)
+    state = first.state()
+    second.restore(state)
+    assert torch.equal(second.score(queries()).anomaly_map, before)
+    assert isinstance(second, Detector)
+    with torch.no_grad():
+        taken = second.state()
+        second.heads[0][0].weight.zero_()
+    assert torch.equal(taken["heads.0.0.weight"], state["heads.0.0.weight"])
+
+
+def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
+    with pytest.raises(BundleError, match=r"bank\.0\.scale"):
+        tiny.detector("cpr", bank="int8").restore(fitted().state())
+    with pytest.raises(BundleError, match="surprise"):
+        tiny.detector("cpr").restore(fitted().state() | {"surprise": torch.zeros(1)})
+
+
+def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
+    detector = tiny.detector("cpr", references=20)
+    with caplog.at_level(logging.WARNING):
+        fit(detector, tmp_path, tiny.training_data(5))
+    assert "20 references of 5 normal images" in caplog.text
+    found = detector.score(queries())
+    assert torch.isfinite(found.anomaly_score).all()
+    assert len(detector.state()["histograms"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"regions": [2, 1]}, "even side"),
+        ({"regions": [3, 4]}, "even side"),
+        ({"tap_strides": [8, 8]}, "tap_strides"),
+        ({"dropped_blocks": 4}, "no block"),
+        ({"score_pixels": 64 * 64 + 1}, "more than the image has"),
+        ({"backbone_weights": "packaged"}, "only efficientnet_lite2 is packaged"),
+        ({"backbone_weights": "a.pth"}, "backbone_sha256"),
+        ({"head_weights": "a.pth"}, "head_sha256"),
+        ({"backbone_sha256": "ab" * 8}, "backbone_sha256"),
+        ({"image_px": 72}, "image_px"),
+        ({"image_px": 48}, "image_px"),
+        ({"head_channels": 20}, "head_channels"),
+        ({"blur_sigma_px": 16.0}, "blur_sigma_px"),
+    ],
+)
+def test_params_that_cannot_work_are_refused_by_key(changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        params.parsed(tiny.PARAMS["cpr"] | changes, Params, "methods.cpr")
