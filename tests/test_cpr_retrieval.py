@@ -164,7 +164,7 @@ def test_planted_clusters_are_found():  # V9
     codes = torch.stack([random_codes(n, 20) for n in range(6)])
     tap = (centres[codes] + 0.1 * torch.randn(6, 20, 20, 8)).permute(0, 3, 1, 2)
     frozen, images = known(tap)
-    book = closed_form.codebook(frozen, images, 12, seed=66)
+    book = closed_form.codebook(closed_form.sampled(frozen, images, 66), 12, seed=66)
     assert book.dtype == torch.float32
     match = torch.cdist(centres, book).argmin(1)
     assert sorted(match.tolist()) == list(range(12))
@@ -214,7 +214,7 @@ def disc_taps(count: int = 6, side: int = 80) -> tuple[Tensor, Tensor]:
 def test_the_toy_disc_is_found_with_the_stated_numbers():  # V12
     taps, disc = disc_taps()
     frozen, images = known(taps)
-    part = closed_form.part(frozen, images, seed=66)
+    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
     assert part is not None
     axis = F.normalize(part.weight, dim=0)
     assert axis.tolist() == pytest.approx([0.9, 0, 0, 0, 0.43, 0, 0, 0], abs=0.03)
@@ -250,7 +250,7 @@ def test_sharpening_has_the_stated_values():  # V13
 
 def test_one_in_a_hundred_cells_is_clamped_at_either_end():  # V11
     frozen, images = known(disc_taps()[0])
-    part = closed_form.part(frozen, images, seed=66)
+    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
     assert part is not None
     for clamped in (part.maps == 0, part.maps == 1):
         assert abs(clamped.sum().item() - 0.01 * 6 * 6400) <= 1
@@ -272,7 +272,7 @@ def test_the_foreground_does_not_depend_on_scale_and_offset():  # V11
 def test_the_convolution_gives_the_maps_of_the_training_images():  # V11
     taps, _ = disc_taps()
     frozen, images = known(taps)
-    part = closed_form.part(frozen, images, seed=66)
+    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
     assert part is not None
     for image, expected in zip(taps, part.maps, strict=True):
         found = foreground.foreground_map(image, part.weight, part.bias)
@@ -285,7 +285,10 @@ def test_without_a_part_in_the_middle_the_whole_image_counts_and_a_log_says_so(c
     taps = torch.randn(4, 8, 80, 80) * 0.1 + 5 * left
     frozen, images = known(taps)
     with caplog.at_level(logging.WARNING):
-        assert closed_form.part(frozen, images, seed=66) is None
+        assert (
+            closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
+            is None
+        )
     assert "no foreground found" in caplog.text
 
 
@@ -296,7 +299,7 @@ def test_constant_images_are_refused_with_what_they_show(tmp_path):
         fit(tiny.detector("cpr", codebook_words=200), tmp_path, flat)
     frozen, images = known(torch.ones(4, 8, 20, 20))
     with pytest.raises(DataError, match="only 1 different places"):
-        closed_form.codebook(frozen, images, 2, seed=66)
+        closed_form.codebook(closed_form.sampled(frozen, images, 66), 2, seed=66)
 
 
 def test_cells_are_those_of_the_taps_in_the_order_asked_for():

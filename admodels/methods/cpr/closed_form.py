@@ -32,9 +32,11 @@ class Part:
     maps: Tensor
 
 
-def _sampled(frozen: FrozenTaps, normal: Tensor, cells: int, seed: int) -> NDArray[np.float32]:
-    drawn = np.random.default_rng([seed, cells]).permutation(cells)[:SAMPLED_CELLS]
-    return frozen.cells(normal, drawn)
+def sampled(frozen: FrozenTaps, normal: Tensor, seed: int) -> NDArray[np.float32]:
+    """Up to 50,000 different cells of all images, (n, C)."""
+    _, taps = next(frozen.over(normal))
+    cells = len(normal) * taps[0][0, 0].numel()
+    return frozen.cells(normal, np.random.default_rng(seed).permutation(cells)[:SAMPLED_CELLS])
 
 
 def _centres(cells: NDArray[np.float32], count: int, seed: int) -> Tensor:
@@ -44,14 +46,12 @@ def _centres(cells: NDArray[np.float32], count: int, seed: int) -> Tensor:
     return torch.from_numpy(found.cluster_centers_).to(torch.float32)
 
 
-def codebook(frozen: FrozenTaps, normal: Tensor, words: int, seed: int) -> Tensor:
-    """The visual words (V, C).
+def codebook(sample: NDArray[np.float32], words: int, seed: int) -> Tensor:
+    """The visual words (V, C) of sampled cells.
 
     Raises:
         DataError: fewer different cells than words: the images are constant, or nearly.
     """
-    _, taps = next(frozen.over(normal))
-    sample = _sampled(frozen, normal, len(normal) * taps[0][0, 0].numel(), seed)
     different = len(np.unique(sample, axis=0))
     if different < words:
         raise DataError(
@@ -84,28 +84,31 @@ def ranking(bank: Tensor, params: Params) -> Tensor:
     return torch.stack(found)
 
 
-def part(frozen: FrozenTaps, normal: Tensor, seed: int) -> Part | None:
+def part(frozen: FrozenTaps, normal: Tensor, sample: NDArray[np.float32], seed: int) -> Part | None:
     """Where the part is; None, and a warning, where the images do not tell."""
-    _, taps = next(frozen.over(normal))
-    side = taps[0].shape[2]
-    centres = _centres(_sampled(frozen, normal, len(normal) * side * side, seed), 2, seed)
-    labels = np.empty((len(normal), side, side), dtype=np.uint8)
-    for start, taps in frozen.over(normal):
-        for at, tap in enumerate(taps[0]):
-            labels[start + at] = retrieval.words(tap, centres.to(tap.device)).cpu().numpy()
-    sure = foreground.sure_cells(labels)
+    centres = _centres(sample, 2, seed)
+    labels = torch.cat(
+        [
+            retrieval.words(tap, centres.to(tap.device))[None].to("cpu", torch.uint8)
+            for _, taps in frozen.over(normal)
+            for tap in taps[0]
+        ]
+    )
+    sure = foreground.sure_cells(labels.numpy())
     count = min(foreground.SAMPLES_PER_CLASS, *(len(cells) for cells in sure))
     if count < 2:
         LOG.warning("no foreground found: the whole image counts as the part")
         return None
-    rng = np.random.default_rng([seed, side])
+    rng = np.random.default_rng([seed, count])
     background, inside = (frozen.cells(normal, rng.permutation(cells)[:count]) for cells in sure)
-    return _normalised(frozen, normal, foreground.direction(background, inside), side)
+    return _normalised(frozen, normal, foreground.direction(background, inside), labels.shape)
 
 
-def _normalised(frozen: FrozenTaps, normal: Tensor, weight: Tensor, side: int) -> Part | None:
+def _normalised(
+    frozen: FrozenTaps, normal: Tensor, weight: Tensor, shape: torch.Size
+) -> Part | None:
     """Scaled so that 1 % of all cells are clamped at either end."""
-    values = torch.empty(len(normal), side, side)
+    values = torch.empty(shape)
     for start, taps in frozen.over(normal):
         along = torch.tensordot(taps[0], weight.to(taps[0].device), dims=([1], [0]))
         values[start : start + len(along)] = along.cpu()

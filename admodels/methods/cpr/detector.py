@@ -53,16 +53,22 @@ class Detector(methods.Detector):
     def fit(
         self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
     ) -> None:
-        """Fit the three branches, then remember every normal image."""
+        """Fit the three branches, then remember every normal image.
+
+        Mattes are not used: a test image has none, so the part is found from the features.
+        """
         self._start(data, seed)
         frozen, p = self._backbone_for_scoring(), self.params
         if len(data.normal) <= p.references:
             LOG.warning(
                 "%d references of %d normal images: all others", p.references, len(data.normal)
             )
-        book = closed_form.codebook(frozen, data.normal, p.codebook_words, seed)
+        sample = closed_form.sampled(frozen, data.normal, seed)
+        book = closed_form.codebook(sample, p.codebook_words, seed)
         bank = closed_form.image_histograms(frozen, data.normal, book, p.histogram_blocks)
-        part = closed_form.part(frozen, data.normal, seed) if p.foreground.of(kind) else None
+        part = (
+            closed_form.part(frozen, data.normal, sample, seed) if p.foreground.of(kind) else None
+        )
         Trainer(
             self.heads,
             frozen,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,7 +48,8 @@ def direction(background: NDArray[np.float32], foreground: NDArray[np.float32]) 
     """Fisher's discriminant between (n, C) and (m, C) cells: (C,) float32, foreground positive."""
     cells = np.concatenate([background, foreground]).astype(np.float64)
     is_foreground = np.arange(len(cells)) >= len(background)
-    fitted = LinearDiscriminantAnalysis(priors=[0.5, 0.5]).fit(cells, is_foreground)
+    with threadpool_limits(1):  # sums in any order differ in their bits
+        fitted = LinearDiscriminantAnalysis(priors=[0.5, 0.5]).fit(cells, is_foreground)
     return torch.from_numpy(fitted.coef_[0]).to(torch.float32)
 
 

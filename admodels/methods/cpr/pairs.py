@@ -59,10 +59,10 @@ def synthetic_sample(
         part = None if foreground is None else _enlarged(foreground[source], image.shape[0])
         mask = _mask_on_part(part, image.shape[0], params, rng)
     if mask.any():
-        texture = interleaved(textures[rng.integers(len(textures))].numpy())
         if rng.random() < self_share:
             appearance = self_mixed(image, generator, rng)
         else:
+            texture = interleaved(textures[rng.integers(len(textures))].numpy())
             appearance = augmented(texture, generator.augmenters_per_texture, rng)
         opacity = rng.uniform(generator.image_opacity_min, generator.image_opacity_max)
         apply(Paint(mask, appearance, opacity), pixels)

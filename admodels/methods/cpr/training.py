@@ -1,7 +1,7 @@
 """Training of the heads on frozen features (specification sections 9 to 11)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,15 @@ from admodels.methods.cpr.pairs import (
 from admodels.methods.cpr.params import Params
 from admodels.params import Kind
 
-SAMPLES_AT_HAND = 1024
+SAMPLES_AT_HAND = 512
 SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side
+
+
+def attended(maps: Tensor) -> Tensor:
+    """Foreground (N, h, w), smoothed with the edge repeated and sharpened; section 7."""
+    sigma = maps.shape[1] * SMOOTHING_SHARE
+    smooth = gaussian_filter(maps.numpy(), sigma, axes=(1, 2))
+    return part_maps.sharpened(torch.from_numpy(smooth))
 
 
 class Trainer:
@@ -57,8 +64,8 @@ class Trainer:
             heads.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
         )
         self.history: list[tuple[int, dict[str, float]]] = []
-        self.sample: Callable[[int], Sample] = lru_cache(SAMPLES_AT_HAND)(self._sample)
-        self.attention: Callable[[int], Float32] = lru_cache(SAMPLES_AT_HAND)(self._attention)
+        self.sample = lru_cache(SAMPLES_AT_HAND)(self._sample)
+        self.attended = None if maps is None else attended(maps)
 
     def run(self, checkpoints: Path, log: Log) -> None:
         """All steps, from the last checkpoint of this very run where there is one."""
@@ -76,6 +83,7 @@ class Trainer:
         if steps:
             checkpoint.write(self._state(steps))
         self.heads.eval()
+        self.sample.cache_clear()  # it would outlive the run: the cache and the run hold each other
 
     def _step(self, step: int) -> float:
         rng = np.random.default_rng([self.seed, step])
@@ -125,7 +133,7 @@ class Trainer:
         mask, attention = self.sample(number).mask, None
         if self.kind == "object":
             source = number % len(self.data.normal)
-            attention = np.maximum(self.attention(source), self.attention(reference))
+            attention = np.maximum(self._attention(source), self._attention(reference))
         count = self.params.points_per_image
         return drawn_points(mask, attention, count, far_distance_px(self.params), rng)
 
@@ -160,11 +168,9 @@ class Trainer:
     def _attention(self, index: int) -> Float32:
         """Where points of normal image `index` are drawn: (H, W); even where no part was found."""
         side = self.params.image_px
-        if self.maps is None:
+        if self.attended is None:
             return np.ones((side, side), dtype=np.float32)
-        raw = self.maps[index].numpy()
-        smooth = torch.from_numpy(gaussian_filter(raw, raw.shape[0] * SMOOTHING_SHARE))
-        found: Float32 = part_maps.enlarged(part_maps.sharpened(smooth)[None], side)[0].numpy()
+        found: Float32 = part_maps.enlarged(self.attended[index, None], side)[0].numpy()
         return found
 
     def _report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
