@@ -1,10 +1,10 @@
 """Full-width official DiffusionAD at 256 px on this machine: the published form against ours.
 
 python -m benchmarks.diffusionad [--repeats 1]
-CPU-seconds of one inference image: two passes one after the other in fp32, NCHW and with autograd's
-graph (as the official evaluation runs) against `Detector.score`, in turn in the same process, with
-their ratio. Then, each in a process of its own, the peak memory of one training step of one
-micro-batch of one image, without and with checkpointing.
+The peak memory of one training step with micro-batches of one image, without and with
+checkpointing, each in a process of its own. Then CPU-seconds of one inference image: two passes one
+after the other in fp32, NCHW and with autograd's graph (as the official evaluation runs) against
+`Detector.score`, in turn in the same process, with their ratio.
 """
 
 import argparse
@@ -87,9 +87,9 @@ def main() -> None:
     if arguments.step:
         training_step(checkpointing=arguments.step == "checkpointing")
         return
-    compare_scoring(arguments.repeats)
-    for step in ("plain", "checkpointing"):
+    for step in ("plain", "checkpointing"):  # first: a child's peak begins at that of its parent
         subprocess.run([sys.executable, "-m", "benchmarks.diffusionad", "--step", step], check=True)
+    compare_scoring(arguments.repeats)
 
 
 if __name__ == "__main__":
