@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from admodels.errors import AdmodelsError, DataError
+from admodels.manifest import FOREGROUND, Row, listed
 from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.manifest import Row
 from admodels.params import Resize
 from admodels.progress import progress
 from admodels.writing import whole_file
@@ -222,6 +222,40 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
 
     label = f"read masks of {root.name}"
     return stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
+
+
+def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8 | None:
+    """The mattes of the rows, in order, as (N, 1, image_px, image_px) uint8; None: there is none.
+
+    Raises:
+        DataError: some images have one and others not, a file is missing or is not that of the
+            manifest, or it has another size than its image.
+    """
+    bare = [row.image_path for row in rows if not row.foreground_sha256]
+    if len(bare) == len(rows):
+        return None
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(rows)} images have no foreground matte",
+            where=listed(bare),
+            expected=f"{FOREGROUND}/<path of the image>.png for every image, or for none",
+            next_step="add or remove mattes, then `admodels task refresh NAME`",
+        )
+
+    def plane(row: Row) -> UInt8:
+        path = root / row.foreground_path
+        matte = decoded(_read_checked(path, row.foreground_sha256), path)
+        if (matte.width, matte.height) != (row.width, row.height):
+            raise DataError(
+                f"foreground matte is {matte.width} x {matte.height} pixels",
+                where=path,
+                expected=f"{row.width} x {row.height}, as {row.image_path}",
+                next_step="mend the matte, then `admodels task refresh NAME`",
+            )
+        return resized(matte.rgb, image_px, resize)[None, :, :, 0]
+
+    label = f"read mattes of {root.name}"
+    return stacked(plane, rows, (1, image_px, image_px), np.uint8, label)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Literal
 from admodels import images
 from admodels.errors import DataError
 from admodels.images import UnreadableImage
-from admodels.manifest import Found, Row
+from admodels.manifest import FOREGROUND, Found, Row, sha256_of
 from admodels.statistics import perceptual_hash, statistics
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -51,6 +51,8 @@ def inspected(found: Sequence[Found], root: Path) -> tuple[list[Inspected], list
 def described(found: Found, root: Path) -> tuple[Row, Facts]:
     """The manifest row and the facts of one image, read and decoded once, as is its mask.
 
+    A matte is only hashed: whoever needs it decodes it.
+
     Raises:
         UnreadableImage: the file does not give an image.
     """
@@ -58,6 +60,8 @@ def described(found: Found, root: Path) -> tuple[Row, Facts]:
     image = images.decoded(data, found.image_path)
     mask = root / found.mask_path
     mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
+    matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
+    has_matte = matte.is_file()
     row = Row(
         image_id=str(PurePosixPath(found.image_path).with_suffix("")),
         image_path=found.image_path,
@@ -70,8 +74,8 @@ def described(found: Found, root: Path) -> tuple[Row, Facts]:
         defect_type=found.defect_type,
         mask_path=found.mask_path,
         mask_sha256="" if mask_data is None else hashlib.sha256(mask_data).hexdigest(),
-        foreground_path="",
-        foreground_sha256="",
+        foreground_path=matte.relative_to(root).as_posix() if has_matte else "",
+        foreground_sha256=sha256_of(matte) if has_matte else "",
     )
     return row, _facts(image.rgb, *_mask_facts(row, mask_data))
 

@@ -17,6 +17,7 @@ Label = Literal["normal", "anomalous"]
 Part = Literal["learn", "calibration", "test"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+FOREGROUND = "foreground"  # folder of the user's mattes: FOREGROUND/<path of the image>.png
 SPLITS = ("train", "validation", "calibration", "test")
 NAMES_SHOWN = 20
 LEAST_TRAIN_SHARE = 0.1

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from admodels import images, manifest, params
 from admodels.assets import load_textures, texture_paths
+from admodels.foreground import foreground
+from admodels.params import Kind
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Synthesize
 from stages import run
@@ -13,12 +15,16 @@ def main(task: str) -> None:
     """Only validation images are opened: calibration and test images are never painted on."""
     block = params.read("synthesize", Synthesize)
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
-    normal = images.load(rows, Path("data/raw", task), block.image_px, block.resize)
+    raw = Path("data/raw", task)
+    normal = images.load(rows, raw, block.image_px, block.resize)
     folder = Path("data/assets/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))
-    samples = held_out.draw(rows, normal, textures, block, params.read("seed", int))
-    held_out.write(Path("data/synthetic", task), samples)
+    mattes = images.load_foreground(rows, raw, block.image_px, block.resize)
+    kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
+    part = foreground(normal, mattes, kind)
+    samples = held_out.draw(rows, normal, textures, part, block, params.read("seed", int))
+    held_out.write(Path("data/synthetic", task), samples, part.source)
 
 
 if __name__ == "__main__":

@@ -48,14 +48,15 @@ def _pixels(split: Path, task: str, block: MethodParams) -> NDArray[np.uint8]:
 
 
 def _training_data(block: MethodParams, method: str, task: str, split: Path) -> TrainingData:
-    normal = _pixels(split, task, block)
-    textures = load_textures(Path("data/assets/textures"), block.image_px)
-    synthetic, masks = held_out.read(Path("data/synthetic", task), block.image_px, block.resize)
+    rows, raw, px = manifest.read(split), Path("data/raw", task), block.image_px
+    mattes = images.load_foreground(rows, raw, px, block.resize)
+    textures = load_textures(Path("data/assets/textures"), px)
+    synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
     return TrainingData(
-        normal=torch.from_numpy(normal),
+        normal=torch.from_numpy(images.load(rows, raw, px, block.resize)),
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
-        foreground=None,
+        foreground=None if mattes is None else torch.from_numpy(mattes),
         assets={p.stem: p for p in sorted(Path("data/assets", method).iterdir())},
     )
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from admodels import params
 from admodels.errors import ConfigurationError
-from admodels.methods.draem.detector import Detector, _Run, window_maximum
+from admodels.methods.draem.detector import learning_rate, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
@@ -318,24 +318,21 @@ def test_the_scorer_keeps_fp32_where_images_are_compared_and_where_nets_end() ->
         assert {part.dtype for part in net(torch.rand(1, 3, 64, 64))} == {torch.float32}
 
 
-def run_of(**changes: object) -> _Run:
-    detector = tiny.detector("draem", **changes)
-    assert isinstance(detector, Detector)
-    return _Run(detector.net, detector.params)
+def rates(at: list[int], steps: int, **changes: object) -> list[float]:
+    block = params.parsed(tiny.PARAMS["draem"] | changes, Params, "methods.draem")
+    return [learning_rate(block, step, steps) for step in at]
 
 
 def test_the_official_milestones_fall_on_epochs_560_and_630_of_700() -> None:
-    run = run_of(schedule="milestones", milestones=[0.8, 0.9], milestone_factor=0.2)
-    rates = [run.set_learning_rate(epoch * 26, 700 * 26) for epoch in (0, 560, 630, 699)]
-    assert rates == pytest.approx([1e-3, 2e-4, 4e-5, 4e-5])
-    assert run.set_learning_rate(560 * 26 - 1, 700 * 26) == 1e-3
-    assert run.optimiser.param_groups[0]["lr"] == 1e-3
+    official = {"schedule": "milestones", "milestones": [0.8, 0.9], "milestone_factor": 0.2}
+    at = [epoch * 26 for epoch in (0, 560, 630, 699)]
+    assert rates(at, 700 * 26, **official) == pytest.approx([1e-3, 2e-4, 4e-5, 4e-5])
+    assert rates([560 * 26 - 1], 700 * 26, **official) == [1e-3]
 
 
 def test_the_cosine_falls_from_the_full_rate_to_nearly_none() -> None:
-    run = run_of(schedule="cosine")
-    rates = [run.set_learning_rate(step, 100) for step in (0, 50, 99)]
-    assert rates == pytest.approx([1e-3, 5e-4, 2.467e-7], rel=1e-3)
+    found = rates([0, 50, 99], 100, schedule="cosine")
+    assert found == pytest.approx([1e-3, 5e-4, 2.467e-7], rel=1e-3)
 
 
 @pytest.mark.parametrize(

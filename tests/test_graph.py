@@ -142,6 +142,16 @@ def code_deps(stage: Any) -> list[str]:
     return [d.def_path for d in stage.deps if d.def_path.split("/")[0] in CODE]
 
 
+def modules_needed(root: Path, start: str, method: str | None, all_methods: list[str]) -> set[str]:
+    """A cell's own method, and whatever any method imports beside itself: one list serves all."""
+    found: set[str] = set()
+    for other in all_methods if method else [None]:
+        own = f"admodels/methods/{other}/"
+        imported = modules_imported(root, start, other)
+        found |= {file for file in imported if other == method or not file.startswith(own)}
+    return found
+
+
 def complaints(root: Path) -> list[str]:
     """How the code dependencies of dvc.yaml differ from what the stages import."""
     params = load(root / "params.yaml")
@@ -149,7 +159,7 @@ def complaints(root: Path) -> list[str]:
     for stage in resolved(root):
         module, *words = stage.cmd.removeprefix("python -m ").split()
         method = method_of(words, params)
-        needed = modules_imported(root, module.replace(".", "/") + ".py", method)
+        needed = modules_needed(root, module.replace(".", "/") + ".py", method, params["methods"])
         listed: set[str] = set()
         for dep in code_deps(stage):
             covered = set(python_files(root, Path(dep))) or {dep}

@@ -9,11 +9,13 @@ from PIL import Image
 
 from admodels import images, manifest, progress
 from admodels.errors import DataError
+from admodels.foreground import foreground
 from admodels.inspection import described
 from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
-from stages import synthesize
+from stages import synthesize, train
+from tests import tiny
 
 PX = 64
 ANOMALY = Anomaly(
@@ -54,7 +56,8 @@ TEXTURES = {
 
 
 def drawn(rows=ROWS, normal=NORMAL, params=PARAMS, seed=5):
-    return held_out.draw(rows, normal, TEXTURES, params, seed)
+    whole = foreground(normal, None, "texture")
+    return held_out.draw(rows, normal, TEXTURES, whole, params, seed)
 
 
 def test_drawing_shows_how_far_it_is(monkeypatch, capsys):
@@ -112,7 +115,7 @@ def test_a_generator_that_paints_nothing_is_refused():
 
 def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples)
+    held_out.write(tmp_path / "task", samples, "whole")
     found, masks = held_out.read(tmp_path / "task", PX, "bilinear")
     assert found.dtype == np.uint8
     assert np.array_equal(found, np.stack([s.image.transpose(2, 0, 1) for s in samples]))
@@ -121,7 +124,7 @@ def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
 
 def test_the_written_set_is_read_back_at_another_size(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples)
+    held_out.write(tmp_path / "task", samples, "whole")
     found, masks = held_out.read(tmp_path / "task", 16, "area")
     averaged = images.resized(samples[5].image, 16, "area")
     assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
@@ -133,7 +136,7 @@ def test_the_written_set_is_read_back_at_another_size(tmp_path):
 
 def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples)
+    held_out.write(tmp_path / "task", samples, "whole")
     with (tmp_path / "task/index.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert tuple(lines[0]) == held_out.COLUMNS
@@ -149,27 +152,29 @@ def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
 
 def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples)
+    held_out.write(tmp_path / "task", samples, "whole")
     found = json.loads((tmp_path / "task/statistics.json").read_text(encoding="utf-8"))
     empty = sum(s.empty_draws for s in samples)
     assert found == {
         "images": 12,
         "mean_area_share": pytest.approx(np.mean([s.mask for s in samples]), abs=1e-6),
         "empty_draw_share": pytest.approx(empty / (empty + 12), abs=1e-6),
+        "foreground_share": 1.0,
+        "foreground": "whole",
     }
 
 
 def test_writing_twice_gives_the_same_bytes_and_nothing_else(tmp_path):
     for _ in range(2):
-        held_out.write(tmp_path / "first", drawn())
-    held_out.write(tmp_path / "second", drawn())
+        held_out.write(tmp_path / "first", drawn(), "whole")
+    held_out.write(tmp_path / "second", drawn(), "whole")
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "second"]
 
 
 def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path):
-    held_out.write(tmp_path / "task", drawn())
-    held_out.write(tmp_path / "task", drawn(ROWS[:1], NORMAL[:1]))
+    held_out.write(tmp_path / "task", drawn(), "whole")
+    held_out.write(tmp_path / "task", drawn(ROWS[:1], NORMAL[:1]), "whole")
     assert len(list((tmp_path / "task/images").iterdir())) == 3
     assert len(list((tmp_path / "task/masks").iterdir())) == 3
 
@@ -194,7 +199,7 @@ def test_an_outline_follows_the_border_of_the_mask():
     mask = np.zeros((PX, PX), dtype=bool)
     mask[16:48, 16:48] = True
     black = np.zeros((PX, PX, 3), dtype=np.uint8)
-    sample = held_out.Sample("a", "b", black, black, mask, 0)
+    sample = held_out.Sample("a", "b", black, black, mask, 255 * mask[:, ::-1].astype(np.uint8), 0)
     sheet = held_out.contact_sheet([sample])
     rows, columns = np.nonzero((sheet == [255, 255, 0]).all(axis=2))
     side = held_out.TILE_PX // 2
@@ -204,7 +209,7 @@ def test_an_outline_follows_the_border_of_the_mask():
 
 
 def test_paths_in_the_index_are_relative_and_posix(tmp_path):
-    held_out.write(tmp_path / "task", drawn())
+    held_out.write(tmp_path / "task", drawn(), "whole")
     text = Path(tmp_path / "task/index.csv").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     assert "images/00000.png,masks/00000.png,train/good/000," in text
@@ -225,7 +230,8 @@ def project(tmp_path, monkeypatch):
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/assets/textures", name)
         images.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
-    values = {"seed": 7, "synthesize": PARAMS.model_dump()}
+    tasks = {"t": {"kind": "texture"}}
+    values = {"seed": 7, "synthesize": PARAMS.model_dump(), "tasks": tasks}
     Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
     return tmp_path
 
@@ -254,3 +260,38 @@ def test_the_stage_refuses_to_run_without_textures(project):
     shutil.rmtree(project / "data/assets/textures")
     with pytest.raises(DataError, match="no texture source"):
         synthesize.main("t")
+
+
+def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
+    def found():
+        synthesize.main("t")
+        facts = json.loads(Path("data/synthetic/t/statistics.json").read_bytes())
+        with Image.open("data/synthetic/t/contact_sheet.png") as sheet:
+            cyan = (np.asarray(sheet) == [0, 255, 255]).all(axis=2).sum()
+        return facts["foreground"], facts["foreground_share"], cyan
+
+    assert found()[:2] == ("whole", 1.0)
+    values = json.loads(Path("params.yaml").read_text(encoding="utf-8"))
+    values["tasks"]["t"]["kind"] = "object"
+    Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
+    assert found()[0] == "estimated"
+    matte = np.zeros((90, 70), dtype=np.uint8)
+    matte[:45] = 255
+    for i in range(3):
+        images.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
+    rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
+    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    for split in ("validation", "train"):
+        manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
+    source, share, cyan = found()
+    assert source == "manifest"
+    assert share == pytest.approx(0.5, abs=0.02)
+    assert cyan > 9 * 300  # around half of each of 9 tiles of 160 px
+
+    detector = tiny.detector("diffusionad").params
+    Path("data/assets/diffusionad").mkdir()
+    data = train._training_data(detector, "diffusionad", "t", Path("data/manifests/t/train.csv"))
+    assert data.foreground is not None
+    assert data.foreground.shape == (3, 1, tiny.PX, tiny.PX)
+    assert (data.foreground[:, :, : tiny.PX // 2 - 1] == 255).all()
+    assert not data.foreground[:, :, tiny.PX // 2 + 1 :].any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from admodels import methods
+from admodels import methods, runtime
 from admodels.errors import BundleError, ConfigurationError, DataError
 from admodels.methods import Detector
 from tests import tiny
@@ -138,6 +138,8 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Path) -> None:
+    if cell[1] == torch.bfloat16 and not runtime.has_fast_bf16(torch.device("cpu")):
+        pytest.skip("bfloat16 is emulated here, several times slower than fp32")
     detector = tiny.fitted(cell[0], tmp_path, cell[1], **tiny.LONGER[cell[0]])
     pixels = tiny.stripes(8, seed=11)
     pixels[:4, :, 20:40, 16:36] = tiny.textures()[0][:, :20, :20]
@@ -146,7 +148,7 @@ def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Pa
     box = np.s_[round(20 * scale) : round(40 * scale), round(16 * scale) : round(36 * scale)]
     inside = found.anomaly_map[:4, box[0], box[1]].mean()
     elsewhere = found.anomaly_map[4:].mean()
-    assert inside > 3 * elsewhere
+    assert inside > tiny.CONTRAST[cell[0]] * elsewhere
     assert found.anomaly_score[:4].min() > found.anomaly_score[4:].max()
 
 

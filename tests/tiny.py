@@ -89,6 +89,47 @@ PARAMS = {
         "cache_mib": 64,
         "parity": False,
     },
+    "diffusionad": {
+        "image_px": PX,
+        "resize": "bilinear",
+        "score_chunk_images": 4,
+        "precision": "fp32",
+        "pixel_range": "unit",
+        "base_channels": 32,
+        "channel_multipliers": [1, 1],
+        "blocks_per_level": 1,
+        "attention_px": [],
+        "segmentation_width": 4,
+        "noise_steps": 1000,
+        "t_split": 300,
+        "t_b_max": 1000,
+        "guidance_weight": 1.0,
+        "eval_t_s": 200,
+        "eval_t_b": 400,
+        "eval_draws": 1,
+        "generator": {
+            "clean_share": 0.5,
+            "lattice_exponent_max": 5,
+            "noise_rotation_degrees": 90,
+            "mask_threshold": 0.5,
+            "image_opacity_min": 0.2,
+            "image_opacity_max": 0.8,
+            "augmenters_per_texture": 3,
+            "self_share": {"object": 0.5, "texture": 0.0},
+            "augmenters_per_self": 3,
+            "tiles_per_side": 8,
+        },
+        "batch_images": 2,
+        "micro_batch_images": 2,
+        "checkpointing": False,
+        "length": 8,
+        "length_unit": "steps",
+        "denoiser_learning_rate": 0.001,
+        "segmentation_learning_rate": 0.001,
+        "schedule": "cosine",
+        "ema_decay": 0.9,
+        "score_pixels": 50,
+    },
 }
 # a run long and wide enough to find what it has learnt to find
 LONGER: dict[str, dict[str, object]] = {
@@ -99,7 +140,19 @@ LONGER: dict[str, dict[str, object]] = {
         "batch_images": 8,
     },
     "cpr": {"steps": {"object": 30, "texture": 30}, "references": 11, "synthetic_images": 60},
+    "diffusionad": {
+        "length": 60,
+        "segmentation_width": 8,
+        "batch_images": 4,
+        "micro_batch_images": 4,
+        "segmentation_learning_rate": 0.03,
+        "denoiser_learning_rate": 0.002,
+    },
 }
+
+# How much higher the map is then inside a defect than in a normal image. DiffusionAD's focal loss
+# has an exponent of 4: it hardly pushes below p = 0.2, and 60 steps are no long training.
+CONTRAST = {"draem": 3.0, "cpr": 3.0, "diffusionad": 1.2}
 
 
 def detector(

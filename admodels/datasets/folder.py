@@ -4,12 +4,13 @@ normal/* or good/*, or *       normal, to learn from (right in the folder: all n
 test_normal/*                  normal, to test with (optional)
 <defect>/<name>.*              anomalous, to test with (optional)
 masks/<defect>/<name>.*        its mask, also as <name>_mask.*; the whole folder may be absent
+foreground/*                   mattes of normal images, of any layout (admodels/foreground.py)
 """
 
 from pathlib import Path
 
 from admodels.datasets import anomalous, base_of, folders_in, normal
-from admodels.manifest import Found
+from admodels.manifest import FOREGROUND, Found
 
 LEARN = ("normal", "good")
 
@@ -23,6 +24,6 @@ def found(root: Path, category: str) -> list[Found]:
             images += normal(root, folder, "learn")
         elif folder.name == "test_normal":
             images += normal(root, folder, "test")
-        elif folder.name != "masks":
+        elif folder.name not in ("masks", FOREGROUND):
             images += anomalous(root, folder, base / "masks", ("", "_mask"))
     return images

@@ -5,6 +5,7 @@ official code: the coin for clean samples falls before the work instead of after
 draws from a generator of its own instead of three global ones that loader workers replay.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from admodels.synthesis.augmenters import UInt8, augmented, rotated, shuffled_tiles
+from admodels.params import Kind
+from admodels.synthesis.augmenters import (
+    UInt8,
+    augmented,
+    rotated,
+    shuffled_strips,
+    shuffled_tiles,
+)
 from admodels.synthesis.params import Anomaly, Generator, SelfMix
 from admodels.synthesis.perlin import perlin_noise
 
 Float32 = NDArray[np.float32]
+
+PLACING_DRAWS = 50  # Zhang et al. 2023's code
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,66 @@ def synthetic_batch(
         _sample(normal, textures, generator, np.random.default_rng([seed, step, index]))
         for index in range(batch)
     ]
+    return _batch(samples)
+
+
+def placed_batch(
+    normal: Tensor,
+    textures: Tensor,
+    foreground: Tensor,
+    generator: SelfMix,
+    *,
+    kind: Kind,
+    batch: int,
+    seed: int,
+    step: int,
+) -> Batch:
+    """As `synthetic_batch`, but anomalies lie on `foreground` (N, 1, H, W) uint8.
+
+    Where it is grey, so is the mask. A share of the anomalies is painted with the image itself,
+    cut into strips that change places: the generator of DiffusionAD (Zhang et al. 2023).
+    """
+    share = generator.self_share.of(kind)
+    samples = []
+    for index in range(batch):
+        rng = np.random.default_rng([seed, step, index])
+        chosen = rng.integers(len(normal))
+        image, texture = normal[chosen], textures[rng.integers(len(textures))]
+        paint = None
+        if rng.random() >= generator.clean_share:
+            part = foreground[chosen, 0].numpy().astype(np.float32) / np.float32(255)
+            sources = interleaved(image.numpy()), interleaved(texture.numpy())
+            paint = _placed_paint(*sources, part, generator, share, rng)
+        samples.append((interleaved(image.numpy()), paint))
+    return _batch(samples)
+
+
+def _placed_paint(
+    image: UInt8,
+    texture: UInt8,
+    part: Float32,
+    generator: SelfMix,
+    self_share: float,
+    rng: np.random.Generator,
+) -> Paint | None:
+    """An anomaly on `part` (H, W) in 0..1, or None where 50 draws of noise all miss it."""
+    (height, width), rows_columns = part.shape, _lattice(generator, rng)
+    for _ in range(PLACING_DRAWS):
+        mask = _noise_mask(height, width, rows_columns, generator, rng) * part
+        if mask.any():
+            break
+    else:
+        return None
+    if rng.random() < self_share:
+        changed = augmented(image, generator.augmenters_per_self, rng)
+        appearance = shuffled_strips(changed, generator.tiles_per_side, rng)
+    else:
+        appearance = augmented(texture, generator.augmenters_per_texture, rng)
+    opacity = rng.uniform(generator.image_opacity_min, generator.image_opacity_max)
+    return Paint(mask, appearance, opacity)
+
+
+def _batch(samples: Sequence[tuple[UInt8, Paint | None]]) -> Batch:
     images = torch.from_numpy(np.stack([image for image, _ in samples])).to(torch.float32).div_(255)
     painted = images.clone()
     masks = torch.zeros(*images.shape[:3], 1)
@@ -96,7 +166,7 @@ def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> P
 def self_mixed(image: UInt8, generator: SelfMix, rng: np.random.Generator) -> UInt8:
     """What an anomaly made of its own image looks like: augmented, tiles shuffled; (H, W, 3).
 
-    Li et al. 2024 (CPR) and Zhang et al. 2023 (DiffusionAD) paint objects so, half of the time.
+    Li et al. 2024 (CPR) paint objects so, half of the time.
     """
     changed = augmented(image, generator.augmenters_per_self, rng)
     return shuffled_tiles(changed, generator.tiles_per_side, rng)
@@ -106,7 +176,23 @@ def anomaly_mask(
     height_px: int, width_px: int, anomaly: Anomaly, rng: np.random.Generator
 ) -> Float32:
     """(height_px, width_px) of 0 and 1: rotated noise above the threshold, all 0 at times."""
+    return _noise_mask(height_px, width_px, _lattice(anomaly, rng), anomaly, rng)
+
+
+def _lattice(anomaly: Anomaly, rng: np.random.Generator) -> tuple[int, int]:
+    """Cells of noise, rows and columns."""
     rows, columns = 2 ** rng.integers(anomaly.lattice_exponent_max + 1, size=2)
+    return int(rows), int(columns)
+
+
+def _noise_mask(
+    height_px: int,
+    width_px: int,
+    rows_columns: tuple[int, int],
+    anomaly: Anomaly,
+    rng: np.random.Generator,
+) -> Float32:
+    rows, columns = rows_columns
     theta = rng.random((rows + 1, columns + 1), dtype=np.float32) * np.float32(2 * np.pi)
     limit = anomaly.noise_rotation_degrees
     noise = rotated(perlin_noise(theta, height_px, width_px), rng.uniform(-limit, limit))

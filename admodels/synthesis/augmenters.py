@@ -143,3 +143,16 @@ def shuffled_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) 
     grid = image.reshape(tiles_per_side, height, tiles_per_side, width, 3).swapaxes(1, 2)
     tiles = rng.permutation(grid.reshape(-1, height, width, 3))
     return tiles.reshape(grid.shape).swapaxes(1, 2).reshape(image.shape)
+
+
+def shuffled_strips(image: UInt8, strips: int, rng: np.random.Generator) -> UInt8:
+    """`image` cut into equal columns that change places, then into rows that do.
+
+    Even columns come first, then odd ones, so that no column strip stays where it was for all of
+    them; rows take any order. Both sides are multiples of `strips`.
+    """
+    height, width = (side // strips for side in image.shape[:2])
+    columns = np.concatenate([rng.permutation(np.arange(first, strips, 2)) for first in (0, 1)])
+    grid = image.reshape(strips, height, strips, width, 3)
+    moved = grid[rng.permutation(strips)][:, :, columns]
+    return np.ascontiguousarray(moved).reshape(image.shape)

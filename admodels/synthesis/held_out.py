@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from admodels import images
 from admodels.errors import DataError
+from admodels.foreground import Foreground, Source
 from admodels.manifest import Row
 from admodels.params import Resize
 from admodels.progress import progress
@@ -31,13 +32,17 @@ SHEET_SAMPLES, SHEET_COLUMNS, TILE_PX, GAP_PX, CAPTION_PX = 24, 3, 160, 4, 18
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthetic anomaly: `normal`, `image` (H, W, 3) uint8, `mask` (H, W) bool, not empty."""
+    """One synthetic anomaly: `normal`, `image` (H, W, 3) uint8, `mask` (H, W) bool, not empty.
+
+    `part` (H, W) uint8 is the image's foreground: what methods that need one train with.
+    """
 
     image_id: str
     texture: str
     normal: UInt8
     image: UInt8
     mask: NDArray[np.bool_]
+    part: UInt8
     empty_draws: int
 
 
@@ -45,29 +50,32 @@ def draw(
     rows: Sequence[Row],
     normal: UInt8,
     textures: Mapping[str, UInt8],
+    part: Foreground,
     params: Synthesize,
     seed: int,
 ) -> list[Sample]:
     """`params.per_image` anomalies on every image, drawn from its content and `seed`.
 
-    `normal` (N, 3, H, W) uint8 RGB, one image for each of `rows`; `textures` (3, H, W) uint8 each.
+    `normal` (N, 3, H, W) uint8 RGB and `part`, one for each of `rows`; `textures` (3, H, W)
+    uint8 each.
 
     Raises:
         DataError: the mask came out empty every time, so there would be nothing to find.
     """
     samples = []
-    pairs = zip(rows, normal, strict=True)
-    for row, planes in progress(pairs, len(rows), "draw held-out anomalies"):
+    triples = zip(rows, normal, part.mattes, strict=True)
+    for row, planes, matte in progress(triples, len(rows), "draw held-out anomalies"):
         image, content = interleaved(planes), int(row.image_sha256[:16], 16)
         for repeat in range(params.per_image):
             rng = np.random.default_rng([seed, content, repeat])
-            samples.append(_sample(row.image_id, image, textures, params.generator, rng))
+            samples.append(_sample(row.image_id, image, matte[0], textures, params.generator, rng))
     return samples
 
 
 def _sample(
     image_id: str,
     normal: UInt8,
+    part: UInt8,
     textures: Mapping[str, UInt8],
     anomaly: Anomaly,
     rng: np.random.Generator,
@@ -77,7 +85,7 @@ def _sample(
     pixels = normal.astype(np.float32) / np.float32(255)
     apply(paint, pixels)
     image = np.rint(pixels * 255).astype(np.uint8)
-    return Sample(image_id, texture, normal, image, paint.mask > 0, empty)
+    return Sample(image_id, texture, normal, image, paint.mask > 0, part, empty)
 
 
 def _drawn_until_visible(
@@ -95,14 +103,15 @@ def _drawn_until_visible(
     )
 
 
-def write(folder: Path, samples: Sequence[Sample]) -> None:
+def write(folder: Path, samples: Sequence[Sample], part_source: Source) -> None:
     """Write images, masks, index, statistics and contact sheet; the folder appears whole."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
     with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
-    text = json.dumps(statistics(samples), indent=2)
+    facts = statistics(samples) | {"foreground": part_source}
+    text = json.dumps(facts, indent=2)
     (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
     images.write_png(partial / "contact_sheet.png", contact_sheet(samples))
     shutil.rmtree(folder, ignore_errors=True)
@@ -118,13 +127,17 @@ def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, 
     return image_path, mask_path, sample.image_id, sample.texture, area_share
 
 
-def statistics(samples: Sequence[Sample]) -> dict[str, float]:
-    """How many anomalies, their mean share of the image, and the share of draws that were empty."""
+def statistics(samples: Sequence[Sample]) -> dict[str, float | str]:
+    """How many anomalies, their mean share of the image, the share of draws that were empty.
+
+    And the foreground's mean share of the image.
+    """
     empty = sum(sample.empty_draws for sample in samples)
     return {
         "images": len(samples),
         "mean_area_share": round(float(np.mean([sample.mask.mean() for sample in samples])), 6),
         "empty_draw_share": round(empty / (empty + len(samples)), 6),
+        "foreground_share": round(float(np.mean([(s.part > 0).mean() for s in samples])), 6),
     }
 
 
@@ -156,7 +169,10 @@ def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np
 
 
 def contact_sheet(samples: Sequence[Sample]) -> UInt8:
-    """Up to 24 samples spread over the set: normal, synthetic, outlined; (H, W, 3) uint8."""
+    """Up to 24 samples spread over the set: normal, synthetic, outlined; (H, W, 3) uint8.
+
+    The foreground is outlined in cyan on the normal image, the mask in yellow on the synthetic one.
+    """
     count = min(len(samples), SHEET_SAMPLES)
     shown = [samples[int(at)] for at in np.linspace(0, len(samples) - 1, count)]
     width, height = 3 * (TILE_PX + GAP_PX) + 2 * GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
@@ -172,17 +188,21 @@ def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
     caption = f"{sample.image_id}   {sample.mask.mean():.1%}   {sample.texture}"
     font = ImageFont.load_default(size=12)
     ImageDraw.Draw(sheet).text((left, top), caption, fill="black", font=font)
-    for number, tile in enumerate((sample.normal, sample.image, _outlined(sample))):
-        scaled = images.resized(tile, TILE_PX, "area")
+    tiles = (
+        _outlined(sample.normal, sample.part > 0, (0, 255, 255)),
+        images.resized(sample.image, TILE_PX, "area"),
+        _outlined(sample.image, sample.mask, (255, 255, 0)),
+    )
+    for number, tile in enumerate(tiles):
         at = (left + number * (TILE_PX + GAP_PX), top + CAPTION_PX)
-        sheet.paste(Image.fromarray(scaled), at)
+        sheet.paste(Image.fromarray(tile), at)
 
 
-def _outlined(sample: Sample) -> UInt8:
-    """The synthetic image at tile size with the border of its mask in yellow on black."""
-    tile = images.resized(sample.image, TILE_PX, "area")
-    mask = images.resized_mask(sample.mask, TILE_PX).astype(np.uint8)
+def _outlined(image: UInt8, region: NDArray[np.bool_], colour: tuple[int, int, int]) -> UInt8:
+    """An image at tile size with the border of a region of it, coloured on black."""
+    tile = images.resized(image, TILE_PX, "area")
+    mask = images.resized_mask(region, TILE_PX).astype(np.uint8)
     borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(tile, borders, -1, (0, 0, 0), 3)
-    cv2.drawContours(tile, borders, -1, (255, 255, 0), 1)
+    cv2.drawContours(tile, borders, -1, colour, 1)
     return tile

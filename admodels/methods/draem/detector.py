@@ -7,17 +7,15 @@ no partial batches, milestones rounded to steps. Each is a bug or a cost there, 
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.errors import BundleError, ConfigurationError
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
@@ -25,8 +23,9 @@ from admodels.methods.draem.params import Params as DraemParams
 from admodels.nets import for_inference
 from admodels.params import Kind
 from admodels.synthesis.anomalies import synthetic_batch
+from admodels.training import Run, load, refuse_divergence, to_cpu
 
-VALIDATIONS, VALIDATION_CHUNK = 20, 16
+VALIDATION_CHUNK = 16
 
 
 class Detector(methods.Detector):
@@ -54,31 +53,26 @@ class Detector(methods.Detector):
         start_net = self._new_net()  # drawn on the CPU: the same start on every device
         initialise(start_net, torch.Generator().manual_seed(seed))
         self.net.load_state_dict(start_net.state_dict())
-        run = _Run(self.net, p)
+        run = Run(self.net, [self.net.parameters()], p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
         pixels = (data.normal, data.textures, held_out.images, held_out.masks)
         checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
-        start = run.resume(checkpoint.restore(), steps, log)
-        for step in range(start, steps):
+
+        def one_step(step: int) -> dict[str, float]:
             batch = synthetic_batch(
                 data.normal, data.textures, p.generator, batch=p.batch_images, seed=seed, step=step
             )
-            values = self._step(run, batch.augmented, batch.normal, batch.mask, step, steps)
-            if (step + 1) % max(1, steps // VALIDATIONS) == 0:
-                values["validation_loss"] = self._validation_loss(run.kept(), held_out)
-            run.report(log, step + 1, steps, values)
-            if checkpoint.due():
-                checkpoint.write(run.state(step + 1))
-        checkpoint.write(run.state(steps))
-        self.restore(_to_cpu(run.kept().state_dict()))
+            return self._step(run, batch.augmented, batch.normal, batch.mask, step, steps)
+
+        validation_loss = partial(self._validation_loss, held_out=held_out)
+        self.restore(run.train(steps, one_step, validation_loss, checkpoint, log))
 
     def _step(
-        self, run: "_Run", augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
+        self, run: Run, augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
     ) -> dict[str, float]:
         self.net.train()
         augmented, normal, mask = (t.to(self.device) for t in (augmented, normal, mask))
-        learning_rate = run.set_learning_rate(step, steps)
         with self._autocast():
             found = self.net(augmented.contiguous(memory_format=torch.channels_last))
         reconstruction, logits = found
@@ -89,13 +83,14 @@ class Detector(methods.Detector):
             "focal": focal_loss(logits, mask),
         }
         loss = torch.stack(list(parts.values())).sum()
-        run.update(loss)
         values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
-        _refuse_divergence(values["loss"], step)
-        return values | {"learning_rate": learning_rate}
+        refuse_divergence("draem", values["loss"], step)
+        rate = learning_rate(self.params, step, steps)
+        run.update(loss, [rate])
+        return values | {"learning_rate": rate}
 
     @torch.inference_mode()
-    def _validation_loss(self, net: Draem, held_out: Synthetic) -> float:
+    def _validation_loss(self, net: nn.Module, held_out: Synthetic) -> float:
         """Focal loss on the held-out synthetic anomalies: the curve to watch, chooses nothing."""
         scorer, total = for_inference(copy.deepcopy(net), self.precision), 0.0
         for at in range(0, len(held_out.images), VALIDATION_CHUNK):
@@ -108,7 +103,7 @@ class Detector(methods.Detector):
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled=enabled)
 
-    def _run_scorer(self, scorer: Draem, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_scorer(self, scorer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         scaled = images.to(self.device).to(torch.float32).div_(255)
         with self._autocast():
             found: tuple[Tensor, Tensor] = scorer(scaled.to(memory_format=torch.channels_last))
@@ -126,20 +121,12 @@ class Detector(methods.Detector):
 
     def state(self) -> dict[str, Tensor]:
         """Weights and batch-norm statistics of both networks, fp32."""
-        return _to_cpu(self.net.state_dict())
+        return to_cpu(self.net.state_dict())
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take a `state` back; every key and shape must fit."""
-        try:
-            self.net.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise BundleError(
-                "the weights do not fit DRAEM's networks: " + str(error).splitlines()[-1].strip(),
-                where="model.safetensors",
-                expected=f"widths {self.params.reconstructive_width} and "
-                f"{self.params.discriminative_width}",
-                next_step="train again: `dvc repro train`",
-            ) from None
+        p = self.params
+        load(self.net, state, f"widths {p.reconstructive_width} and {p.discriminative_width}")
         self._scorer = None
 
 
@@ -149,76 +136,9 @@ def window_maximum(anomaly_map: Tensor, window_px: int) -> Tensor:
     return pooled.amax(dim=(1, 2, 3))
 
 
-def _refuse_divergence(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise ConfigurationError(
-            f"training diverged: the loss is {loss} at step {step + 1}",
-            where="methods.draem in params.yaml",
-            expected="a finite loss",
-            next_step="lower `learning_rate`, or set `precision: fp32`",
-        )
-
-
-def _to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
-
-
-class _Run:
-    """What moves while training: optimiser, averaged weights, history."""
-
-    def __init__(self, net: Draem, params: DraemParams) -> None:
-        self.net, self.params = net, params
-        self.optimiser = torch.optim.Adam(net.parameters(), lr=params.learning_rate)
-        self.average: AveragedModel | None = None
-        if params.ema_decay:
-            average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
-        self.history: list[tuple[int, dict[str, float]]] = []
-
-    def kept(self) -> Draem:
-        """The weights to keep: the average where there is one, else the last."""
-        kept = self.net if self.average is None else self.average.module
-        assert isinstance(kept, Draem)
-        return kept
-
-    def set_learning_rate(self, step: int, steps: int) -> float:
-        p = self.params
-        if p.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * step / steps))
-        else:
-            passed = sum(step >= round(share * steps) for share in p.milestones)
-            factor = p.milestone_factor**passed
-        for group in self.optimiser.param_groups:
-            group["lr"] = p.learning_rate * factor
-        return p.learning_rate * factor
-
-    def update(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        if self.average is not None:
-            self.average.update_parameters(self.net)
-
-    def report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
-        self.history.append((step, values))
-        log(step, steps, values)
-
-    def state(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "net": self.net.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average and self.average.state_dict(),
-            "history": self.history,
-        }
-
-    def resume(self, state: dict[str, Any] | None, steps: int, log: Log) -> int:
-        if state is None:
-            return 0
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        for step, values in state["history"]:
-            self.report(log, step, steps, values)
-        return int(state["step"])
+def learning_rate(params: DraemParams, step: int, steps: int) -> float:
+    """At `step` of `steps`: a cosine to 0, or a fall at every milestone passed."""
+    if params.schedule == "cosine":
+        return params.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    passed = sum(step >= round(share * steps) for share in params.milestones)
+    return params.learning_rate * params.milestone_factor**passed

@@ -1,0 +1,58 @@
+"""Where the part is, so that no anomaly is painted beside it: a matte for every image.
+
+The user's own mattes where the manifest has them; else, of an object, what differs in colour from
+the border of its image; else the whole image, which is what a texture is. DiffusionAD's authors
+segment objects with a network (DIS) and take parts of carpets for textures; neither is published.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels.params import Kind
+
+UInt8 = NDArray[np.uint8]
+Source = Literal["manifest", "estimated", "whole"]
+
+BORDER_SHARE = 1 / 32  # of a side: what is taken for background
+SMALLEST_SHARE, LARGEST_SHARE = 0.02, 0.95  # of the image; an estimate beyond them is a mistake
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """`mattes` (N, 1, H, W) uint8, 255 where the part is, and where they come from."""
+
+    mattes: UInt8
+    source: Source
+
+
+def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
+    """The mattes of `normal` (N, 3, H, W) uint8 RGB; `given` (N, 1, H, W) are the user's."""
+    if given is not None:
+        return Foreground(given, "manifest")
+    if kind == "texture":
+        return Foreground(np.full_like(normal[:, :1], 255), "whole")
+    return Foreground(np.stack([estimated(planes)[None] for planes in normal]), "estimated")
+
+
+def estimated(planes: UInt8) -> UInt8:
+    """(3, H, W) uint8 RGB -> (H, W) of 0 and 255: what is not of the border's colour, filled.
+
+    Distance to the median colour of the border, Otsu's threshold, holes filled. An estimate that
+    is implausibly small or large gives the whole image: better anywhere than never.
+    """
+    lab = cv2.cvtColor(cv2.merge(list(planes)), cv2.COLOR_RGB2Lab).astype(np.float32)
+    height, width = lab.shape[:2]
+    band = max(1, round(min(height, width) * BORDER_SHARE))
+    is_border = np.ones((height, width), dtype=np.bool_)
+    is_border[band:-band, band:-band] = False
+    distance = np.linalg.norm(lab - np.median(lab[is_border], axis=0), axis=2)
+    levels = cv2.GaussianBlur(np.clip(distance, 0, 255).astype(np.uint8), (0, 0), band)
+    _, part = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(part), outlines, -1, 255, cv2.FILLED)
+    plausible = SMALLEST_SHARE <= (filled > 0).mean() <= LARGEST_SHARE
+    return np.asarray(filled if plausible else np.full_like(filled, 255), dtype=np.uint8)

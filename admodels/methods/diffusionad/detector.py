@@ -1,0 +1,233 @@
+"""DiffusionAD from training to score, in reading order (specification sections 4, 7 and 10).
+
+Where we depart from the official code: every random draw comes from (seed, step, sample), the
+inference noise is drawn once and kept with the weights, a batch without a normal sample is counted
+instead of guessed from a NaN, and the last weights are kept: there, test labels choose.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from admodels import methods
+from admodels.checkpoint import Checkpoint, run_fingerprint
+from admodels.foreground import foreground
+from admodels.methods import Log, Prediction, Synthetic, TrainingData
+from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
+from admodels.methods.diffusionad.losses import (
+    FOCAL_WEIGHT,
+    focal_loss,
+    noise_loss,
+    smooth_l1_loss,
+)
+from admodels.methods.diffusionad.params import Params as DiffusionAdParams
+from admodels.methods.diffusionad.unet import DenoisingUNet
+from admodels.nets import SegmentationUNet, for_inference
+from admodels.params import Kind
+from admodels.synthesis.anomalies import Batch, placed_batch
+from admodels.training import Run, load, refuse_divergence, to_cpu
+
+VALIDATION_IMAGES = 16
+OFFICIAL_PERIOD = 20  # steps of the segmentation's cosine, which was perhaps meant per epoch
+NOISE_STREAM = 1  # beside the synthesiser's, from the same seed
+
+
+class DiffusionAd(nn.Module):
+    """Both networks, trained end to end: the segmentation's gradient reaches the denoiser.
+
+    `noise` (K, 2, 3, H, W) is what inference adds to every image: K draws, kept with the weights.
+    """
+
+    def __init__(self, params: DiffusionAdParams) -> None:
+        super().__init__()
+        self.params = params
+        self.denoiser = DenoisingUNet(
+            params.base_channels,
+            params.channel_multipliers,
+            params.attention_levels(),
+            blocks_per_level=params.blocks_per_level,
+            checkpointing=params.checkpointing,
+        )
+        self.segmentation = SegmentationUNet(6, 1, params.segmentation_width)
+        self.noise: Tensor
+        self.schedule: Tensor
+        px = params.image_px
+        self.register_buffer("noise", torch.randn(params.eval_draws, 2, 3, px, px))
+        self.register_buffer("schedule", alpha_bars(params.noise_steps), persistent=False)
+        for network in (self.denoiser, self.segmentation):
+            network.to(memory_format=torch.channels_last)
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Denoised, Tensor]:
+        """x0 (B, 3, H, W), t (2, B), noise (2, B, 3, H, W) -> estimate, logits (B, 1, H, W).
+
+        In training the denoiser sees `micro_batch_images` at once, and again in the backward pass,
+        where one such part is all that is in memory: gradients are those of the whole batch, the
+        batch norms of the segmentation included.
+        """
+        chunk = self.params.micro_batch_images if torch.is_grad_enabled() else len(x0)
+        pieces = [slice(at, at + chunk) for at in range(0, len(x0), chunk)]
+        recompute = len(pieces) > 1
+        parts = [self._denoised(x0[i], t[:, i], noise[:, i], recompute) for i in pieces]
+        found = Denoised(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        return found, self.segmentation(torch.cat([x0, found.guided], dim=1))
+
+    def parts(self) -> list[Iterator[nn.Parameter]]:
+        """What has a learning rate of its own."""
+        return [self.denoiser.parameters(), self.segmentation.parameters()]
+
+    def _denoised(self, x0: Tensor, t: Tensor, noise: Tensor, recompute: bool) -> Denoised:
+        arguments = (self.denoiser, x0, t, noise, self.schedule, self.params.guidance_weight)
+        if not recompute:
+            return denoised(*arguments)
+        found: Denoised = checkpoint(
+            denoised, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
+
+
+class Detector(methods.Detector):
+    """The `Detector` of DiffusionAD."""
+
+    Params = DiffusionAdParams
+    params: DiffusionAdParams
+
+    def __init__(
+        self, params: DiffusionAdParams, *, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.params, self.device, self.precision = params, device, precision
+        self.net = DiffusionAd(params).to(device)
+        self._scorer: DiffusionAd | None = None
+
+    def fit(
+        self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
+    ) -> None:
+        """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
+        p, steps = self.params, self.params.steps(len(data.normal))
+        mattes = None if data.foreground is None else data.foreground.numpy()
+        part = torch.from_numpy(foreground(data.normal.numpy(), mattes, kind).mattes)
+        with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
+            torch.manual_seed(seed)
+            self.net.load_state_dict(DiffusionAd(p).state_dict())
+        run = Run(self.net, self.net.parts(), p.ema_decay)
+        facts = (seed, kind, self.precision, self.device.type, torch.__version__)
+        held_out = data.validation
+        pixels = (data.normal, data.textures, part, held_out.images, held_out.masks)
+        checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
+        drawn = partial(
+            placed_batch, data.normal, data.textures, part, p.generator, kind=kind, seed=seed
+        )
+
+        def one_step(step: int) -> dict[str, float]:
+            batch = drawn(batch=p.batch_images, step=step)
+            return self._step(run, batch, *training_noise(p, seed, step), step, steps)
+
+        validation_loss = partial(self._validation_loss, held_out=held_out)
+        self.restore(run.train(steps, one_step, validation_loss, checkpoint, log))
+
+    def _step(
+        self, run: Run, batch: Batch, t: Tensor, noise: Tensor, step: int, steps: int
+    ) -> dict[str, float]:
+        self.net.train()
+        normal = ~batch.mask.any(dim=(1, 2, 3))
+        drawn = (batch.augmented, batch.mask, t, noise, normal)
+        augmented, mask, t, noise, normal = (part.to(self.device) for part in drawn)
+        with self._autocast():
+            found, logits = self.net(self._ranged(augmented), t, noise)
+        parts = {
+            "noise": noise_loss(found.noise_error, normal),
+            "focal": focal_loss(logits, mask),
+            "smooth_l1": smooth_l1_loss(logits, mask),
+        }
+        loss = parts["noise"] + FOCAL_WEIGHT * parts["focal"] + parts["smooth_l1"]
+        values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
+        refuse_divergence("diffusionad", values["loss"], step)
+        rates = learning_rates(self.params, step, steps)
+        run.update(loss, rates)
+        return values | {"learning_rate": rates[0]}
+
+    def _ranged(self, image: Tensor) -> Tensor:
+        """An image in 0..1 as the networks see it."""
+        x0 = image if self.params.pixel_range == "unit" else 2 * image - 1
+        return x0.contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+
+    @torch.inference_mode()
+    def _validation_loss(self, net: nn.Module, held_out: Synthetic) -> float:
+        """Focal loss on some held-out synthetic anomalies: the curve to watch, chooses nothing."""
+        scorer = for_inference(copy.deepcopy(net), self.precision)
+        images = held_out.images[:VALIDATION_IMAGES]
+        logits, _ = self._run_scorer(scorer, images, self.net.noise[0])
+        mask = held_out.masks[:VALIDATION_IMAGES, None].to(logits)
+        return focal_loss(logits, mask).item()
+
+    def _run_scorer(
+        self, scorer: nn.Module, images: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, 1, H, W) and reconstruction (B, 3, H, W) under one draw (2, 3, H, W)."""
+        x0 = self._ranged(images.to(self.device).to(torch.float32).div_(255))
+        times = torch.tensor([[self.params.eval_t_s], [self.params.eval_t_b]], device=self.device)
+        with self._autocast():
+            found, logits = scorer(
+                x0, times.expand(-1, len(x0)), noise[:, None].expand(-1, len(x0), -1, -1, -1)
+            )
+        return logits, found.guided
+
+    @torch.inference_mode()
+    def score(self, images: Tensor) -> Prediction:
+        """Anomaly map = p(anomalous), averaged over the stored draws; section 10's image score."""
+        if self._scorer is None:
+            self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
+        draws = [self._run_scorer(self._scorer, images, noise) for noise in self.net.noise]
+        anomaly_map = torch.stack([torch.sigmoid(logits[:, 0]) for logits, _ in draws]).mean(0)
+        guided = torch.stack([guided for _, guided in draws]).mean(0)
+        image = guided if self.params.pixel_range == "unit" else (guided + 1) / 2
+        scores = highest_mean(anomaly_map, self.params.score_pixels)
+        return Prediction(anomaly_map.cpu(), scores.cpu(), image.clamp(0, 1).cpu())
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and batch-norm statistics of both networks, and the inference noise, fp32."""
+        return to_cpu(self.net.state_dict())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a `state` back; every key and shape must fit."""
+        load(self.net, state, "both networks and the inference noise as the params ask for")
+        self._scorer = None
+
+
+def training_noise(params: DiffusionAdParams, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Steps t (2, B) int64 and noise (2, B, 3, H, W) float32; sample i from (seed, step, i)."""
+    shape = (2, 3, params.image_px, params.image_px)
+    ranges = ((0, params.t_split), (params.t_split, params.t_b_max))
+    times, noise = [], []
+    for index in range(params.batch_images):
+        rng = np.random.default_rng([seed, step, index, NOISE_STREAM])
+        times.append([rng.integers(*limits) for limits in ranges])
+        noise.append(rng.standard_normal(shape, np.float32))
+    return torch.tensor(np.array(times).T.copy()), torch.from_numpy(np.stack(noise, axis=1))
+
+
+def learning_rates(params: DiffusionAdParams, step: int, steps: int) -> tuple[float, float]:
+    """Of the denoiser and of the segmentation.
+
+    `official`: constant, and a cosine that reaches 0 and returns every 20 steps; `cosine`: both
+    fall once, over the whole training.
+    """
+    period = OFFICIAL_PERIOD if params.schedule == "official" else 2 * steps
+    falling = 0.5 * (1 + math.cos(2 * math.pi * step / period))
+    constant = 1.0 if params.schedule == "official" else falling
+    return constant * params.denoiser_learning_rate, falling * params.segmentation_learning_rate
+
+
+def highest_mean(anomaly_map: Tensor, pixels: int) -> Tensor:
+    """(B, H, W) -> (B,): the mean of the `pixels` highest values."""
+    return anomaly_map.flatten(1).topk(pixels, dim=1).values.mean(dim=1)

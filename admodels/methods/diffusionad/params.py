@@ -1,0 +1,69 @@
+"""The params block `methods.diffusionad`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from admodels.methods import MethodParams
+from admodels.synthesis.params import SelfMix
+
+
+class Params(MethodParams):
+    """DiffusionAD's params; the values of the authors' code stand in presets/official.yaml."""
+
+    image_px: int = Field(ge=32, le=2048, multiple_of=32)
+    pixel_range: Literal["unit", "symmetric"]  # 0..1 (official) or -1..1
+    base_channels: int = Field(ge=32, multiple_of=32)  # norms have 32 groups
+    channel_multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, max_length=6)
+    blocks_per_level: int = Field(ge=1)
+    attention_px: tuple[int, ...]  # sides of the maps that attend; the lowest always do
+    segmentation_width: int = Field(ge=1)
+    noise_steps: int = Field(ge=2)
+    t_split: int = Field(ge=1)  # the small scale trains on [0, t_split), the big on the rest
+    t_b_max: int  # up to here, exclusive
+    guidance_weight: float = Field(ge=0)
+    eval_t_s: int = Field(ge=0)
+    eval_t_b: int
+    eval_draws: int = Field(ge=1)  # of inference noise, averaged
+    generator: SelfMix
+    batch_images: int = Field(ge=2)  # batch norm needs two
+    micro_batch_images: int = Field(ge=1)  # in the denoiser at once; changes memory alone
+    checkpointing: bool  # of the denoiser's blocks; changes memory alone
+    length: int = Field(ge=1)
+    length_unit: Literal["epochs", "steps"]
+    denoiser_learning_rate: float = Field(gt=0)
+    segmentation_learning_rate: float = Field(gt=0)
+    schedule: Literal["official", "cosine"]
+    ema_decay: float = Field(ge=0, lt=1)  # 0 is off
+    score_pixels: int = Field(ge=1)  # the image's score is the mean of so many
+
+    @model_validator(mode="after")
+    def _noise_is_ordered(self) -> Self:
+        if not self.t_split < self.t_b_max <= self.noise_steps:
+            raise ValueError("needs t_split < t_b_max <= noise_steps")
+        if not self.eval_t_s < self.eval_t_b < self.noise_steps:
+            raise ValueError("needs eval_t_s < eval_t_b < noise_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_exist(self) -> Self:
+        strays = set(self.attention_px) - set(self._sides())
+        if strays:
+            raise ValueError(f"attention_px {sorted(strays)} not among the sides {self._sides()}")
+        if self.image_px % self.generator.tiles_per_side:
+            raise ValueError("generator.tiles_per_side does not divide image_px")
+        if self.score_pixels > self.image_px**2:
+            raise ValueError("score_pixels is more than the image has")
+        return self
+
+    def _sides(self) -> list[int]:
+        return [self.image_px // 2**level for level in range(len(self.channel_multipliers))]
+
+    def attention_levels(self) -> list[int]:
+        """The levels of the U-Net, 0 at full resolution, whose maps attend."""
+        return [level for level, side in enumerate(self._sides()) if side in self.attention_px]
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps for `images` normal images; an epoch drops its partial last batch."""
+        per_epoch = max(1, images // self.batch_images)
+        return self.length * (per_epoch if self.length_unit == "epochs" else 1)

@@ -1,0 +1,128 @@
+"""What moves while a network trains, for every method that trains one."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from admodels.checkpoint import Checkpoint
+from admodels.errors import BundleError, ConfigurationError
+from admodels.methods import Log
+
+VALIDATIONS, LEAST_STEPS_APART = 20, 4
+
+
+def refuse_divergence(method: str, loss: float, step: int) -> None:
+    """Stop at the step where a loss is no number any more.
+
+    Raises:
+        ConfigurationError: the weights are worth nothing from here on.
+    """
+    if not math.isfinite(loss):
+        raise ConfigurationError(
+            f"training diverged: the loss is {loss} at step {step + 1}",
+            where=f"methods.{method} in params.yaml",
+            expected="a finite loss",
+            next_step="lower the learning rate, or set `precision: fp32`",
+        )
+
+
+def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of `state` that shares no memory with it."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
+
+
+def load(net: nn.Module, state: dict[str, Tensor], expected: str) -> None:
+    """Give `net` the weights that a bundle keeps; every key and shape must fit.
+
+    Raises:
+        BundleError: they are those of another network.
+    """
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise BundleError(
+            "the weights do not fit the network: " + str(error).splitlines()[-1].strip(),
+            where="model.safetensors",
+            expected=expected,
+            next_step="train again: `dvc repro train`",
+        ) from None
+
+
+class Run:
+    """Adam over the parts of a network, its averaged weights, the history; resumes to the bit."""
+
+    def __init__(
+        self, net: nn.Module, parts: Sequence[Iterator[nn.Parameter]], ema_decay: float
+    ) -> None:
+        self.net = net
+        self.optimiser = torch.optim.Adam([{"params": list(part)} for part in parts])
+        self.average: AveragedModel | None = None
+        if ema_decay:
+            average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+        self.history: list[tuple[int, dict[str, float]]] = []
+
+    def kept(self) -> nn.Module:
+        """The weights to keep: the average where there is one, else the last."""
+        return self.net if self.average is None else self.average.module
+
+    def update(self, loss: Tensor, learning_rates: Iterable[float]) -> None:
+        """One step down the gradient of `loss`, with a learning rate for each part."""
+        for group, rate in zip(self.optimiser.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+
+    def train(
+        self,
+        steps: int,
+        one_step: Callable[[int], dict[str, float]],
+        validation_loss: Callable[[nn.Module], float],
+        checkpoint: Checkpoint,
+        log: Log,
+    ) -> dict[str, Tensor]:
+        """From the last checkpoint of the same run to the end; the weights to keep, on the CPU."""
+        start, apart = self.resume(checkpoint.restore(), steps, log), steps // VALIDATIONS
+        for step in range(start, steps):
+            values = one_step(step)
+            if (step + 1) % max(LEAST_STEPS_APART, apart) == 0:
+                values["validation_loss"] = validation_loss(self.kept())
+            self.report(log, step + 1, steps, values)
+            if checkpoint.due():
+                checkpoint.write(self.state(step + 1))
+        checkpoint.write(self.state(steps))
+        return to_cpu(self.kept().state_dict())
+
+    def report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
+        """Tell `log` of a step, and remember it for a run that resumes this one."""
+        self.history.append((step, values))
+        log(step, steps, values)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything `resume` needs to go on after `step`."""
+        return {
+            "step": step,
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "history": self.history,
+        }
+
+    def resume(self, state: dict[str, Any] | None, steps: int, log: Log) -> int:
+        """Take a `state` back, tell `log` all over again, and say which step comes next."""
+        if state is None:
+            return 0
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for step, values in state["history"]:
+            self.report(log, step, steps, values)
+        return int(state["step"])

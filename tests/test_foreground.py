@@ -1,0 +1,254 @@
+"""Where the part is: the estimate, the user's mattes, and anomalies that lie on it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from admodels import images, manifest
+from admodels.datasets import folder as folder_layout
+from admodels.errors import DataError
+from admodels.foreground import estimated, foreground
+from admodels.inspection import described
+from admodels.manifest import Found
+from admodels.params import PerKind
+from admodels.synthesis import anomalies
+from admodels.synthesis.anomalies import Batch, placed_batch
+from admodels.synthesis.augmenters import shuffled_strips
+from admodels.synthesis.params import SelfMix
+
+# Numbers: specification of DiffusionAD, sections 8 and 14.1 (diffusionad.md).
+
+PX = 64
+GENERATOR = SelfMix(
+    lattice_exponent_max=5,
+    noise_rotation_degrees=90.0,
+    mask_threshold=0.5,
+    image_opacity_min=0.2,
+    image_opacity_max=0.8,
+    augmenters_per_texture=3,
+    clean_share=0.0,
+    self_share=PerKind[float](object=0.5, texture=0.0),
+    augmenters_per_self=3,
+    tiles_per_side=8,
+)
+GREY, RED = (200, 200, 200), (150, 40, 30)
+
+
+def changed(**values: object) -> SelfMix:
+    return GENERATOR.model_copy(update=values)
+
+
+def disc(radius: float, hole: float = 0.0) -> NDArray[np.bool_]:
+    i, j = np.mgrid[:PX, :PX]
+    distance = np.hypot(i - 30, j - 34)
+    return (distance < radius) & (distance >= hole)
+
+
+def picture(part: NDArray[np.bool_], inside: tuple[int, ...] = RED) -> NDArray[np.uint8]:
+    """(3, PX, PX): `inside` on noisy grey."""
+    rng = np.random.default_rng(3)
+    rgb = np.where(part[..., None], inside, GREY) + rng.integers(-6, 7, (PX, PX, 3))
+    return rgb.astype(np.uint8).transpose(2, 0, 1)
+
+
+def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+@pytest.mark.parametrize("inside", [RED, (20, 20, 20), (250, 240, 90)])
+def test_the_estimate_is_what_differs_from_the_border(inside: tuple[int, ...]) -> None:
+    found = estimated(picture(disc(20), inside))
+    assert set(np.unique(found)) == {0, 255}
+    assert overlap(found > 0, disc(20)) > 0.85
+
+
+def test_holes_of_the_part_belong_to_it() -> None:
+    assert overlap(estimated(picture(disc(22, hole=10))) > 0, disc(22)) > 0.85
+
+
+@pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
+def test_an_implausible_estimate_is_the_whole_image(image: NDArray[np.uint8]) -> None:
+    assert (estimated(image) == 255).all()
+
+
+def test_objects_are_estimated_textures_whole_and_mattes_taken_as_they_are() -> None:
+    normal = np.stack([picture(disc(20)), picture(disc(14))])
+    found = foreground(normal, None, "object")
+    assert found.source == "estimated"
+    assert found.mattes.shape == (2, 1, PX, PX)
+    shares = [overlap(m[0] > 0, disc(r)) for m, r in zip(found.mattes, (20, 14), strict=True)]
+    assert min(shares) > 0.8
+    whole = foreground(normal, None, "texture")
+    assert (whole.source, whole.mattes.shape) == ("whole", (2, 1, PX, PX))
+    assert (whole.mattes == 255).all()
+    mine = np.full((2, 1, PX, PX), 77, dtype=np.uint8)
+    for kind in ("object", "texture"):
+        given = foreground(normal, mine, kind)
+        assert given.source == "manifest"
+        assert given.mattes is mine
+
+
+def placed(generator: SelfMix, matte: NDArray[np.uint8], batch: int = 12, step: int = 0) -> Batch:
+    rng = np.random.default_rng(0)
+    normal = torch.from_numpy(rng.integers(1, 256, (3, 3, PX, PX), dtype=np.uint8))
+    textures = torch.from_numpy(rng.integers(0, 256, (4, 3, PX, PX), dtype=np.uint8))
+    mattes = torch.from_numpy(matte)[None, None].expand(3, 1, PX, PX)
+    return placed_batch(
+        normal, textures, mattes, generator, kind="object", batch=batch, seed=2, step=step
+    )
+
+
+HALF = np.where(np.arange(PX) < PX // 2, 255, 0).astype(np.uint8)[None].repeat(PX, axis=0)
+WHOLE = np.full((PX, PX), 255, dtype=np.uint8)
+
+
+def test_anomalies_lie_on_the_foreground_and_nothing_changes_beside_them() -> None:
+    found = placed(GENERATOR, HALF, batch=40)
+    assert not found.mask[..., PX // 2 :].any()
+    assert found.mask.amax(dim=(1, 2, 3)).all()
+    outside = (found.mask == 0).expand_as(found.normal)
+    assert torch.equal(found.augmented[outside], found.normal[outside])
+    assert found.augmented.min() >= 0
+    assert found.augmented.max() <= 1
+
+
+def test_where_the_foreground_is_grey_the_mask_is_soft() -> None:
+    found = placed(GENERATOR, np.full((PX, PX), 51, dtype=np.uint8))
+    assert found.mask.unique().tolist() == pytest.approx([0, 0.2])
+    opaque = changed(image_opacity_min=0.2, image_opacity_max=0.2, augmenters_per_texture=0)
+    soft, hard = (placed(opaque, np.full((PX, PX), v, dtype=np.uint8)) for v in (51, 255))
+    full = hard.augmented - hard.normal
+    torch.testing.assert_close(soft.augmented - soft.normal, 0.2 * full, rtol=0, atol=1e-6)
+
+
+def test_an_empty_foreground_is_tried_50_times_and_leaves_the_image_normal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[int, int]] = []
+    noise_mask = anomalies._noise_mask
+
+    def counting(*arguments: object) -> object:
+        drawn.append(arguments[2])
+        return noise_mask(*arguments)
+
+    monkeypatch.setattr(anomalies, "_noise_mask", counting)
+    found = placed(GENERATOR, 0 * WHOLE, batch=2)
+    assert len(drawn) == 100
+    assert len(set(drawn[:50])) == len(set(drawn[50:])) == 1  # the same lattice every time
+    assert not found.mask.any()
+    assert torch.equal(found.augmented, found.normal)
+
+
+def test_half_of_the_samples_stay_normal() -> None:
+    clean = [
+        (placed(changed(clean_share=0.5), WHOLE, batch=100, step=s).mask.amax((1, 2, 3)) == 0).sum()
+        for s in range(5)
+    ]
+    assert 200 < sum(int(c) for c in clean) < 300  # 4.5 standard deviations around 250
+
+
+def is_painted_with_itself(batch: Batch) -> list[bool]:
+    """Per sample: its painted pixels are colours of its own image (no augmenter, no opacity)."""
+    found = []
+    for normal, augmented, mask in zip(batch.normal, batch.augmented, batch.mask, strict=True):
+        own = {tuple(c) for c in (normal * 255).round().flatten(1).T.int().tolist()}
+        painted = (augmented * 255).round()[:, mask[0] > 0].T.int().tolist()
+        found.append(all(tuple(c) in own for c in painted))
+    return found
+
+
+def test_a_share_of_the_anomalies_is_painted_with_the_image_itself() -> None:
+    bare = changed(
+        augmenters_per_texture=0,
+        augmenters_per_self=0,
+        image_opacity_min=0.0,
+        image_opacity_max=0.0,
+    )
+    always = bare.model_copy(update={"self_share": PerKind[float](object=1.0, texture=0.0)})
+    assert all(is_painted_with_itself(placed(always, WHOLE)))
+    mixed = [own for s in range(4) for own in is_painted_with_itself(placed(bare, WHOLE, 25, s))]
+    assert 30 < sum(mixed) < 70
+
+
+def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
+    many, few = placed(GENERATOR, HALF, batch=9, step=4), placed(GENERATOR, HALF, batch=3, step=4)
+    for a, b in ((many.augmented, few.augmented), (many.mask, few.mask)):
+        assert torch.equal(a[:3], b)
+
+
+def test_shuffled_strips_move_tiles_by_one_order_of_columns_and_one_of_rows() -> None:
+    tiles = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    image = tiles.repeat(8, axis=0).repeat(8, axis=1)[..., None].repeat(3, axis=2)
+    orders = set()
+    for seed in range(200):
+        moved = shuffled_strips(image, 8, np.random.default_rng(seed))
+        found = moved[::8, ::8, 0]
+        assert np.array_equal(found.repeat(8, axis=0).repeat(8, axis=1), moved[..., 0])
+        assert sorted(found.flatten()) == list(range(64))
+        columns, rows = found[0] % 8, found[:, 0] // 8
+        assert np.array_equal(found, 8 * rows[:, None] + columns)
+        assert set(columns[:4]) == {0, 2, 4, 6}
+        orders.add((tuple(columns), tuple(rows)))
+    assert len(orders) > 190
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    for name in ("0", "1"):
+        images.write_png(tmp_path / f"train/good/{name}.png", np.full((40, 50, 3), 9, np.uint8))
+        matte = np.zeros((40, 50), dtype=np.uint8)
+        matte[:, :25] = 255
+        images.write_png(tmp_path / f"foreground/train/good/{name}.png", matte)
+    return tmp_path
+
+
+def rows_of(raw: Path) -> list[manifest.Row]:
+    found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+    return [described(one, raw)[0] for one in found]
+
+
+def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
+    rows = rows_of(raw)
+    assert rows[1].foreground_path == "foreground/train/good/1.png"
+    assert rows[1].foreground_sha256 == manifest.sha256_of(raw / rows[1].foreground_path)
+    loaded = images.load_foreground(rows, raw, 32, "area")
+    assert loaded is not None
+    assert loaded.shape == (2, 1, 32, 32)
+    assert (loaded[..., :16] == 255).all()
+    assert not loaded[..., 16:].any()
+
+
+def test_without_any_matte_there_is_no_foreground(raw: Path) -> None:
+    for name in ("0", "1"):
+        (raw / f"foreground/train/good/{name}.png").unlink()
+    rows = rows_of(raw)
+    assert rows[0].foreground_path == rows[0].foreground_sha256 == ""
+    assert images.load_foreground(rows, raw, 32, "area") is None
+
+
+def test_a_matte_missing_for_some_images_is_refused_by_their_names(raw: Path) -> None:
+    (raw / "foreground/train/good/1.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 images have no foreground[\s\S]*good/1\.png"):
+        images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+def test_a_matte_of_another_size_is_refused(raw: Path) -> None:
+    images.write_png(raw / "foreground/train/good/1.png", np.zeros((50, 40), np.uint8))
+    with pytest.raises(DataError, match=r"matte is 40 x 50 pixels[\s\S]*50 x 40"):
+        images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
+    rows = rows_of(raw)
+    images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
+    with pytest.raises(DataError, match="sha256"):
+        images.load_foreground(rows, raw, 32, "area")
+
+
+def test_in_a_plain_folder_mattes_are_no_anomalies(tmp_path: Path) -> None:
+    for name in ("0.png", "foreground/0.png"):
+        images.write_png(tmp_path / name, np.zeros((40, 50), np.uint8))
+    assert [f.image_path for f in folder_layout.found(tmp_path, "")] == ["0.png"]
