@@ -28,6 +28,7 @@ URL_TIMEOUT_SECONDS = 60
 MIB = CHUNK_BYTES = 1 << 20
 URL_SCHEMES = ("http://", "https://", "file://")
 SAMPLE_PREFIX = "scikit-image/"
+SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are split (VisA)
 
 
 class UnsafeMember(Exception):  # noqa: N818  becomes a DataError of its archive
@@ -40,13 +41,22 @@ UNREADABLE = (
 )
 
 
-def tree_sha256(root: Path) -> str:
-    """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times."""
+def tree_sha256(root: Path, category: str = "") -> str:
+    """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times.
+
+    Of a dataset that holds the category as a sub-folder, only what `fetch` brings counts.
+    """
     tree = hashlib.sha256()
-    paths = _files(root)
+    base, paths = _brought(root, category)
     for path in progress(paths, len(paths), "hash files"):
-        tree.update(f"{path}\0{sha256_of(root / path)}\n".encode())
+        tree.update(f"{path}\0{sha256_of(base / path)}\n".encode())
     return tree.hexdigest()
+
+
+def _brought(root: Path, category: str) -> tuple[Path, list[str]]:
+    """The files to bring, and the folder that their paths are relative to."""
+    base, only = _narrowed(root, category)
+    return base, sorted(f"{part}{path}" for part in only for path in _files(base / part))
 
 
 def _files(root: Path) -> list[str]:
@@ -78,12 +88,19 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
 
 
-def _narrowed(root: Path, category: str) -> Path:
-    """The category's folder where `root`, or the only folder in it, is a whole dataset."""
+def _narrowed(root: Path, category: str) -> tuple[Path, tuple[str, ...]]:
+    """The category's folder where `root`, or the only folder in it, is a whole dataset.
+
+    A folder, and the parts of it that count: all of it is one part without a name.
+    """
     inside = [p for p in root.iterdir() if not _hidden(p.name)]
     outer = [root, *(inside if len(inside) == 1 and inside[0].is_dir() else [])]
-    found = [folder / category for folder in outer if category and (folder / category).is_dir()]
-    return found[0] if found else root
+    found = [folder for folder in outer if category and (folder / category).is_dir()]
+    if not found:
+        return root, ("",)
+    if (found[0] / SPLIT_TABLES).is_dir():
+        return found[0], (f"{category}/", f"{SPLIT_TABLES}/")
+    return found[0] / category, ("",)
 
 
 def pinned(location: str, category: str = "") -> Source:
@@ -102,7 +119,7 @@ def pinned(location: str, category: str = "") -> Source:
     path = _existing(location)
     if path.is_file():
         return Source(kind="archive", location=location, sha256=sha256_of(path))
-    return Source(kind="path", location=location, sha256=tree_sha256(_narrowed(path, category)))
+    return Source(kind="path", location=location, sha256=tree_sha256(path, category))
 
 
 def _sample_sha256(category: str) -> str:
@@ -170,7 +187,7 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
         refuse_other(source, _sample_sha256(photograph), refresh)
         sample.draw(photograph, content)
     elif source.kind == "path":
-        _copy(_narrowed(_folder(source.location), category), content)
+        _copy(*_brought(_folder(source.location), category), content)
         refuse_other(source, tree_sha256(content), refresh)
     else:
         with tempfile.TemporaryDirectory(dir=content.parent, prefix=content.name) as folder:
@@ -180,8 +197,9 @@ def bring(source: Source, category: str, content: Path, refresh: str) -> None:
             refuse_other(source, sha256_of(archive), refresh)
             extracted = Path(folder) / "extracted"
             _extract(archive, extracted, source, refresh)
-            content.rmdir()
-            _narrowed(extracted, category).replace(content)
+            base, only = _narrowed(extracted, category)
+            for name in only:
+                (base / name).replace(content / name)
 
 
 def bring_file(location: str, pin: str, target: Path, key: str) -> None:
@@ -232,8 +250,7 @@ def _folder(location: str) -> Path:
     return path
 
 
-def _copy(origin: Path, content: Path) -> None:
-    paths = _files(origin)
+def _copy(origin: Path, paths: list[str], content: Path) -> None:
     for path in progress(paths, len(paths), "copy files"):
         (content / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin / path, content / path)

@@ -1,16 +1,16 @@
 """A task, and how its images are found: one module per dataset layout, found by its name.
 
-A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens
-nothing.
+A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens no
+image.
 """
 
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
 from admodels.errors import ConfigurationError, DataError
-from admodels.manifest import IMAGE_SUFFIXES, Found, Part
+from admodels.manifest import IMAGE_SUFFIXES, Found, Part, listed
 from admodels.params import Kind, Strict
 from admodels.sources import Source
 
@@ -60,7 +60,33 @@ def found(task: Task, root: Path) -> list[Found]:
             expected=f"images in the layout `{task.dataset}`, see admodels/datasets/",
             next_step="mend `dataset` or `source` of the task in params.yaml",
         )
+    _refuse_wrong_paths(images, root)
     return images
+
+
+def _refuse_wrong_paths(images: list[Found], root: Path) -> None:
+    """A table may name what it likes: twice, outside the folder, or not there.
+
+    Raises:
+        DataError: names the images.
+    """
+    paths = [one.image_path for one in images]
+    outside = [
+        path
+        for path in {*paths, *(one.mask_path for one in images)}
+        if path.startswith("/") or ".." in PurePosixPath(path).parts
+    ]
+    twice = [path for path, before in zip(paths[1:], paths, strict=False) if path == before]
+    missing = [path for path in paths if not (root / path).is_file()]
+    found = {"stand outside": outside, "are named twice": twice, "are not there": missing}
+    for what, wrong in found.items():
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} files that the dataset names {what}",
+                where=listed(wrong),
+                expected=f"files below {root}, each named once",
+                next_step="mend the dataset's table, then `admodels task refresh` of its task",
+            )
 
 
 def base_of(root: Path, category: str) -> Path:

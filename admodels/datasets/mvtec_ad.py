@@ -15,10 +15,11 @@ from admodels.manifest import Found, Part
 PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
 
 
-def found(root: Path, category: str) -> list[Found]:
+def found(root: Path, category: str, endings: tuple[str, ...] = ("_mask",)) -> list[Found]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
-    Anomalous images outside test are told as they are: validation refuses them by name.
+    A mask is called like its image plus one of `endings`. Anomalous images outside test are told
+    as they are: validation refuses them by name.
     """
     base = base_of(root, category)
     images = []
@@ -28,5 +29,5 @@ def found(root: Path, category: str) -> list[Found]:
             if folder.name == "good":
                 images += normal(root, folder, part)
             else:
-                images += anomalous(root, folder, masks, ("_mask",), part)
+                images += anomalous(root, folder, masks, endings, part)
     return images
