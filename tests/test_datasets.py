@@ -195,7 +195,8 @@ def test_visa_as_released_without_its_table_is_refused(tmp_path):
     root = visa(tmp_path)
     with pytest.raises(DataError, match=r"table of splits is missing[\s\S]*1cls\.csv"):
         datasets.found(task("visa", "candle"), root / "candle")
-    (root / "split_csv/1cls.csv").write_text("object,split,label,image,mask\ncandle,dev,normal,a,\n")
+    text = "object,split,label,image,mask\ncandle,dev,normal,a,\n"
+    (root / "split_csv/1cls.csv").write_text(text)
     with pytest.raises(DataError, match="part `dev`"):
         datasets.found(task("visa", "candle"), root)
 
@@ -317,7 +318,7 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path, dataset):
 
 def test_an_unknown_layout_is_refused_with_those_that_exist(tmp_path):
     assert datasets.available() == ["dagm", "folder", "mpdd", "mvtec_ad", "sample", "visa"]
-    with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*dagm, folder, mpdd, mvtec_ad, sample, visa"):
+    with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*dagm, folder, .*, visa"):
         datasets.found(task("mvtec"), tmp_path)
 
 
