@@ -1,9 +1,9 @@
 """The params block `source`: where images come from, the pin of what they are, their licence."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from admodels.params import Strict
 
@@ -21,7 +21,18 @@ class Source(Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     mirrors: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _mirrors_are_of_a_url(self) -> Self:
+        if self.mirrors and "://" not in self.location:
+            raise ValueError("mirrors go with a location that is a URL")
+        return self
+
 
 def is_non_commercial(licence: str) -> bool:
     """Whether a licence forbids, or seems to forbid, that a model earns money."""
     return bool(NON_COMMERCIAL.search(licence))
+
+
+def told(licence: str) -> str:
+    """The licence with what follows from it, for people."""
+    return f"{licence} (NON-COMMERCIAL use only)" if is_non_commercial(licence) else licence

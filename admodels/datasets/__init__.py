@@ -4,6 +4,7 @@ A reader is `found(root, category) -> list[Found]`; it names files and pairs mas
 image.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +24,37 @@ class Task(Strict):
     kind: Kind
     licence: str = Field(min_length=1)  # of the images; every bundle states it
     source: Source
+
+
+@dataclass(frozen=True)
+class Official:
+    """A dataset's own release: its page, its licence, and where known its archive.
+
+    Without a `sha256` nobody has verified one: what comes first is pinned.
+    """
+
+    page: str
+    licence: str
+    urls: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def official(dataset: str) -> Official:
+    """The release that gave the layout `dataset` its name.
+
+    Raises:
+        ConfigurationError: there is none, or no URL of it is known.
+    """
+    module = import_module(f"admodels.datasets.{dataset}") if dataset in available() else None
+    known: Official | None = getattr(module, "OFFICIAL", None)
+    if known is None or not known.urls:
+        raise ConfigurationError(
+            f"no download of `{dataset}` is known",
+            where="admodels/datasets/",
+            expected="a dataset whose authors offer a plain URL",
+            next_step=f"get it from {known.page if known else 'its authors'}, then --source PATH",
+        )
+    return known
 
 
 def available() -> list[str]:

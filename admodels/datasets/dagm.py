@@ -10,11 +10,16 @@ says of which this is so, and the report counts them.
 
 from pathlib import Path
 
-from admodels.datasets import base_of, images_in
+from admodels.datasets import Official, base_of, images_in
 from admodels.manifest import Found, Part
 
 PARTS: dict[str, Part] = {"Train": "learn", "Test": "test"}
 DEFECT = "defect"  # the release names no types
+OFFICIAL = Official(
+    page="https://hci.iwr.uni-heidelberg.de/content/"
+    "weakly-supervised-learning-industrial-optical-inspection",
+    licence="not stated",
+)
 
 
 def found(root: Path, category: str) -> list[Found]:

@@ -8,13 +8,20 @@ converted:  MVTec AD's layout, with masks called like their images
 
 from pathlib import Path
 
-from admodels.datasets import _tables, base_of, mvtec_ad
+from admodels.datasets import Official, _tables, base_of, mvtec_ad
 from admodels.errors import DataError
 from admodels.manifest import Found
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
 WORDS = {"normal": ("normal", ""), "anomaly": ("anomalous", "bad")}  # label, defect_type
+OFFICIAL = Official(
+    page="https://github.com/amazon-science/spot-diff",
+    licence="CC BY 4.0",  # README of the release
+    # 1,929,840,640 bytes; the hash is that of anomalib and of others who downloaded it
+    urls=("https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",),
+    sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
+)
 
 
 def found(root: Path, category: str) -> list[Found]:
