@@ -10,7 +10,6 @@ from admodels import errors
 from admodels.errors import ConfigurationError
 
 OFFICIAL = "official"
-NOT_STATED = "not stated"
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -40,7 +39,7 @@ def task_add(
 ) -> None:
     """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
     from admodels import editing
-    from admodels.sources import told
+    from admodels.sources import NOT_STATED, told
 
     if source == OFFICIAL:
         release, licence_of_source = _pinned_release(dataset)

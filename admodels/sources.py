@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from admodels.params import Strict
 
+NOT_STATED = "not stated"
 NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|academic", re.IGNORECASE)
 
 
@@ -26,6 +27,11 @@ class Source(Strict):
         if self.mirrors and "://" not in self.location:
             raise ValueError("mirrors go with a location that is a URL")
         return self
+
+
+def is_stated(licence: str) -> bool:
+    """Whether the words of a licence say anything."""
+    return licence.strip().lower() not in ("", NOT_STATED, "unknown", "none", "n/a", "?")
 
 
 def is_non_commercial(licence: str) -> bool:
