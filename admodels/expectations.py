@@ -145,7 +145,7 @@ def _compare(table: "pd.DataFrame") -> None:
     """Replace the thumbnails by what they tell: hashes, and the oddity of images to learn from."""
     known = table["thumbnail"].notna()
     data = b"".join(table.pop("thumbnail")[known])
-    thumbnails = np.frombuffer(data, dtype=np.uint16).reshape(int(known.sum()), -1)
+    thumbnails = np.frombuffer(data, dtype=np.uint16).reshape(-1, similarity.CELLS)
     table["oddity"] = math.nan
     if len(thumbnails):
         hashes = similarity.perceptual_hashes(thumbnails)

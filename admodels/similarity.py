@@ -97,14 +97,17 @@ def nearest(queries: Hashes, base: Hashes, own: NDArray[np.int64]) -> NDArray[np
 def near_pairs(table: "pd.DataFrame", limit: int) -> list[Pair]:
     """Each image with its nearest one in its split, and in the other splits, nearest first.
 
-    At most `limit` bits apart; copies to the byte count once. `table` has image_path,
+    At most `limit` bits apart, and one more for each cell whose median may run between two copies,
+    which in few images is no rare thing. Copies to the byte are no pair. `table` has image_path,
     image_sha256, split and perceptual_hash (empty: unreadable).
     """
-    known = table[table["perceptual_hash"] != ""].drop_duplicates(["image_sha256", "split"])
+    hashed = table[table["perceptual_hash"] != ""]
+    known = hashed.drop_duplicates(["image_sha256", "split"])
     data = bytes.fromhex("".join(known["perceptual_hash"]))
     hashes = np.frombuffer(data, dtype=np.uint8).reshape(-1, HASH_BITS // 8)
     paths, splits = known["image_path"].to_numpy(), known["split"].to_numpy()
     shas = known["image_sha256"].to_numpy()
+    limit += HASH_BITS // max(len(hashed), 1)
     pairs = set()
     for split in sorted(set(splits)):
         mine, others = np.flatnonzero(splits == split), np.flatnonzero(splits != split)
