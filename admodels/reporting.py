@@ -203,6 +203,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
     types = sorted({name for found in recalls.values() for name in found})
     sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
+    pairs = results.repo / f"data/validation/{task}/near_duplicates.png"
     return {
         "name": task,
         "block": results.params["tasks"][task],
@@ -216,6 +217,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
             for m in methods
         },
         "sheet": _brought(sheet, images, "synthetic", task),
+        "pairs": _brought(pairs, images, "pairs", task),
         "validation": results.json(f"data/validation/{task}/report.json"),
         "docs": f"../../data/validation/{task}/docs/index.html",
         "methods": methods,

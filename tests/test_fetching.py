@@ -270,16 +270,18 @@ def test_a_pin_is_64_lower_case_hex_digits(sha256):
         Source(kind="path", location="x", sha256=sha256)
 
 
-def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch):
+def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     origin = planted(tmp_path / "origin")
     (tmp_path / "params.yaml").write_text(
         "tasks:\n  screws:\n    dataset: mvtec_ad\n    category: screw\n    kind: object\n"
-        "    licence: ours\n"
+        "    licence: CC BY-NC 4.0\n"
         f"    source: {{kind: path, location: origin, sha256: {tree_sha256(origin)}}}\n"
     )
     fetch_stage.main("screws")
     assert tree(tmp_path / "data/raw/screws") == FILES
+    told = "screws: licence of the images: CC BY-NC 4.0 (NON-COMMERCIAL use only)\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_link_that_leads_back_up_is_refused(tmp_path):

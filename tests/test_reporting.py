@@ -226,6 +226,16 @@ def test_the_summary_is_a_markdown_table_with_the_promises(full):
     assert page.count("CC BY-NC-SA 4.0 (NON-COMMERCIAL use only)") == 1
 
 
+def test_the_page_counts_what_was_moved_to_test_and_shows_near_copies(full):
+    page = reporting.render(full).read_text(encoding="utf-8")
+    assert page.count("75 anomalous images of the released training part") == 1
+    assert "images/pairs-bottle.png" not in page
+    images.write_png(full / "data/validation/bottle/near_duplicates.png", np.zeros((4, 6), bool))
+    page = reporting.render(full).read_text(encoding="utf-8")
+    assert page.count('<img src="images/pairs-bottle.png"') == 1
+    assert (full / "reports/html/images/pairs-bottle.png").is_file()
+
+
 def test_rendering_again_gives_the_same_bytes_and_forgets_pictures_that_are_gone(full):
     first = reporting.render(full).read_bytes()
     assert reporting.render(full).read_bytes() == first
