@@ -139,11 +139,13 @@ def score(
     csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
 ) -> None:
     """Score a folder of images with a bundle, without DVC."""
-    from admodels.scoring.engine import score_to
+    from admodels.scoring.discover import shown
+    from admodels.scoring.engine import Model, Source
+    from admodels.scoring.single import score_folder
 
     budget = _shipped_alpha() if alpha is None else alpha
-    name = line or folder.resolve().name
-    typer.echo(score_to(folder, bundle, out, line=name, alpha=budget, csv=csv))
+    source = Source(shown(line or folder.resolve().name), folder)
+    typer.echo(score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv))
 
 
 def _shipped_alpha() -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 from admodels import bundle as bundles
 from admodels.bundle import Bundle
 from admodels.methods import Detector, MethodParams, Prediction
-from admodels.scoring.engine import Summary, score_folder
+from admodels.scoring.engine import Model, Source
+from admodels.scoring.single import Summary, score_folder
 
 ALPHA = 0.2
 CHUNK = 4
@@ -136,7 +137,8 @@ EXPECTED = {
 
 
 def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:
-    return score_folder(folder, bundle or make_bundle(), out, line="press", alpha=alpha, csv=True)
+    model = Model.of(bundle or make_bundle())
+    return score_folder(Source("press", folder), model, out, alpha=alpha, csv=True)
 
 
 def table(out: Path, name: str = "scores") -> pd.DataFrame:

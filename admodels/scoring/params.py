@@ -12,3 +12,4 @@ class Line(Strict):
     task: str = Field(min_length=1)
     method: str = Field(min_length=1)
     alpha: float = Field(gt=0, lt=1)
+    pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
