@@ -148,6 +148,57 @@ def score(
     typer.echo(score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv))
 
 
+LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and verdicts")
+LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
+MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
+SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+
+
+@app.command()
+def nightly(
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+    fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
+    settle_seconds: Annotated[float, SETTLE] = 60,
+    rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
+) -> None:
+    """Score what is new on every line; the last line of the output is a summary as JSON."""
+    from admodels.scoring import nightly as night
+    from admodels.scoring import params
+
+    limits = [night.Limit.of(text) for text in fail_if]
+    options = night.Options(models, settle_seconds, rehash, limits)
+    told = night.nightly(params.lines(lines), ledger, options)
+    _tell(told)
+    raise typer.Exit(told["exit_code"])
+
+
+@app.command()
+def watch(
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+    settle_seconds: Annotated[float, SETTLE] = 5,
+    every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
+) -> None:
+    """Score files as they arrive, until a signal; a line of JSON for every look that found some."""
+    from admodels.scoring import nightly as night
+    from admodels.scoring import params
+
+    options = night.Options(models, settle_seconds)
+    told = night.watch(params.lines(lines), ledger, options, every_seconds, _tell)
+    _tell(told)
+    raise typer.Exit(told["exit_code"])
+
+
+def _tell(told: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(told, sort_keys=True))
+
+
 def _shipped_alpha() -> float:
     from admodels import params
 

@@ -22,13 +22,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from admodels.scoring import engine
+from admodels.scoring import engine, verdicts
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import KEY
 from tests import cards
 
+KEYS = [field.name for field in KEY]
 BAD_SHARE, COPY_SHARE = 0.05, 0.02
 
 
@@ -58,7 +59,11 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
     bundle.detector.score = noted
     engine.ROWS_PER_PART, engine.SECONDS_PER_PART = 24, 0.02  # many commits to be killed in
     with opened(ledger) as held:
-        score_line(held, Source("press", folder), Model.of(bundle), Stop())
+        model = Model.of(bundle)
+        score_line(held, Source("press", folder), model, Stop())
+        verdicts.ensure_calibration(held, "press", model)
+        verdicts.rebuild(held, "press", cards.ALPHA)
+        held.compact("press")
 
 
 def child(work: Callable[[], None]) -> int:
@@ -75,10 +80,9 @@ def child(work: Callable[[], None]) -> int:
 
 def rows(ledger: Path) -> pd.DataFrame:
     """All rows by key; any unreadable part is an error here."""
-    keys = [field.name for field in KEY]
     parts = sorted(ledger.glob("scores/*/*/*.parquet"))
     found = pd.concat([pq.read_table(part).to_pandas() for part in parts])
-    return found.sort_values(keys).reset_index(drop=True)
+    return found.sort_values(KEYS).reset_index(drop=True)
 
 
 def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
@@ -91,6 +95,9 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
         told.append("the same bytes were scored twice")
     if not found.equals(expected):
         told.append("rows differ from an undisturbed run")
+    judged = pq.read_table(ledger / "verdicts" / "press.parquet").to_pandas()
+    if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
+        told.append("verdicts and scores have other keys")
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
     return told + ([f"left behind: {left}"] if left else [])
 

@@ -17,6 +17,7 @@ from admodels.bundle import Bundle
 from admodels.methods import Detector, MethodParams, Prediction
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import Summary, score_folder
+from tests import tiny
 
 ALPHA = 0.2
 CHUNK = 4
@@ -134,6 +135,16 @@ EXPECTED = {
     "truncated.png": "truncated",
     "white.png": "unscorable",
 }
+
+
+def save_draem(folder: Path) -> None:
+    """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
+    torch.manual_seed(2)
+    detector = tiny.detector("draem")
+    calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
+    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {})
+    golden = tiny.stripes(2, seed=8)
+    bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
 
 
 def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:

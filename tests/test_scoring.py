@@ -367,12 +367,7 @@ def test_a_table_of_several_groups_is_one_table(tmp_path: Path, monkeypatch) -> 
 @pytest.fixture(scope="module")
 def draem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "draem" / "stripes"
-    torch.manual_seed(2)
-    detector = tiny.detector("draem")  # untrained: it is the way of the numbers that is tested
-    calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
-    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {})
-    golden = tiny.stripes(2, seed=8)
-    bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
+    cards.save_draem(folder)
     return folder
 
 

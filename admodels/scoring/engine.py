@@ -63,8 +63,19 @@ class Model:
             card.task,
             *bundles.fingerprints(card),
             np.array(card.calibration_scores),
-            lambda: bundles.load(folder, runtime.device()),
+            lambda: _loaded(folder, bundles.fingerprints(card)),
         )
+
+
+_LAST: dict[tuple[Path, tuple[str, str]], Bundle] = {}
+
+
+def _loaded(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
+    """The bundle; the last one is kept, and gone before another is loaded."""
+    if (folder, fingerprints) not in _LAST:
+        _LAST.clear()
+        _LAST[folder, fingerprints] = bundles.load(folder, runtime.device())
+    return _LAST[folder, fingerprints]
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,6 @@ def score_line(ledger: Ledger, source: Source, model: Model, stop: Stop) -> Coun
             stop,
         )
         _keep(ledger, progress(found, len(names), f"score {source.line}"), counts)
-        ledger.compact(source.line)
     return counts
 
 

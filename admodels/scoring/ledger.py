@@ -42,7 +42,7 @@ class Ledger:
         self.folder, self.scores = folder, folder / "scores"
         self.scores.mkdir(exist_ok=True)
         self._compacting = folder / "compacting"
-        self._finish_compaction()
+        self._repair()
         self.index = Index(folder / "index.sqlite", self.scores)
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
         self.run = f"{max((int(name) for name in taken if name.isdigit()), default=0) + 1:06d}"
@@ -93,12 +93,14 @@ class Ledger:
             self.index.replaced([p.relative_to(self.scores).as_posix() for p in old[1:]])
             shutil.rmtree(self._compacting)
 
-    def _finish_compaction(self) -> None:
+    def _repair(self) -> None:
         for old in self._compacting.glob("*/*.old"):
             home = self.scores / old.parent.name / old.stem
             if not home.exists():
                 old.with_suffix("").rename(home)
         shutil.rmtree(self._compacting, ignore_errors=True)
+        for half in self.scores.glob("*/*/.*.partial"):
+            half.unlink()
 
     def finish(self, told: dict[str, object]) -> None:
         """Say that the run came to its end, and what it did."""

@@ -1,8 +1,10 @@
 """The `lines` block of params.yaml: which images a bundle scores, and the false-alarm budget."""
 
+from pathlib import Path
+
 from pydantic import Field
 
-from admodels.params import Strict
+from admodels.params import PARAMS_FILE, Strict, load, parsed
 
 
 class Line(Strict):
@@ -13,3 +15,13 @@ class Line(Strict):
     method: str = Field(min_length=1)
     alpha: float = Field(gt=0, lt=1)
     pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
+    fdr: float | None = Field(default=None, gt=0, lt=1)  # of the Benjamini-Hochberg list, if any
+
+
+def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
+    """The block `lines` of params.yaml, or of a file of its own that names a plant's inboxes.
+
+    Raises:
+        ConfigurationError: the file or the block cannot be used.
+    """
+    return parsed(load(path).get("lines"), dict[str, Line], f"lines of {path}")
