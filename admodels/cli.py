@@ -193,6 +193,69 @@ def watch(
     raise typer.Exit(told["exit_code"])
 
 
+@app.command()
+def calibrate(
+    name: Annotated[str, typer.Argument(metavar="LINE")],
+    folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Rest the promise of a line on its own normal images, and judge all its scores anew."""
+    from admodels.calibration import smallest_alpha
+    from admodels.scoring import calibrating, params, verdicts
+    from admodels.scoring.engine import Model
+    from admodels.scoring.ledger import opened
+    from admodels.scoring.stopping import on_signals
+
+    line = params.named(name, lines)
+    with on_signals() as stop, opened(ledger) as held:
+        model = Model.at(models / line.method / line.task)
+        manifests = Path("data/manifests")
+        found = calibrating.calibrate(held, name, model, folder, manifests, stop)
+        verdicts.rebuild(held, name, line.alpha)
+    count = len(found.scores)
+    typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")
+
+
+@app.command()
+def rethreshold(
+    alpha: Annotated[float, typer.Option(min=1e-9, max=1, help="the false-alarm budget")],
+    name: Annotated[str | None, typer.Option("--line", help="default: all lines")] = None,
+    write: Annotated[bool, typer.Option(help="write the verdicts, not only the preview")] = False,
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Say what another budget changes, from the ledger alone; nothing is scored."""
+    from admodels.scoring import params, verdicts
+    from admodels.scoring.ledger import opened
+
+    names = [name] if name else list(params.lines(lines))
+    with opened(ledger) as held:
+        for each in names:
+            typer.echo(verdicts.change(held, each, alpha))
+            if write:
+                verdicts.rebuild(held, each, alpha)
+    typer.echo(f"written; set `alpha: {alpha:g}` in {lines} to keep it" if write else "a preview")
+
+
+@app.command()
+def feedback(
+    table: Annotated[Path, typer.Argument(help="CSV: line, path or image_sha256, verdict")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Keep what people said of images (fine, defect), and say what the promise was worth."""
+    from admodels.scoring import feedback as said
+    from admodels.scoring import params
+    from admodels.scoring.ledger import opened
+
+    with opened(ledger) as held:
+        for name in said.take(held, table):
+            typer.echo(said.realised(held, name, params.named(name, lines).alpha))
+            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
 def _tell(told: dict[str, Any]) -> None:
     import json
 

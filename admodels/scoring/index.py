@@ -125,10 +125,11 @@ class Index:
         found = self._base.execute(query, (line, path, stamp, model, contract)).fetchone()
         return found is not None
 
-    def is_last(self, line: str, path: str, sha256: str) -> bool:
-        """Whether these are the bytes that the file had when it was last read."""
-        query = "SELECT 1 FROM seen WHERE (line, path, sha) = (?, ?, ?)"
-        return self._base.execute(query, (line, path, sha256)).fetchone() is not None
+    def last(self, line: str, path: str) -> str:
+        """The sha256 of a file when it was last read; empty where it never was."""
+        query = "SELECT sha FROM seen WHERE (line, path) = (?, ?)"
+        found = self._base.execute(query, (line, path)).fetchone()
+        return found[0] if found else ""
 
     def close(self) -> None:
         """Let go of the file."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from admodels.errors import ConfigurationError
 from admodels.params import PARAMS_FILE, Strict, load, parsed
 
 
@@ -25,3 +26,20 @@ def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
         ConfigurationError: the file or the block cannot be used.
     """
     return parsed(load(path).get("lines"), dict[str, Line], f"lines of {path}")
+
+
+def named(name: str, path: Path = PARAMS_FILE) -> Line:
+    """One of `lines`.
+
+    Raises:
+        ConfigurationError: there is no line of this name.
+    """
+    found = lines(path)
+    if name not in found:
+        raise ConfigurationError(
+            f"no line named `{name}`",
+            where=f"lines of {path}",
+            expected=f"one of {', '.join(found)}",
+            next_step="mend the name, or `admodels line add`",
+        )
+    return found[name]

@@ -109,7 +109,7 @@ def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Tabl
     def kept() -> Iterator[pa.Table]:
         for _, group in ledger.groups(line):
             pairs = zip(group["path"].to_pylist(), group["image_sha256"].to_pylist(), strict=True)
-            now = [p in found and ledger.index.is_last(line, p, sha) for p, sha in pairs]
+            now = [p in found and ledger.index.last(line, p) == sha for p, sha in pairs]
             yield group.filter(pa.array(now, pa.bool_())).filter(wanted)
 
     order = [(field.name, "ascending") for field in tables.KEY]

@@ -18,14 +18,12 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels.calibration import benjamini_hochberg
+from admodels.calibration import benjamini_hochberg, images_missing
 from admodels.params import Strict, parsed
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.writing import durable_file, write_json
-
-Scores = NDArray[np.float64]
 
 
 class Calibration(Strict):
@@ -80,14 +78,16 @@ def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
 
 def judged(ledger: Ledger, line: str, alpha: float) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, a group at a time."""
-    held: dict[tuple[str, str], Scores] = {}
     for run, group in ledger.groups(line):
-        # A run has one model for a line, and a part is of one run.
-        key = (group["model_fingerprint"][0].as_py(), group["contract_fingerprint"][0].as_py())
-        if key not in held:
-            found = read_calibration(calibration_path(ledger, line, *key))
-            held[key] = np.array(found.scores if found else (), np.float64)
-        yield run, group, tables.verdicts(group, held[key], alpha)
+        calibration = _calibration_of(ledger, line, group)
+        yield run, group, tables.verdicts(group, calibration, alpha)
+
+
+def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.float64]:
+    """Of the model that a group is from: a run has one model for a line, and a part one run."""
+    key = (scores["model_fingerprint"][0].as_py(), scores["contract_fingerprint"][0].as_py())
+    found = read_calibration(calibration_path(ledger, line, *key))
+    return np.array(found.scores if found else (), np.float64)
 
 
 def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
@@ -106,6 +106,44 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
     with durable_file(target) as partial:
         tables.write(partial, tables.VERDICTS, groups())
     return Tally(*counts.tolist())
+
+
+@dataclass(frozen=True)
+class Change:
+    """What another alpha does to a line's verdicts.
+
+    `missing` normal images more would be needed for the last model's calibration to promise it.
+    """
+
+    line: str
+    flagged: int
+    more: int
+    fewer: int
+    missing: int
+
+    def __str__(self) -> str:
+        if self.missing:
+            return f"{self.line}: {self.missing} more normal images are needed to promise that"
+        return f"{self.line}: {self.flagged} flagged, {self.more} more and {self.fewer} fewer"
+
+
+def change(ledger: Ledger, line: str, alpha: float) -> Change:
+    """What `rebuild` with this alpha would change, against the verdicts that stand."""
+    path = ledger.folder / "verdicts" / f"{folder_name(line)}.parquet"
+    before: set[tuple[object, ...]] = set()
+    for group in tables.read(path) if path.is_file() else ():
+        before |= _flagged_keys(group)
+    flagged = more = missing = 0
+    for _, scores, verdicts in judged(ledger, line, alpha):
+        now = _flagged_keys(verdicts)
+        flagged, more = flagged + len(now), more + len(now - before)
+        missing = images_missing(len(_calibration_of(ledger, line, scores)), alpha)
+    return Change(line, flagged, more, len(before) - (flagged - more), missing)
+
+
+def _flagged_keys(verdicts: pa.Table) -> set[tuple[object, ...]]:
+    keys = verdicts.filter(pc.field("is_anomalous")).select([f.name for f in tables.KEY])
+    return set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
 
 
 def _counted(verdicts: pa.Table) -> tuple[int, int]:
