@@ -163,13 +163,14 @@ def nightly(
     fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
 ) -> None:
     """Score what is new on every line; the last line of the output is a summary as JSON."""
     from admodels.scoring import nightly as night
     from admodels.scoring import params
 
     limits = [night.Limit.of(text) for text in fail_if]
-    options = night.Options(models, settle_seconds, rehash, limits)
+    options = night.Options(models, settle_seconds, rehash, limits, pictures)
     told = night.nightly(params.lines(lines), ledger, options)
     _tell(told)
     raise typer.Exit(told["exit_code"])
@@ -210,9 +211,9 @@ def calibrate(
 
     line = params.named(name, lines)
     with on_signals() as stop, opened(ledger) as held:
-        model = Model.at(models / line.method / line.task)
+        model = Model.at(models / line.method / line.task).tiled(line.tile)
         manifests = Path("data/manifests")
-        found = calibrating.calibrate(held, name, model, folder, manifests, stop)
+        found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
     count = len(found.scores)
     typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import images
+from admodels import cli, images
 from admodels.errors import ConfigurationError
 from admodels.scoring.nightly import Limit, Options, nightly
 from admodels.scoring.params import Line
@@ -152,6 +152,38 @@ def test_a_budget_that_cannot_be_held_flags_nothing(plant: Path) -> None:
     assert table("verdicts")["is_anomalous"].isna().all()
 
 
+def admodels(monkeypatch, capsys, *words: str) -> tuple[int, str]:
+    """Exit code and stdout of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["admodels", *words])
+    with pytest.raises(SystemExit) as end:
+        sys.exit(cli.main())
+    return int(end.value.code or 0), capsys.readouterr().out
+
+
+def test_the_commands_calibrate_rethreshold_and_take_feedback(
+    plant: Path, monkeypatch, capsys
+) -> None:
+    written(plant, press={"folder": "press", "alpha": 0.2})
+    run({"press": line("press")})
+    draw(plant / "good", 12, seed=7)
+    where = ("--lines", "lines.yaml")
+    words = ("calibrate", "press", "good", *where, "--models", "models")
+    told = (0, "press: 12 images, the smallest alpha is 0.0769\n")
+    assert admodels(monkeypatch, capsys, *words) == told
+    before = table("verdicts")
+    code, out = admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", *where)
+    assert (code, out.splitlines()[-1]) == (0, "a preview")
+    assert table("verdicts").equals(before)
+    admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", "--write", *where)
+    assert (table("verdicts")["alpha"] == 0.5).all()
+    (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
+    code, out = admodels(monkeypatch, capsys, "feedback", "said.csv", *where)
+    assert code == 0
+    assert out.startswith("press: ")
+    assert (plant / "feedback/press.csv").is_file()
+    assert admodels(monkeypatch, capsys, "calibrate", "weld", "good", *where)[0] == 2
+
+
 # Real processes, as a scheduler starts them.
 
 
@@ -184,7 +216,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, object], str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number: int) -> None:
-    draw(plant / "many", 500)
+    draw(plant / "many", 250)
     written(plant, many={"folder": "many", "alpha": 0.2}, weld={"folder": "weld", "alpha": 0.2})
     process = command(plant, "nightly")
     while not (plant / "ledger/index.sqlite").exists():
@@ -194,13 +226,13 @@ def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number
     code, told, stderr = ended(process)
     assert (code, told["exit_code"]) == (128 + number, 128 + number), stderr
     kept = len(table("scores")) if list(Path("ledger/scores").rglob("*.parquet")) else 0
-    assert kept < 512
+    assert kept < 256
     if number == signal.SIGTERM:
         code, told, stderr = ended(command(plant, "nightly"))
         assert code == 0, stderr
         assert told["lines"]["many"]["old"] == kept
         found = table("scores")
-        assert (len(found), found["path"].nunique()) == (506, 500)
+        assert (len(found), found["path"].nunique()) == (256, 250)
 
 
 def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant: Path) -> None:

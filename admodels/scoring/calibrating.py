@@ -11,6 +11,7 @@ from admodels.scoring import feedback
 from admodels.scoring.discover import Status, files
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger
+from admodels.scoring.params import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.verdicts import Calibration, calibration_path
@@ -20,7 +21,13 @@ LEARNT_FROM = ("train", "validation")
 
 
 def calibrate(
-    ledger: Ledger, line: str, model: Model, approved: Path, manifests: Path, stop: Stop
+    ledger: Ledger,
+    line: str,
+    model: Model,
+    approved: Path,
+    manifests: Path,
+    stop: Stop,
+    tile: Tile | None = None,
 ) -> Calibration:
     """Keep the scores of the images in `approved` as the line's calibration of this model.
 
@@ -32,7 +39,7 @@ def calibrate(
         Interrupted: by a signal.
     """
     said = feedback.read(feedback.path_of(ledger, line))
-    scores = _scores(ledger, line, model, approved, stop)
+    scores = _scores(ledger, line, model, approved, stop, tile)
     _refuse_learnt(set(scores), manifests / model.task)
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     for sha256, verdict in said.items():
@@ -54,7 +61,7 @@ def calibrate(
 
 
 def _scores(
-    ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop
+    ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
 ) -> dict[str, float]:
     """image_sha256 -> score of every image; what the ledger knows is not scored again."""
     bundle, names = model.load(), files(approved)
@@ -65,7 +72,7 @@ def _scores(
     def known(sha256: str) -> float | None:
         return found.get(sha256, ledger.index.score(sha256, *fingerprints))
 
-    read = rows(approved, names, bundle, line, known, stop)
+    read = rows(approved, names, bundle, line, known, stop, tile)
     for one in progress(read, len(names), f"calibrate {line}"):
         if one.row is not None and one.row.anomaly_score is not None:
             found[one.row.image_sha256] = one.row.anomaly_score

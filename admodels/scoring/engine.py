@@ -6,9 +6,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,11 @@ from admodels.bundle import Bundle
 from admodels.progress import progress
 from admodels.scoring.discover import files, is_settled, shown, stamp_of
 from admodels.scoring.ledger import Ledger
+from admodels.scoring.params import Tile
 from admodels.scoring.rows import Read, rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import Row
+from admodels.scoring.tiling import fingerprint
 
 ROWS_PER_PART = 4096
 SECONDS_PER_PART = 5.0  # of work that a kill can cost, at most, and a chunk
@@ -49,6 +52,16 @@ class Model:
             bundle.calibration_scores,
             lambda: bundle,
         )
+
+    def tiled(self, tile: Tile | None) -> "Model":
+        """The model on images that are cut: other scores, which need a calibration of their own."""
+        if tile is None:
+            return self
+        changes: dict[str, Any] = {
+            "contract_fingerprint": fingerprint(self.contract_fingerprint, tile),
+            "calibration_scores": np.empty(0),
+        }
+        return replace(self, **changes, load=lambda: replace(self.load(), **changes))
 
     @classmethod
     def at(cls, folder: Path) -> "Model":
@@ -91,6 +104,7 @@ class Source:
     pattern: str | None = None
     settle_seconds: float = 0.0
     rehash: bool = False
+    tile: Tile | None = None
 
 
 @dataclass
@@ -123,6 +137,7 @@ def score_line(ledger: Ledger, source: Source, model: Model, stop: Stop) -> Coun
             source.line,
             lambda sha256: ledger.index.score(sha256, *fingerprints),
             stop,
+            source.tile,
         )
         _keep(ledger, progress(found, len(names), f"score {source.line}"), counts)
     return counts

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.errors import AdmodelsError, ConfigurationError, StorageError
-from admodels.scoring import verdicts
+from admodels.scoring import overlays, verdicts
 from admodels.scoring.discover import Status, files, shown
 from admodels.scoring.engine import Counts, Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened
@@ -70,6 +70,7 @@ class Options:
     settle_seconds: float
     rehash: bool = False
     limits: Sequence[Limit] = ()
+    pictures: int = 500  # of a line and a night, at most
 
 
 @dataclass
@@ -89,6 +90,7 @@ class LineReport:
     flagged: int | None = None
     expected_false_alarms: float | None = None
     listed: int | None = None
+    pictures: int = 0
     calibration: str | None = None
     model_fingerprint: str | None = None
     seconds: float = 0.0
@@ -188,15 +190,18 @@ def _score(
     ledger: Ledger, name: str, line: Line, options: Options, stop: Stop, report: LineReport
 ) -> None:
     start = time.monotonic()
-    model = Model.at(options.models / line.method / line.task)
+    model = Model.at(options.models / line.method / line.task).tiled(line.tile)
     folder = Path(line.folder)
-    source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash)
+    source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
     try:
         report.take(score_line(ledger, source, model, stop))
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     report.model_fingerprint = model.model_fingerprint
     calibration = verdicts.ensure_calibration(ledger, name, model)
+    if report.images:
+        kept = (calibration, line.alpha, options.pictures, stop)
+        report.pictures = overlays.draw(ledger, source, model, *kept)
     tally = verdicts.rebuild(ledger, name, line.alpha)
     report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
     if (len(calibration.scores) + 1) * line.alpha >= 1:

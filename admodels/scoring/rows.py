@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from admodels import bundle as bundles
 from admodels import images
 from admodels.bundle import Bundle
+from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
+from admodels.scoring.params import Tile
 from admodels.scoring.tables import Row
 from admodels.statistics import statistics
 
@@ -33,7 +36,8 @@ REASON_CHARACTERS = 200
 class Read:
     """A file: its row (None where it changed meanwhile), how it looked before it was read.
 
-    `pixels` (3, image_px, image_px) is what the detector gets, None where nothing can be scored.
+    `pixels` (3, image_px, image_px) is what the detector gets, or (H, W, 3) what will be cut into
+    tiles; None where nothing can be scored.
     """
 
     row: Row | None
@@ -48,6 +52,7 @@ def rows(
     line: str,
     known: Known,
     stopped: Callable[[], bool] = lambda: False,
+    tile: Tile | None = None,
 ) -> Iterator[Read]:
     """One row for each of `names` below `folder`, in their order; fewer once `stopped`.
 
@@ -56,7 +61,10 @@ def rows(
     """
     fresh: dict[str, Pixels] = {}
     pending: list[Read] = []
-    for read in _read_ahead(folder.resolve(), names, bundle, line, stopped):
+    chunk = 1 if tile else bundle.params.score_chunk_images
+    ahead = 1 if tile else images.DECODING_THREADS + chunk
+    one = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
+    for read in _read_ahead(one, names, ahead, stopped):
         row = read.row
         if row is not None and read.pixels is not None:
             reused = row.image_sha256 in fresh or known(row.image_sha256) is not None
@@ -64,19 +72,22 @@ def rows(
                 fresh[row.image_sha256] = read.pixels
             row = replace(row, reused=reused)
         pending.append(Read(row, read.stamp))
-        if len(fresh) == bundle.params.score_chunk_images or len(pending) == PENDING_ROWS:
-            yield from _scored(pending, fresh, bundle, known)
+        if len(fresh) == chunk or len(pending) == PENDING_ROWS:
+            yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
             fresh, pending = {}, []
-    yield from _scored(pending, fresh, bundle, known)
+    yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
 
 
-def _scored(
-    pending: list[Read], fresh: dict[str, Pixels], bundle: Bundle, known: Known
-) -> Iterator[Read]:
-    found: dict[str, float] = {}
-    if fresh:
-        scores = bundles.score(bundle.detector, np.stack(list(fresh.values()))).anomaly_score
-        found = dict(zip(fresh, scores.tolist(), strict=True))
+def _scores(fresh: dict[str, Pixels], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
+    if tile is not None:
+        return {sha: tiling.scored(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
+    if not fresh:
+        return {}
+    scores = bundles.score(bundle.detector, np.stack(list(fresh.values()))).anomaly_score
+    return dict(zip(fresh, scores.tolist(), strict=True))
+
+
+def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> Iterator[Read]:
     for read in pending:
         row = read.row
         if row is not None and row.status == Status.SCORED:
@@ -92,15 +103,14 @@ def _with_score(row: Row, score: float | None) -> Row:
 
 
 def _read_ahead(
-    root: Path, names: Iterable[str], bundle: Bundle, line: str, stopped: Callable[[], bool]
+    one: Callable[[str], Read], names: Iterable[str], ahead: int, stopped: Callable[[], bool]
 ) -> Iterator[Read]:
-    """Each file as `_read` finds it, in order, a bounded number of them ahead of the scoring."""
-    ahead = images.DECODING_THREADS + bundle.params.score_chunk_images
+    """Each file as `one` finds it, in order, a bounded number of them ahead of the scoring."""
     waiting: deque[Future[Read]] = deque()
     pool = ThreadPoolExecutor(images.DECODING_THREADS)
     try:
         for name in names:
-            waiting.append(pool.submit(_read, root, name, bundle, line))
+            waiting.append(pool.submit(one, name))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
             if stopped():
@@ -111,7 +121,7 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(root: Path, name: str, bundle: Bundle, line: str) -> Read:
+def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
     row = Row(
         line=line,
         path=shown(name),
@@ -143,6 +153,8 @@ def _read(root: Path, name: str, bundle: Bundle, line: str) -> Read:
         bit_depth=image.bit_depth,
         **asdict(statistics(image.rgb)),
     )
+    if whole:
+        return Read(facts, looks, image.rgb)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
     return Read(facts, looks, resized.transpose(2, 0, 1))

@@ -90,9 +90,26 @@ def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.f
     return np.array(found.scores if found else (), np.float64)
 
 
+def picture_path(line: str, image_sha256: str, model: str, contract: str) -> str:
+    """Where a picture stands in the ledger: by content, so that no two images of one name meet."""
+    return f"overlays/{folder_name(line)}/{image_sha256[:32]}-{model[:8]}{contract[:8]}.jpg"
+
+
+def _with_pictures(verdicts: pa.Table, held: set[str]) -> pa.Table:
+    names = ("line", "image_sha256", "model_fingerprint", "contract_fingerprint")
+    keys = zip(*(verdicts[name].to_pylist() for name in names), strict=True)
+    paths = [path if (path := picture_path(*key)) in held else "" for key in keys]
+    at = verdicts.schema.get_field_index("overlay_path")
+    return verdicts.set_column(at, verdicts.schema.field(at), pa.array(paths, pa.string()))
+
+
 def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
     """Write the verdicts of a line anew, whole or not at all."""
     counts = np.zeros(4, int)
+    held = {
+        path.relative_to(ledger.folder).as_posix()
+        for path in (ledger.folder / "overlays" / folder_name(line)).glob("*.jpg")
+    }
 
     def groups() -> Iterator[pa.Table]:
         for run, _, verdicts in judged(ledger, line, alpha):
@@ -100,7 +117,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
             counts[:2] += scored, flagged
             if run == ledger.run:
                 counts[2:] += scored, flagged
-            yield verdicts
+            yield _with_pictures(verdicts, held) if held else verdicts
 
     target = ledger.folder / "verdicts" / f"{folder_name(line)}.parquet"
     with durable_file(target) as partial:
