@@ -27,7 +27,7 @@ from admodels.scoring.tables import Row
 from admodels.scoring.tiling import fingerprint
 
 ROWS_PER_PART = 4096
-SECONDS_PER_PART = 5.0  # of work that a kill can cost, at most, and a chunk
+SECONDS_PER_PART = 2.0  # of work that a kill can cost, at most, and a chunk
 
 
 @dataclass(frozen=True)
