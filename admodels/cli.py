@@ -129,6 +129,13 @@ def check() -> None:
     typer.echo("params.yaml is good")
 
 
+LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and verdicts")
+LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
+MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
+SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+
+
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="the images")],
@@ -137,22 +144,26 @@ def score(
     alpha: Annotated[float | None, typer.Option(help="default: evaluate.alpha of params")] = None,
     line: Annotated[str | None, typer.Option(help="default: the folder's name")] = None,
     csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
+    fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
 ) -> None:
-    """Score a folder of images with a bundle, without DVC."""
+    """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
+    from dataclasses import asdict
+
     from admodels.scoring.discover import shown
     from admodels.scoring.engine import Model, Source
+    from admodels.scoring.limits import ALARM, Limit, expected_images
     from admodels.scoring.single import score_folder
 
+    limits = [Limit.of(text) for text in fail_if]
     budget = _shipped_alpha() if alpha is None else alpha
     source = Source(shown(line or folder.resolve().name), folder)
-    typer.echo(score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv))
-
-
-LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and verdicts")
-LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
-MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
-SETTLE = typer.Option(min=0, help="younger files wait for the next run")
-FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+    summary = score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv)
+    typer.echo(summary)
+    images, unreadable = expected_images(summary.statuses)
+    told = asdict(summary) | {"images": images, "unreadable": unreadable}
+    code = ALARM if any(limit.is_exceeded(images, told) for limit in limits) else 0
+    _tell(told | {"exit_code": code})
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -168,8 +179,9 @@ def nightly(
     """Score what is new on every line; the last line of the output is a summary as JSON."""
     from admodels.scoring import nightly as night
     from admodels.scoring import params
+    from admodels.scoring.limits import Limit
 
-    limits = [night.Limit.of(text) for text in fail_if]
+    limits = [Limit.of(text) for text in fail_if]
     options = night.Options(models, settle_seconds, rehash, limits, pictures)
     told = night.nightly(params.lines(lines), ledger, options)
     _tell(told)

@@ -15,7 +15,8 @@ import pytest
 
 from admodels import cli, images
 from admodels.errors import ConfigurationError
-from admodels.scoring.nightly import Limit, Options, nightly
+from admodels.scoring.limits import Limit
+from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny
 
@@ -182,6 +183,19 @@ def test_the_commands_calibrate_rethreshold_and_take_feedback(
     assert out.startswith("press: ")
     assert (plant / "feedback/press.csv").is_file()
     assert admodels(monkeypatch, capsys, "calibrate", "weld", "good", *where)[0] == 2
+
+
+def test_a_folder_that_is_scored_alone_ends_by_the_same_policy(
+    plant: Path, monkeypatch, capsys
+) -> None:
+    (plant / "press/bad.png").write_bytes(b"bad")
+    words = ("score", "press", "--bundle", "models/draem/stripes", "--alpha", "0.2", "--out", "out")
+    code, out = admodels(monkeypatch, capsys, *words)
+    told = json.loads(out.splitlines()[-1])
+    assert (code, told["exit_code"], told["unreadable"], told["images"]) == (5, 5, 1, 7)
+    code, out = admodels(monkeypatch, capsys, *words, "--fail-if", "unreadable>20%")
+    assert (code, json.loads(out.splitlines()[-1])["exit_code"]) == (0, 0)
+    assert len(pd.read_parquet("out/scores.parquet")) == 7
 
 
 # Real processes, as a scheduler starts them.

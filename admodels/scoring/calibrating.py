@@ -14,8 +14,7 @@ from admodels.scoring.ledger import Ledger
 from admodels.scoring.params import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
-from admodels.scoring.verdicts import Calibration, calibration_path
-from admodels.writing import write_json
+from admodels.scoring.verdicts import Calibration, calibration_path, keep_calibration
 
 LEARNT_FROM = ("train", "validation")
 
@@ -56,7 +55,7 @@ def calibrate(
         scores=tuple(score for _, score in ordered),
         images=tuple(sha256 for sha256, _ in ordered),
     )
-    write_json(calibration_path(ledger, line, *fingerprints), found.model_dump(mode="json"))
+    keep_calibration(calibration_path(ledger, line, *fingerprints), found)
     return found
 
 

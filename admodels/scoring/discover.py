@@ -29,6 +29,9 @@ class Status(StrEnum):
 LOCK_SUFFIXES = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".lock")
 
 
+NOT_IMAGES = (Status.NOT_AN_IMAGE, Status.OUTSIDE_FOLDER)
+
+
 class Unsettled(Exception):  # noqa: N818  it waits for the next run
     """A file that changed while it was read."""
 

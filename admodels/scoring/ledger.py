@@ -104,7 +104,8 @@ class Ledger:
 
     def finish(self, told: dict[str, object]) -> None:
         """Say that the run came to its end, and what it did."""
-        write_json(self.folder / "runs" / f"{self.run}.json", told)
+        with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
+            write_json(partial, told)
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:

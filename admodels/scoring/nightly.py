@@ -1,7 +1,6 @@
 """Many lines in one night: each by itself, one summary, one exit code."""
 
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -14,52 +13,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from admodels.errors import AdmodelsError, ConfigurationError, StorageError
+from admodels.errors import AdmodelsError, StorageError
 from admodels.scoring import overlays, verdicts
-from admodels.scoring.discover import Status, files, shown
+from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.limits import ALARM, Limit, expected_images
 from admodels.scoring.params import Line
 from admodels.scoring.stopping import Stop, on_signals
 
-NOT_IMAGES = {Status.NOT_AN_IMAGE, Status.OUTSIDE_FOLDER}
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
-BUG, ALARM = 1, 5
+BUG = 1
 WATCHED_PARTS = 64  # of one line, before a watch makes them one
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A share or a number of a night's images of one line that must not be exceeded."""
-
-    what: str
-    most: float
-    is_share: bool
-
-    @classmethod
-    def of(cls, text: str) -> "Limit":
-        """From words such as `unreadable>2%` or `flagged>20`.
-
-        Raises:
-            ConfigurationError: other words.
-        """
-        found = re.fullmatch(r"(unreadable|flagged)>(\d+(?:\.\d+)?)(%?)", text.replace(" ", ""))
-        if not found:
-            raise ConfigurationError(
-                f"no limit: `{text}`",
-                where="--fail-if",
-                expected="`unreadable>2%` or `flagged>20`, with or without the %",
-                next_step="mend it, and quote it: the shell takes > for itself",
-            )
-        return cls(found[1], float(found[2]), bool(found[3]))
-
-    def is_exceeded(self, told: "LineReport") -> bool:
-        """Whether a line's night exceeds it; an empty night exceeds nothing."""
-        count = float(getattr(told, self.what) or 0)
-        return count > (self.most / 100 * told.images if self.is_share else self.most)
-
-    def __str__(self) -> str:
-        return f"{self.what}>{self.most:g}{'%' * self.is_share}"
 
 
 @dataclass(frozen=True)
@@ -102,8 +67,7 @@ class LineReport:
         self.found, self.old = len(counts.paths), counts.old
         self.unsettled, self.reused = counts.unsettled, counts.reused
         self.statuses = dict(sorted(counts.statuses.items()))
-        self.images = sum(n for status, n in self.statuses.items() if status not in NOT_IMAGES)
-        self.unreadable = self.images - self.statuses.get(Status.SCORED, 0)
+        self.images, self.unreadable = expected_images(self.statuses)
 
 
 def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[str, Any]:
@@ -209,7 +173,9 @@ def _score(
         report.expected_false_alarms = round(line.alpha * tally.run_scored, 2)
     if line.fdr is not None:
         report.listed = verdicts.write_list(ledger, name, line.alpha, line.fdr)
-    exceeded = [limit for limit in options.limits if limit.is_exceeded(report)]
+    exceeded = [
+        limit for limit in options.limits if limit.is_exceeded(report.images, asdict(report))
+    ]
     report.told += [f"more than allowed: {limit}" for limit in exceeded]
     report.exit_code = ALARM if exceeded else 0
 

@@ -72,8 +72,14 @@ def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
         return kept
     of_bundle = Calibration(origin="bundle", scores=tuple(model.calibration_scores.tolist()))
     if kept != of_bundle:
-        write_json(path, of_bundle.model_dump(mode="json"))
+        keep_calibration(path, of_bundle)
     return of_bundle
+
+
+def keep_calibration(path: Path, found: Calibration) -> None:
+    """Write it, whole or not at all."""
+    with durable_file(path) as partial:
+        write_json(partial, found.model_dump(mode="json"))
 
 
 def judged(ledger: Ledger, line: str, alpha: float) -> Iterator[tuple[str, pa.Table, pa.Table]]:
