@@ -132,6 +132,24 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     assert sorted(rows(tmp_path)["status"]) == ["scored", "scored", "scored", "vanished"]
 
 
+def test_storage_that_failed_is_asked_again_though_the_file_looks_the_same(
+    tmp_path: Path, monkeypatch
+) -> None:
+    path = card(tmp_path / "in" / "a.png", 50)
+    really = os.open
+
+    def failing(name: object, *words: object, **more: object) -> int:
+        if name == path:
+            raise OSError(5, "Input/output error")
+        return really(name, *words, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        assert night(tmp_path).statuses == {"unreadable": 1}
+        assert night(tmp_path).old == 1  # it has its row, but not for good
+    assert night(tmp_path).statuses == {"scored": 1}
+
+
 @pytest.mark.parametrize("harm", ["lost", "garbage", "truncated"])
 def test_a_harmed_index_is_made_again_from_the_parts(place: Path, harm: str) -> None:
     index = place / "ledger" / "index.sqlite"

@@ -22,10 +22,12 @@ from admodels.calibration import p_values
 from admodels.errors import ConfigurationError, StorageError
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
-from admodels.scoring.engine import Model, Source
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import opened
 from admodels.scoring.params import Line
 from admodels.scoring.rows import rows
 from admodels.scoring.single import Summary, score_folder
+from admodels.scoring.stopping import Stop
 from stages import score as stage
 from tests import cards, tiny
 from tests.cards import ALPHA, CHUNK, EXPECTED, card, make_bundle, run, table
@@ -335,6 +337,25 @@ def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:
     run(tmp_path / "in", tmp_path / "out")
     assert len(table(tmp_path / "out")) == 2
     assert not (tmp_path / "out" / "half_written").exists()
+
+
+def test_a_run_goes_on_where_a_killed_one_stopped_with_the_files_of_now(tmp_path: Path) -> None:
+    source = Source("press", tmp_path / "in")
+    for at in range(6):
+        card(tmp_path / "in" / f"{at}.png", 70 + at)
+    with opened(tmp_path / ".out.ledger") as ledger:
+        score_line(ledger, source, Model.of(make_bundle()), Stop())
+    (tmp_path / "in" / "0.png").unlink()
+    card(tmp_path / "in" / "1.png", 90)
+    card(tmp_path / "in" / "00.png", 91)
+    bundle = make_bundle()
+    run(tmp_path / "in", tmp_path / "out", bundle)
+    assert len(bundle.detector.chunks) == 1
+    found = table(tmp_path / "out")["anomaly_score"].to_dict()
+    late = {f"{at}.png": 70 + at for at in range(2, 6)}
+    assert found == {"00.png": 91, "1.png": 90} | late
+    assert list(found) == sorted(found)
+    assert not (tmp_path / ".out.ledger").exists()
 
 
 def test_an_output_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except Refused as error:
         return Read(_refused(row, error.status, error.reason), looks)
     except FileNotFoundError:
-        return Read(_refused(row, Status.VANISHED, "no such file when it was read"), "")
+        return Read(_refused(row, Status.VANISHED, "no such file when it was read"), looks)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
