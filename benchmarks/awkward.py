@@ -30,8 +30,13 @@ import socket
 class Shut(socket.socket):
     def __init__(self, *_, **__): raise SystemExit("a socket was opened")
 socket.socket = Shut
+from pathlib import Path
 from admodels.cli import main
-main()
+try:
+    main()
+finally:  # ru_maxrss counts the parent from before exec; VmHWM is of the process alone
+    told = Path("/proc/self/status").read_text()
+    Path("peak").write_text(told.split("VmHWM:")[1].split()[0])
 """
 
 
@@ -65,10 +70,9 @@ class Plant:
         """Exit code, what is told of the line, peak MiB."""
         process = self.start()
         out, told = process.stdout.read(), process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
         line = json.loads(out.splitlines()[-1])["lines"]["press"] if out else {"told": told}
-        return process.returncode, line, used.ru_maxrss / 1024
+        return process.returncode, line, int((self.place / "peak").read_text()) / 1024
 
     def rows(self) -> pd.DataFrame:
         return pd.read_parquet(self.ledger / "scores").set_index("path")

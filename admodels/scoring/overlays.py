@@ -9,6 +9,7 @@ import heapq
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,7 +28,9 @@ from admodels.scoring.verdicts import Calibration, judged, picture_path
 from admodels.writing import whole_file
 
 Pixels = NDArray[np.uint8]
+Map = NDArray[np.float32]
 SIDE_PX_MAX = 1600
+IMAGES_AT_ONCE = 16
 MAP_OPACITY = 0.5
 QUALITY = 90  # of a JPEG
 ALWAYS = 5  # the worst of a night get a picture though they are not flagged
@@ -54,23 +57,46 @@ def draw(
 
     The map is not kept when an image is scored, so these few are scored once more.
     """
-    drawn = 0
-    bundle: Bundle | None = None
+    fingerprints = (model.model_fingerprint, model.contract_fingerprint)
+    todo: dict[Path, Wanted] = {}
     for wanted in _wanted(ledger, source.line, alpha, most):
-        fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-        target = ledger.folder / picture_path(source.line, wanted.image_sha256, *fingerprints)
-        if target.exists() or stop():
-            continue
-        rgb = _rgb(source, wanted)
-        if rgb is None:
-            continue
-        bundle = bundle or model.load()
-        limits = _limits(calibration)
-        picture = panels(rgb, _map(bundle, rgb, source), *limits)
-        with whole_file(target) as partial:
-            Pillow.fromarray(picture).save(partial, format="JPEG", quality=QUALITY)
-        drawn += 1
+        path = ledger.folder / picture_path(source.line, wanted.image_sha256, *fingerprints)
+        if not path.exists():
+            todo.setdefault(path, wanted)
+    if not todo:
+        return 0
+    bundle = model.load()
+    at_once = 1 if source.tile else min(bundle.params.score_chunk_images, IMAGES_AT_ONCE)
+    drawn = 0
+    for start in range(0, len(todo), at_once):
+        if not stop():
+            part = list(todo.items())[start : start + at_once]
+            drawn += _draw(part, source, bundle, _limits(calibration))
     return drawn
+
+
+def _draw(
+    part: list[tuple[Path, Wanted]], source: Source, bundle: Bundle, limits: tuple[float, float]
+) -> int:
+    canvases: dict[Path, Pixels] = {}
+    maps, pixels = [], []
+    for target, wanted in part:
+        rgb = _rgb(source, wanted)
+        if rgb is not None:
+            canvases[target] = _shrunk(rgb)
+            if source.tile is not None:
+                maps.append(tiling.scored(bundle, rgb, source.tile, with_map=True)[1])
+            else:
+                contract = bundle.contract
+                pixels.append(images.resized(rgb, contract.image_px, contract.resize))
+    if pixels:
+        stack = np.stack(pixels).transpose(0, 3, 1, 2)
+        maps += list(bundles.score(bundle.detector, stack).anomaly_map)
+    for (target, canvas), anomaly_map in zip(canvases.items(), maps, strict=True):
+        with whole_file(target) as partial:
+            picture = panels(canvas, anomaly_map, *limits)
+            Pillow.fromarray(picture).save(partial, format="JPEG", quality=QUALITY)
+    return len(canvases)
 
 
 def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
@@ -101,14 +127,12 @@ def _rgb(source: Source, wanted: Wanted) -> Pixels | None:
         return None
 
 
-def _map(bundle: Bundle, rgb: Pixels, source: Source) -> NDArray[np.float32]:
-    if source.tile is not None:
-        found = tiling.scored(bundle, rgb, source.tile, with_map=True)[1]
-        assert found is not None
-        return found
-    contract = bundle.contract
-    pixels = images.resized(rgb, contract.image_px, contract.resize).transpose(2, 0, 1)
-    return np.asarray(bundles.score(bundle.detector, pixels[None]).anomaly_map[0])
+def _shrunk(rgb: Pixels) -> Pixels:
+    scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
+    if scale == 1:
+        return rgb
+    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
 
 
 def _limits(calibration: Calibration) -> tuple[float, float]:
@@ -118,14 +142,12 @@ def _limits(calibration: Calibration) -> tuple[float, float]:
     return middle, highest + (highest - middle)
 
 
-def panels(rgb: Pixels, anomaly_map: NDArray[np.float32], low: float, high: float) -> Pixels:
-    """(H, 2 W, 3): the image, and the image with map and contour; no side beyond SIDE_PX_MAX.
+def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
+    """(H, 2 W, 3) of (H, W, 3): the image, and beside it the image with map and contour.
 
     The contour goes around what is higher than on any normal image of the calibration.
     """
-    scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
-    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    image = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb)
+    size = (image.shape[1], image.shape[0])
     heat = figures.coloured(anomaly_map, low, high, size)
     mixed = cv2.addWeighted(image, 1 - MAP_OPACITY, heat, MAP_OPACITY, 0)
     region = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR) > (low + high) / 2

@@ -33,12 +33,11 @@ def starts(length: int, tile: Tile) -> list[int]:
     return [round(at) for at in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
 
 
-def scored(
-    bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False
-) -> tuple[float, Map | None]:
+def scored(bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False) -> tuple[float, Map]:
     """The highest score of a window of (H, W, 3) uint8, and the map (h, w), at most MAP_PX_MAX.
 
-    An image smaller than a window is mirrored at its edges to fill one.
+    The map is empty where it is not asked for. An image smaller than a window is mirrored at its
+    edges to fill one.
     """
     height, width = rgb.shape[:2]
     below, beside = max(0, tile.tile_px - height), max(0, tile.tile_px - width)
@@ -54,7 +53,7 @@ def scored(
         if with_map:
             _add(total, weights, anomaly_map, place, tile, scale)
     if not with_map:
-        return best, None
+        return best, total
     return best, (total / weights)[: round(height * scale), : round(width * scale)]
 
 
