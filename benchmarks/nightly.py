@@ -51,7 +51,7 @@ def drawn(folder: Path, start: int, end: int) -> None:
 
 def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle:
     torch.manual_seed(2)
-    widths = {"reconstructive_width": width, "discriminative_width": width}
+    widths = {"reconstructive_width": width, "discriminative_width": max(8, width // 2)}
     precision = runtime.precision("auto", runtime.device())
     more = {"image_px": px, "resize": "area", "score_chunk_images": 16}
     detector = tiny.detector("draem", precision, **widths, **more)
