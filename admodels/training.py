@@ -1,7 +1,7 @@
 """What moves while a network trains, for every method that trains one."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -52,14 +52,13 @@ def load(net: nn.Module, state: dict[str, Tensor], expected: str) -> None:
         ) from None
 
 
-class Run:
-    """Adam over the parts of a network, its averaged weights, the history; resumes to the bit."""
+class Training:
+    """A network on its way: optimiser, averaged weights, history; resumes to the bit."""
 
     def __init__(
-        self, net: nn.Module, parts: Sequence[Iterator[nn.Parameter]], ema_decay: float
+        self, net: nn.Module, optimiser: torch.optim.Optimizer, ema_decay: float = 0.0
     ) -> None:
-        self.net = net
-        self.optimiser = torch.optim.Adam([{"params": list(part)} for part in parts])
+        self.net, self.optimiser = net, optimiser
         self.average: AveragedModel | None = None
         if ema_decay:
             average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
@@ -71,7 +70,7 @@ class Run:
         return self.net if self.average is None else self.average.module
 
     def update(self, loss: Tensor, learning_rates: Iterable[float]) -> None:
-        """One step down the gradient of `loss`, with a learning rate for each part."""
+        """One step down the gradient of `loss`, with a learning rate for each group."""
         for group, rate in zip(self.optimiser.param_groups, learning_rates, strict=True):
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -80,19 +79,19 @@ class Run:
         if self.average is not None:
             self.average.update_parameters(self.net)
 
-    def train(
+    def go(
         self,
         steps: int,
         one_step: Callable[[int], dict[str, float]],
-        validation_loss: Callable[[nn.Module], float],
         checkpoint: Checkpoint,
         log: Log,
+        validation_loss: Callable[[nn.Module], float] | None = None,
     ) -> dict[str, Tensor]:
         """From the last checkpoint of the same run to the end; the weights to keep, on the CPU."""
         start, apart = self.resume(checkpoint.restore(), steps, log), steps // VALIDATIONS
         for step in range(start, steps):
             values = one_step(step)
-            if (step + 1) % max(LEAST_STEPS_APART, apart) == 0:
+            if validation_loss and (step + 1) % max(LEAST_STEPS_APART, apart) == 0:
                 values["validation_loss"] = validation_loss(self.kept())
             self.report(log, step + 1, steps, values)
             if checkpoint.due():

@@ -23,7 +23,7 @@ from admodels.methods.diffusionad.detector import Detector, DiffusionAd, trainin
 from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
 from admodels.methods.diffusionad.params import Params
 from admodels.synthesis.anomalies import Batch
-from admodels.training import Run
+from admodels.training import Training
 
 
 def official(**changes: object) -> Params:
@@ -71,7 +71,7 @@ def training_step(*, checkpointing: bool) -> None:
     """One image in a batch of two, whose batch norm needs it: the denoiser holds one at a time."""
     params = official(batch_images=2, micro_batch_images=1, checkpointing=checkpointing)
     ours, cost = detector(params), runtime.Cost()
-    run = Run(ours.net, ours.net.parts(), params.ema_decay)
+    run = Training(ours.net, torch.optim.Adam(ours.net.parts()), params.ema_decay)
     x0, mask = torch.rand(2, 3, 256, 256), torch.zeros(2, 1, 256, 256)
     ours._step(run, Batch(x0, x0, mask), *training_noise(params, 0, 0), 0, 1)
     found = cost.so_far()

@@ -19,7 +19,7 @@ from admodels.methods.draem.detector import Detector
 from admodels.methods.draem.losses import focal_loss, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params
-from admodels.training import Run
+from admodels.training import Training
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -59,7 +59,7 @@ def main() -> None:
     initialise(ours.net, torch.Generator().manual_seed(0))
     theirs = Draem(params.reconstructive_width, params.discriminative_width)
     theirs.load_state_dict(ours.net.state_dict())
-    run = Run(ours.net, [ours.net.parameters()], params.ema_decay)
+    run = Training(ours.net, torch.optim.Adam(ours.net.parameters()), params.ema_decay)
     adam = torch.optim.Adam(theirs.parameters(), lr=1e-4)
     x = torch.rand(batch, 3, px, px)
     mask = torch.zeros(batch, 1, px, px)

@@ -108,7 +108,7 @@ def test_fifty_steps_on_one_batch_learn_it_by_heart():  # V26
         parity=True,
     )
     run.heads.train()
-    losses = [run._step(0) for _ in range(50)]
+    losses = [run._step(0)["loss"] for _ in range(50)]
 
     assert losses[0] < 2 * (1.8**3 + 1.2**3 * 3)  # both parts bounded, E[w^3] about 2
     assert losses[9] < 0.3 * losses[0]
@@ -125,9 +125,9 @@ def test_training_moves_the_heads_and_nothing_else():
     assert all(torch.equal(v, frozen[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     assert all(not torch.equal(v, before[k]) for k, v in run.heads.state_dict().items())
-    group = run.optimiser.param_groups[0]
+    group = run.training.optimiser.param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0.03)
-    assert sum(len(g["params"]) for g in run.optimiser.param_groups) == 42
+    assert sum(len(g["params"]) for g in run.training.optimiser.param_groups) == 42
 
 
 def test_batch_norm_statistics_are_over_queries_and_references():  # V4
@@ -237,6 +237,6 @@ def test_trainings_of_other_weights_or_ranking_do_not_resume_each_other(tmp_path
     changed.ranking = changed.ranking.flip(1)
     changed.run(tmp_path, log)
     assert json.dumps(told[6:]) == done
-    steps = changed.optimiser.state_dict()["state"][0]["step"]
+    steps = changed.training.optimiser.state_dict()["state"][0]["step"]
     assert steps == 6
-    assert changed.history != first.history
+    assert changed.training.history != first.training.history

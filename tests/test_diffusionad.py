@@ -26,7 +26,7 @@ from admodels.methods.diffusionad.diffusion import (
 from admodels.methods.diffusionad.losses import focal_loss, noise_loss, smooth_l1_loss
 from admodels.methods.diffusionad.params import Params
 from admodels.synthesis.anomalies import Batch
-from admodels.training import Run
+from admodels.training import Training
 from tests import tiny
 
 SCHEDULE = alpha_bars(1000)
@@ -284,7 +284,7 @@ def detector_of(**changes: object) -> Detector:
 
 def values_of_a_step(detector: Detector, x0: Tensor, mask: Tensor) -> dict[str, float]:
     t, noise = training_noise(detector.params, 0, 0)
-    run = Run(detector.net, detector.net.parts(), ema_decay=0.0)
+    run = Training(detector.net, torch.optim.Adam(detector.net.parts()))
     return detector._step(run, Batch(x0, x0, mask), t, noise, 0, 10)
 
 
@@ -434,7 +434,7 @@ def test_four_samples_are_learnt_by_heart() -> None:
     changes = {"batch_images": 4, "micro_batch_images": 4, "eval_draws": 1}
     detector = started(**changes, segmentation_width=8, segmentation_learning_rate=0.01)
     net = detector.net
-    run = Run(net, net.parts(), ema_decay=0.0)
+    run = Training(net, torch.optim.Adam(net.parts()))
     mask = torch.zeros(4, 1, PX, PX)
     mask[2:, :, 10:20, 6:22] = 1
     clean = pixels(4) / 255

@@ -141,18 +141,18 @@ LONGER: dict[str, dict[str, object]] = {
     },
     "cpr": {"steps": {"object": 30, "texture": 30}, "references": 11, "synthetic_images": 60},
     "diffusionad": {
-        "length": 60,
-        "segmentation_width": 8,
+        "length": 100,
+        "segmentation_width": 16,
         "batch_images": 4,
         "micro_batch_images": 4,
-        "segmentation_learning_rate": 0.03,
+        "segmentation_learning_rate": 0.003,
         "denoiser_learning_rate": 0.002,
     },
 }
 
 # How much higher the map is then inside a defect than in a normal image. DiffusionAD's focal loss
-# has an exponent of 4: it hardly pushes below p = 0.2, and 60 steps are no long training.
-CONTRAST = {"draem": 3.0, "cpr": 3.0, "diffusionad": 1.2}
+# has an exponent of 4: it hardly pushes below p = 0.2, and 100 steps are no long training.
+CONTRAST = {"draem": 3.0, "cpr": 3.0, "diffusionad": 1.5}
 
 
 def detector(

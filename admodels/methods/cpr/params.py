@@ -51,7 +51,7 @@ class Params(MethodParams):
     blur_sigma_px: float = Field(gt=0)
     score_pixels: int = Field(ge=1)  # T
     cache_mib: int = Field(ge=0)  # of frozen features kept while fitting; changes no result
-    parity: bool  # the official code's quirks, see `pairs`
+    parity: bool  # the official code's: own image by rank, points half a cell off, weights cubed
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,6 +1,5 @@
 """Training of the heads on frozen features (specification sections 9 to 11)."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,6 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.errors import ConfigurationError
 from admodels.methods import Log, TrainingData
 from admodels.methods.cpr import foreground as part_maps
 from admodels.methods.cpr.backbones import Taps
@@ -29,6 +27,7 @@ from admodels.methods.cpr.pairs import (
 )
 from admodels.methods.cpr.params import Params
 from admodels.params import Kind
+from admodels.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512
 SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side
@@ -60,10 +59,8 @@ class Trainer:
         self.heads, self.frozen, self.data, self.params = heads, frozen, data, params
         self.kind, self.seed, self.ranking, self.precision = kind, seed, ranking, precision
         self.maps = maps
-        self.optimiser = torch.optim.AdamW(
-            heads.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
-        )
-        self.history: list[tuple[int, dict[str, float]]] = []
+        optimiser = torch.optim.AdamW(heads.parameters(), weight_decay=params.weight_decay)
+        self.training = Training(heads, optimiser)
         self.sample = lru_cache(SAMPLES_AT_HAND)(self._sample)
         self.attended = None if maps is None else attended(maps)
 
@@ -74,18 +71,12 @@ class Trainer:
         device = next(self.heads.parameters()).device.type
         facts = (self.seed, self.kind, self.precision, device, torch.__version__)
         fingerprint = run_fingerprint(self.params, facts, (*tensors, self.ranking, *weights))
-        checkpoint = Checkpoint(checkpoints, fingerprint)
         self.heads.train()
-        for step in range(self._resumed(checkpoint.restore(), steps, log), steps):
-            self._report(log, step + 1, steps, {"loss": self._step(step)})
-            if checkpoint.due():
-                checkpoint.write(self._state(step + 1))
-        if steps:
-            checkpoint.write(self._state(steps))
+        self.training.go(steps, self._step, Checkpoint(checkpoints, fingerprint), log)
         self.heads.eval()
         self.sample.cache_clear()  # it would outlive the run: the cache and the run hold each other
 
-    def _step(self, step: int) -> float:
+    def _step(self, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, step])
         samples, references = self._drawn(step, rng)
         queries = self._taps(
@@ -98,17 +89,9 @@ class Trainer:
             [self._points(*pair, rng) for pair in zip(samples, references, strict=True)]
         )
         loss = self._loss(queries, similar, points.to(queries[0].device))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        if not math.isfinite(loss.item()):
-            raise ConfigurationError(
-                f"training diverged: the loss is {loss.item()} at step {step + 1}",
-                where="methods.cpr in params.yaml",
-                expected="a finite loss",
-                next_step="lower `learning_rate`, or set `precision: fp32`",
-            )
-        return loss.item()
+        refuse_divergence("cpr", loss.item(), step)
+        self.training.update(loss, [self.params.learning_rate])
+        return {"loss": loss.item()}
 
     def _drawn(self, step: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Numbers of the pool in reshuffled order, and for each one of its source's neighbours."""
@@ -172,24 +155,3 @@ class Trainer:
             return np.ones((side, side), dtype=np.float32)
         found: Float32 = part_maps.enlarged(self.attended[index, None], side)[0].numpy()
         return found
-
-    def _report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
-        self.history.append((step, values))
-        log(step, steps, values)
-
-    def _state(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "heads": self.heads.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "history": self.history,
-        }
-
-    def _resumed(self, state: dict[str, Any] | None, steps: int, log: Log) -> int:
-        if state is None:
-            return 0
-        self.heads.load_state_dict(state["heads"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for step, values in state["history"]:
-            self._report(log, step, steps, values)
-        return int(state["step"])

@@ -7,9 +7,9 @@ instead of guessed from a NaN, and the last weights are kept: there, test labels
 
 import copy
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
 from admodels.params import Kind
 from admodels.synthesis.anomalies import Batch, placed_batch
-from admodels.training import Run, load, refuse_divergence, to_cpu
+from admodels.training import Training, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
 OFFICIAL_PERIOD = 20  # steps of the segmentation's cosine, which was perhaps meant per epoch
@@ -78,9 +78,9 @@ class DiffusionAd(nn.Module):
         found = Denoised(*(torch.cat(values) for values in zip(*parts, strict=True)))
         return found, self.segmentation(torch.cat([x0, found.guided], dim=1))
 
-    def parts(self) -> list[Iterator[nn.Parameter]]:
-        """What has a learning rate of its own."""
-        return [self.denoiser.parameters(), self.segmentation.parameters()]
+    def parts(self) -> list[dict[str, Any]]:
+        """The groups of parameters that have a learning rate of their own."""
+        return [{"params": net.parameters()} for net in (self.denoiser, self.segmentation)]
 
     def _denoised(self, x0: Tensor, t: Tensor, noise: Tensor, recompute: bool) -> Denoised:
         arguments = (self.denoiser, x0, t, noise, self.schedule, self.params.guidance_weight)
@@ -115,7 +115,7 @@ class Detector(methods.Detector):
         with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
             torch.manual_seed(seed)
             self.net.load_state_dict(DiffusionAd(p).state_dict())
-        run = Run(self.net, self.net.parts(), p.ema_decay)
+        run = Training(self.net, torch.optim.Adam(self.net.parts()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
         pixels = (data.normal, data.textures, part, held_out.images, held_out.masks)
@@ -129,10 +129,10 @@ class Detector(methods.Detector):
             return self._step(run, batch, *training_noise(p, seed, step), step, steps)
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
-        self.restore(run.train(steps, one_step, validation_loss, checkpoint, log))
+        self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
 
     def _step(
-        self, run: Run, batch: Batch, t: Tensor, noise: Tensor, step: int, steps: int
+        self, run: Training, batch: Batch, t: Tensor, noise: Tensor, step: int, steps: int
     ) -> dict[str, float]:
         self.net.train()
         normal = ~batch.mask.any(dim=(1, 2, 3))

@@ -23,7 +23,7 @@ from admodels.methods.draem.params import Params as DraemParams
 from admodels.nets import for_inference
 from admodels.params import Kind
 from admodels.synthesis.anomalies import synthetic_batch
-from admodels.training import Run, load, refuse_divergence, to_cpu
+from admodels.training import Training, load, refuse_divergence, to_cpu
 
 VALIDATION_CHUNK = 16
 
@@ -53,7 +53,7 @@ class Detector(methods.Detector):
         start_net = self._new_net()  # drawn on the CPU: the same start on every device
         initialise(start_net, torch.Generator().manual_seed(seed))
         self.net.load_state_dict(start_net.state_dict())
-        run = Run(self.net, [self.net.parameters()], p.ema_decay)
+        run = Training(self.net, torch.optim.Adam(self.net.parameters()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
         pixels = (data.normal, data.textures, held_out.images, held_out.masks)
@@ -66,10 +66,10 @@ class Detector(methods.Detector):
             return self._step(run, batch.augmented, batch.normal, batch.mask, step, steps)
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
-        self.restore(run.train(steps, one_step, validation_loss, checkpoint, log))
+        self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
 
     def _step(
-        self, run: Run, augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
+        self, run: Training, augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
     ) -> dict[str, float]:
         self.net.train()
         augmented, normal, mask = (t.to(self.device) for t in (augmented, normal, mask))
