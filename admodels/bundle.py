@@ -126,9 +126,10 @@ def _digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _model_fingerprint(card: Card) -> str:
+def fingerprints(card: Card) -> tuple[str, str]:
+    """Of the model and of the image contract: with the bytes of an image they fix its score."""
     content = [card.method, card.params, card.precision, card.files["model.safetensors"]]
-    return _digest(content)[:16]
+    return _digest(content)[:16], _digest(card.contract.model_dump(mode="json"))[:16]
 
 
 def _golden_tolerance(
@@ -259,6 +260,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)
     _replay_golden(folder, card, detector)
+    model_fingerprint, contract_fingerprint = fingerprints(card)
     return Bundle(
         detector=detector,
         method=card.method,
@@ -267,7 +269,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
         params=params,
         contract=card.contract,
         calibration_scores=np.array(card.calibration_scores),
-        model_fingerprint=_model_fingerprint(card),
-        contract_fingerprint=_digest(card.contract.model_dump(mode="json"))[:16],
+        model_fingerprint=model_fingerprint,
+        contract_fingerprint=contract_fingerprint,
         licence=card.licence,
     )

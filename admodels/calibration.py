@@ -62,6 +62,18 @@ def threshold(calibration: ArrayLike, alpha: float) -> float | None:
     return float(ascending[n - k]) if k else None
 
 
+def benjamini_hochberg(p: ArrayLike, fdr: float) -> float:
+    """The p-value up to which a list has at most the expected share `fdr` of false alarms; or 0.
+
+    Benjamini and Hochberg 1995: the largest p_(k) <= fdr k / m. Conformal p-values that share
+    their calibration images keep the promise (Bates et al. 2023, theorem 2).
+    """
+    ascending = np.sort(np.asarray(p, dtype=np.float64))
+    m = len(ascending)
+    kept = ascending[ascending <= fdr * np.arange(1, m + 1) / m] if m else ascending
+    return float(kept[-1]) if len(kept) else 0.0
+
+
 def _finite(scores: ArrayLike, name: str) -> Scores:
     found = np.asarray(scores, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(found))

@@ -6,6 +6,8 @@ AdmodelsError
  +- BundleError         4   bundle missing, incompatible or tampered with
  +- SourceError        69   a source cannot be reached
  +- StorageError       74   storage cannot be read or written
+ +- BusyError          75   another run holds the lock
+ +- Interrupted   130, 143  a signal asked for the end; run it again to go on
 """
 
 import sys
@@ -63,6 +65,25 @@ class StorageError(AdmodelsError):
             expected="files that this user may read and write, on a device with room",
             next_step="mend permissions or make room, then run again: nothing is half-written",
         )
+
+
+class BusyError(AdmodelsError):
+    """Another run is at work on the same output."""
+
+    exit_code = 75
+
+
+class Interrupted(AdmodelsError):  # noqa: N818  the word for it
+    """A run that was asked to stop, and has kept what it did."""
+
+    def __init__(self, signal: int, where: object) -> None:
+        super().__init__(
+            f"stopped by signal {signal}",
+            where=where,
+            expected="a run to its end",
+            next_step="run it again: it goes on where it stopped",
+        )
+        self.exit_code = 128 + signal
 
 
 def run(work: Callable[[], object]) -> None:

@@ -6,6 +6,7 @@ normal image like a defect.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,9 +77,14 @@ def tiles(planes: NDArray[np.uint8] | NDArray[np.float32]) -> list[Pixels]:
     return [np.asarray(cv2.resize(p.transpose(1, 2, 0), size, interpolation=how)) for p in planes]
 
 
-def coloured(anomaly_map: NDArray[np.float32], low: float, high: float) -> Pixels:
-    """(h, w) as a tile: `low` or less is black, `high` or more yellow."""
-    resized = cv2.resize(anomaly_map, (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR)
+def coloured(
+    anomaly_map: NDArray[np.float32],
+    low: float,
+    high: float,
+    size: tuple[int, int] = (TILE_PX, TILE_PX),
+) -> Pixels:
+    """(h, w) as a picture of `size` (width, height): black is `low` or less, yellow `high`."""
+    resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR)
     share = np.clip((resized - low) / max(high - low, SMALLEST_RANGE), 0, 1)
     levels = np.rint(share * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
@@ -92,9 +98,14 @@ def outlined(case: Case, threshold: float | None) -> Pixels:
         if region is not None:
             levels, how = region.astype(np.uint8), cv2.INTER_NEAREST_EXACT
             resized = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=how)
-            lines, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(canvas, lines, -1, colour, 1)
+            canvas = ringed(canvas, np.asarray(resized), colour)
     return canvas
+
+
+def ringed(picture: Pixels, region: NDArray[Any], colour: tuple[int, int, int] = ALARM) -> Pixels:
+    """The picture (H, W, 3) with a line around what is not 0 in `region` (H, W); drawn in place."""
+    found = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(picture, found[0], -1, colour, 1))
 
 
 def overlay_sheet(

@@ -36,6 +36,7 @@ Bool = NDArray[np.bool_]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
 LARGEST_PIXELS = 200_000_000
+STRIP_ROWS = 512
 LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
@@ -137,7 +138,11 @@ def _rgb(image: Pillow.Image, bit_depth: int) -> UInt8:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError("32 bits per channel have no fixed window to 8 bits")
-    return np.array(image.convert("RGB"))
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):  # Pillow copies several times on the way
+        part = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        rgb[top : top + STRIP_ROWS] = np.asarray(part.convert("RGB"))
+    return rgb
 
 
 def decoded_mask(data: bytes, where: object) -> Bool:

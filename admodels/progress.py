@@ -38,7 +38,10 @@ class Progress:
         reached = done * LINES_PER_RUN // self._total
         if seconds >= SHORT_SECONDS and reached > self._told:
             self._told = reached
-            sys.stderr.write(f"{self._label}: {done}/{self._total} after {seconds:.0f} s\n")
+            rate = done / max(seconds, 1e-9)
+            left = f"{rate:.3g}/s, {(self._total - done) / rate:.0f} s left"
+            told = f"{self._label}: {done}/{self._total} after {seconds:.0f} s, {left}"
+            sys.stderr.write(told + "\n")
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:

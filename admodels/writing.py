@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all: a reader never sees half of one."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,24 @@ def whole_file(target: Path) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def durable_file(target: Path) -> Iterator[Path]:
+    """`whole_file` that a power cut cannot undo: on the disk itself before its name is there."""
+    with whole_file(target) as partial:
+        yield partial
+        on_disk(partial)
+    on_disk(target.parent)
+
+
+def on_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -3,19 +3,18 @@
 from pathlib import Path
 
 from admodels import params
-from admodels.scoring.engine import score_to
+from admodels.scoring.engine import Model, Source
 from admodels.scoring.params import Line
+from admodels.scoring.single import score_folder
 from stages import run
 
 
 def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
     line = params.read(f"lines.{name}", Line)
-    bundle = Path("data/models", line.method, line.task)
-    summary = score_to(
-        Path(line.folder), bundle, Path("data/scores", name), line=name, alpha=line.alpha
-    )
-    print(summary)
+    model = Model.at(Path("data/models", line.method, line.task)).tiled(line.tile)
+    source = Source(name, Path(line.folder), line.pattern, tile=line.tile)
+    print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from torch import Tensor
 from admodels import bundle as bundles
 from admodels.bundle import Bundle
 from admodels.methods import Detector, MethodParams, Prediction
-from admodels.scoring.engine import Summary, score_folder
+from admodels.scoring.engine import Model, Source
+from admodels.scoring.single import Summary, score_folder
+from tests import tiny
 
 ALPHA = 0.2
 CHUNK = 4
@@ -135,8 +137,19 @@ EXPECTED = {
 }
 
 
+def save_draem(folder: Path) -> None:
+    """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
+    torch.manual_seed(2)
+    detector = tiny.detector("draem")
+    calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
+    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {})
+    golden = tiny.stripes(2, seed=8)
+    bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
+
+
 def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:
-    return score_folder(folder, bundle or make_bundle(), out, line="press", alpha=alpha, csv=True)
+    model = Model.of(bundle or make_bundle())
+    return score_folder(Source("press", folder), model, out, alpha=alpha, csv=True)
 
 
 def table(out: Path, name: str = "scores") -> pd.DataFrame:

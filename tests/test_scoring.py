@@ -21,10 +21,13 @@ from admodels import images
 from admodels.calibration import p_values
 from admodels.errors import ConfigurationError, StorageError
 from admodels.scoring import tables
-from admodels.scoring.discover import Status, files
-from admodels.scoring.engine import Summary, score_folder, score_to
+from admodels.scoring.discover import Status
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import opened
 from admodels.scoring.params import Line
 from admodels.scoring.rows import rows
+from admodels.scoring.single import Summary, score_folder
+from admodels.scoring.stopping import Stop
 from stages import score as stage
 from tests import cards, tiny
 from tests.cards import ALPHA, CHUNK, EXPECTED, card, make_bundle, run, table
@@ -112,19 +115,18 @@ def test_the_same_bytes_are_scored_once(inbox: Path, tmp_path: Path) -> None:
 def test_bytes_known_from_an_earlier_run_are_not_scored_again(inbox: Path) -> None:
     bundle = make_bundle()
     known = {hashlib.sha256((inbox / "b.png").read_bytes()).hexdigest(): 0.125}
-    found = list(rows(inbox, ["b.png", "cam1/a.png"], bundle, "press", known))
-    assert [(r.anomaly_score, r.reused) for r in found] == [(0.125, True), (60.0, False)]
-    assert len(known) == 2
+    found = list(rows(inbox, ["b.png", "cam1/a.png"], bundle, "press", known.get))
+    assert [(r.row.anomaly_score, r.row.reused) for r in found] == [(0.125, True), (60.0, False)]
 
 
 def test_a_copy_that_comes_in_a_later_chunk_is_reused(tmp_path: Path) -> None:
     for at in range(CHUNK + 1):
         card(tmp_path / "in" / f"{at}.png", 40 + at)
     shutil.copy(tmp_path / "in" / "0.png", tmp_path / "in" / "9.png")
-    bundle = make_bundle()
-    found = list(rows(tmp_path / "in", files(tmp_path / "in"), bundle, "press"))
-    assert [r.reused for r in found] == [False] * (CHUNK + 1) + [True]
-    assert found[-1].anomaly_score == 40
+    run(tmp_path / "in", tmp_path / "out")
+    found = table(tmp_path / "out")
+    assert list(found["reused"]) == [False] * (CHUNK + 1) + [True]
+    assert found["anomaly_score"].iloc[-1] == 40
 
 
 def test_bad_files_and_neighbours_do_not_change_a_score(inbox: Path, tmp_path: Path) -> None:
@@ -137,17 +139,17 @@ def test_bad_files_and_neighbours_do_not_change_a_score(inbox: Path, tmp_path: P
     mixed = table(tmp_path / "mixed_out").loc[sorted(good)]
     pd.testing.assert_frame_equal(mixed, table(tmp_path / "good_out"), check_dtype=False)
     for name in good:
-        (alone,) = rows(inbox, [name], make_bundle(), "press")
-        assert alone.anomaly_score == mixed.loc[name, "anomaly_score"]
+        (alone,) = rows(inbox, [name], make_bundle(), "press", {}.get)
+        assert alone.row.anomaly_score == mixed.loc[name, "anomaly_score"]
 
 
 def test_many_unscorable_files_do_not_wait_for_a_chunk_to_fill(tmp_path: Path) -> None:
     first = card(tmp_path / "0.png", 50)
     names = iter([first.name] + ["gone.png"] * 3000)
-    found = rows(tmp_path, names, make_bundle(), "press")
-    assert next(found).anomaly_score == 50
+    found = rows(tmp_path, names, make_bundle(), "press", {}.get)
+    assert next(found).row.anomaly_score == 50
     assert len(list(names)) > 1500  # not all were read before the first row came
-    assert {r.status for r in found} == {"vanished"}
+    assert {r.row.status for r in found} == {"vanished"}
 
 
 def test_a_rerun_gives_the_same_bytes(inbox: Path, tmp_path: Path) -> None:
@@ -313,7 +315,8 @@ def test_an_output_folder_that_is_not_ours_is_refused(tmp_path: Path, out: str) 
 def test_results_replace_those_of_an_earlier_scoring_whole(tmp_path: Path) -> None:
     card(tmp_path / "in" / "a.png", 70)
     run(tmp_path / "in", tmp_path / "out")
-    score_folder(tmp_path / "in", make_bundle(), tmp_path / "out", line="press", alpha=ALPHA)
+    source = Source("press", tmp_path / "in")
+    score_folder(source, Model.of(make_bundle()), tmp_path / "out", alpha=ALPHA)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"scores.parquet", "verdicts.parquet", "summary.json"}
 
@@ -336,13 +339,32 @@ def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "half_written").exists()
 
 
+def test_a_run_goes_on_where_a_killed_one_stopped_with_the_files_of_now(tmp_path: Path) -> None:
+    source = Source("press", tmp_path / "in")
+    for at in range(6):
+        card(tmp_path / "in" / f"{at}.png", 70 + at)
+    with opened(tmp_path / ".out.ledger") as ledger:
+        score_line(ledger, source, Model.of(make_bundle()), Stop())
+    (tmp_path / "in" / "0.png").unlink()
+    card(tmp_path / "in" / "1.png", 90)
+    card(tmp_path / "in" / "00.png", 91)
+    bundle = make_bundle()
+    run(tmp_path / "in", tmp_path / "out", bundle)
+    assert len(bundle.detector.chunks) == 1
+    found = table(tmp_path / "out")["anomaly_score"].to_dict()
+    late = {f"{at}.png": 70 + at for at in range(2, 6)}
+    assert found == {"00.png": 91, "1.png": 90} | late
+    assert list(found) == sorted(found)
+    assert not (tmp_path / ".out.ledger").exists()
+
+
 def test_an_output_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     card(tmp_path / "in" / "a.png", 70)
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="file") as caught:
         run(tmp_path / "in", tmp_path / "file" / "out")
     told = StorageError.of(caught.value)  # as the command and the stage tell it
-    assert f"{tmp_path}/file/.out.partial" in str(told)
+    assert f"{tmp_path}/file/.out.ledger" in str(told)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, float("nan")])
@@ -366,12 +388,7 @@ def test_a_table_of_several_groups_is_one_table(tmp_path: Path, monkeypatch) -> 
 @pytest.fixture(scope="module")
 def draem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "draem" / "stripes"
-    torch.manual_seed(2)
-    detector = tiny.detector("draem")  # untrained: it is the way of the numbers that is tested
-    calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
-    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {})
-    golden = tiny.stripes(2, seed=8)
-    bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
+    cards.save_draem(folder)
     return folder
 
 
@@ -388,7 +405,7 @@ def test_the_stage_and_the_command_write_the_same_tables(
     )
     monkeypatch.chdir(tmp_path)
     stage.main("press")
-    score_to(Path("inbox"), draem, Path("out"), line="press", alpha=0.2)
+    score_folder(Source("press", Path("inbox")), Model.at(draem), Path("out"), alpha=0.2)
     for name in ("scores.parquet", "verdicts.parquet", "summary.json"):
         written = (tmp_path / "data/scores/press" / name).read_bytes()
         assert written == (tmp_path / "out" / name).read_bytes()

@@ -26,6 +26,16 @@ class Status(StrEnum):
     UNREADABLE = "unreadable"  # the storage or its permissions refuse
 
 
+LOCK_SUFFIXES = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".lock")
+
+
+NOT_IMAGES = (Status.NOT_AN_IMAGE, Status.OUTSIDE_FOLDER)
+
+
+class Unsettled(Exception):  # noqa: N818  it waits for the next run
+    """A file that changed while it was read."""
+
+
 class Refused(Exception):  # noqa: N818  one row of a table, not the failure of a run
     """A file that is not scored, its status and the reason in words."""
 
@@ -64,11 +74,34 @@ def files(folder: Path) -> list[str]:
     return sorted(found, key=shown)
 
 
+def stamp(found: os.stat_result) -> str:
+    """What tells a file that has not changed, without reading it."""
+    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}"
+
+
+def stamp_of(path: Path) -> str:
+    """The stamp of what stands at `path`; empty where there is nothing."""
+    try:
+        return stamp(path.stat())
+    except OSError:
+        return ""
+
+
+def is_settled(name: str, stamped: str, now: float, seconds: float) -> bool:
+    """Whether a file looks finished: by its name, and no change within `seconds`.
+
+    A time that lies further ahead than that is a wrong clock, and says nothing.
+    """
+    changed = int(stamped.split(":")[1]) / 1e9 if stamped else 0.0
+    return not name.lower().endswith(LOCK_SUFFIXES) and abs(now - changed) >= seconds
+
+
 def contents(root: Path, name: str) -> bytes:
     """The bytes of the image file `name` below `root`, a resolved path.
 
     Raises:
         Refused: not a file that may be read as an image.
+        Unsettled: it changed meanwhile.
         OSError: the storage says no.
     """
     real = Path(os.path.realpath(root / name))
@@ -84,7 +117,11 @@ def contents(root: Path, name: str) -> bytes:
         raise Refused(Status.TOO_LARGE, f"{found.st_size} bytes, more than {FILE_BYTES_MAX}")
     # A link put in its place since it was resolved is not followed.
     with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
-        return stream.read(FILE_BYTES_MAX)
+        before = stamp(os.fstat(stream.fileno()))
+        data = stream.read(FILE_BYTES_MAX)
+        if stamp(os.fstat(stream.fileno())) != before:
+            raise Unsettled
+    return data
 
 
 def _check_kind(path: Path, mode: int) -> None:

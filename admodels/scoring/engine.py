@@ -1,149 +1,194 @@
-"""One folder, one bundle, one fresh output folder: what `admodels score` and stage `score` do."""
+"""The one engine: what is new of a line's folder goes through its model into the ledger.
 
+`admodels nightly`, `admodels watch`, `admodels score` and the stage `score` all end up here.
+"""
+
+import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from admodels import bundle as bundles
 from admodels import runtime
 from admodels.bundle import Bundle
-from admodels.calibration import images_missing, smallest_alpha, threshold
-from admodels.errors import ConfigurationError
 from admodels.progress import progress
-from admodels.scoring import tables
-from admodels.scoring.discover import Status, files, shown
-from admodels.scoring.rows import rows
-from admodels.writing import whole_folder, write_json
+from admodels.scoring.discover import files, is_settled, shown, stamp_of
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.params import Tile
+from admodels.scoring.rows import Read, rows
+from admodels.scoring.stopping import Stop
+from admodels.scoring.tables import Row
+from admodels.scoring.tiling import fingerprint
 
-WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
+ROWS_PER_PART = 4096
+SECONDS_PER_PART = 2.0  # of work that a kill can cost, at most, and a chunk
 
 
 @dataclass(frozen=True)
-class Summary:
-    """summary.json: what was found, and what the calibration images can promise.
+class Model:
+    """A bundle by what identifies it; `load` is asked for when there is an image to score."""
 
-    `threshold` and `flagged` are None where `images_missing` normal images more would be needed
-    to promise `alpha`.
-    """
-
-    line: str
     method: str
     task: str
     model_fingerprint: str
     contract_fingerprint: str
-    found: int
-    statuses: dict[str, int]
-    reused: int
-    flagged: int | None
-    alpha: float
-    threshold: float | None
-    smallest_alpha: float
-    calibration_images: int
-    images_missing: int
+    calibration_scores: NDArray[np.float64]
+    load: Callable[[], Bundle]
 
-    def __str__(self) -> str:
-        states = ", ".join(f"{count} {name}" for name, count in self.statuses.items() if count)
-        start = f"{self.line}: {self.found} files ({states or 'nothing to do'}), "
-        if self.flagged is not None:
-            return f"{start}{self.flagged} flagged at alpha {self.alpha:g}"
-        return (
-            f"{start}no verdicts: alpha {self.alpha:g} needs {self.images_missing} more normal "
-            f"images for calibration, {self.calibration_images} hold {self.smallest_alpha:.3g}"
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Model":
+        """A loaded bundle."""
+        return cls(
+            bundle.method,
+            bundle.task,
+            bundle.model_fingerprint,
+            bundle.contract_fingerprint,
+            bundle.calibration_scores,
+            lambda: bundle,
+        )
+
+    def tiled(self, tile: Tile | None) -> "Model":
+        """The model on images that are cut: other scores, which need a calibration of their own."""
+        if tile is None:
+            return self
+        changes: dict[str, Any] = {
+            "contract_fingerprint": fingerprint(self.contract_fingerprint, tile),
+            "calibration_scores": np.empty(0),
+        }
+        return replace(self, **changes, load=lambda: replace(self.load(), **changes))
+
+    @classmethod
+    def at(cls, folder: Path) -> "Model":
+        """The bundle in `folder`, its hashes checked.
+
+        Raises:
+            BundleError: the bundle must not be used.
+        """
+        card = bundles.read_card(folder)
+        return cls(
+            card.method,
+            card.task,
+            *bundles.fingerprints(card),
+            np.array(card.calibration_scores),
+            lambda: _loaded(folder, bundles.fingerprints(card)),
         )
 
 
-def score_to(
-    folder: Path, bundle_dir: Path, out_dir: Path, *, line: str, alpha: float, csv: bool = False
-) -> Summary:
-    """Load the bundle, then `score_folder`.
+_LAST: dict[tuple[Path, tuple[str, str]], Bundle] = {}
+
+
+def _loaded(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
+    """The bundle; the last one is kept, and gone before another is loaded."""
+    if (folder, fingerprints) not in _LAST:
+        _LAST.clear()
+        _LAST[folder, fingerprints] = bundles.load(folder, runtime.device())
+    return _LAST[folder, fingerprints]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a line's images come from, and how far the looks of a file are trusted.
+
+    `pattern`: only files whose path below `folder` matches; `*` goes across folders.
+    `settle_seconds`: a file younger than that waits for the next run; 0 takes every file.
+    """
+
+    line: str
+    folder: Path
+    pattern: str | None = None
+    settle_seconds: float = 0.0
+    rehash: bool = False
+    tile: Tile | None = None
+
+
+@dataclass
+class Counts:
+    """What a run found in a line's folder: `old` files have the row of an earlier run."""
+
+    paths: list[str] = field(default_factory=list)
+    old: int = 0
+    unsettled: int = 0
+    reused: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+def score_line(ledger: Ledger, source: Source, model: Model, stop: Stop) -> Counts:
+    """Give every settled file of the line its row, and every image its score, unless it has one.
 
     Raises:
+        ConfigurationError: there is no such folder.
         BundleError: the bundle must not be used.
     """
-    bundle = bundles.load(bundle_dir, runtime.device())
-    return score_folder(folder, bundle, out_dir, line=line, alpha=alpha, csv=csv)
-
-
-def score_folder(
-    folder: Path, bundle: Bundle, out_dir: Path, *, line: str, alpha: float, csv: bool = False
-) -> Summary:
-    """Score every file below `folder`; write `out_dir` whole or not at all.
-
-    Raises:
-        ConfigurationError: no such folder, alpha out of range, `out_dir` is not ours to replace.
-        OSError: `out_dir` cannot be written.
-    """
-    _check_alpha(alpha)
-    names = files(folder)
-    _check_out(out_dir.resolve(), folder.resolve())
-    line = shown(line)
-    with whole_folder(out_dir.resolve()) as building:
-        scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
-        found = progress(rows(folder, names, bundle, line), len(names), f"score {line}")
-        tables.write(scores, tables.SCORES, tables.scores(found))
-        groups = (
-            tables.verdicts(group, bundle.calibration_scores, alpha)
-            for group in tables.read(scores)
+    counts = Counts()
+    names = list(_new(ledger, source, model, counts))
+    if names:
+        bundle = model.load()
+        fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
+        found = rows(
+            source.folder,
+            names,
+            bundle,
+            source.line,
+            lambda sha256: ledger.index.score(sha256, *fingerprints),
+            stop,
+            source.tile,
         )
-        tables.write(verdicts, tables.VERDICTS, groups)
-        if csv:
-            tables.write_csv(scores)
-            tables.write_csv(verdicts)
-        summary = _summary(scores, verdicts, bundle, line, alpha)
-        write_json(building / "summary.json", asdict(summary))
-    return summary
+        _keep(ledger, progress(found, len(names), f"score {source.line}"), counts)
+    return counts
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ConfigurationError(
-            f"alpha is {alpha}",
-            where="`--alpha`, or `alpha` of the line",
-            expected="a false-alarm rate above 0 and below 1, such as 0.01",
-            next_step="choose how many of 100 normal images may be flagged",
-        )
+def _new(ledger: Ledger, source: Source, model: Model, counts: Counts) -> Iterator[str]:
+    """The files that must be read, in order."""
+    fingerprints, now = (model.model_fingerprint, model.contract_fingerprint), time.time()
+    for name in files(source.folder):
+        path = shown(name)
+        if source.pattern is not None and not fnmatchcase(path, source.pattern):
+            continue
+        counts.paths.append(path)
+        looks = "" if source.rehash else stamp_of(source.folder / name)
+        if looks and ledger.index.is_unchanged(source.line, path, looks, *fingerprints):
+            counts.old += 1
+        elif source.settle_seconds and not is_settled(name, looks, now, source.settle_seconds):
+            counts.unsettled += 1
+        else:
+            yield name
 
 
-def _check_out(out: Path, folder: Path) -> None:
-    if out.is_relative_to(folder):
-        found = "the output would stand among the images and be scored as they are"
-    elif out.exists() and not out.is_dir():
-        found = "the output folder is a file"
-    elif out.exists() and (others := {p.name for p in out.iterdir()} - set(WRITTEN)):
-        found = f"the output folder holds {shown(min(others))!r}, which is not of a scoring"
-    else:
-        return
-    raise ConfigurationError(
-        found,
-        where=shown(str(out)),
-        expected="a new folder, or that of an earlier scoring, which is replaced",
-        next_step="choose another output folder",
-    )
+def _keep(ledger: Ledger, found: Iterator[Read], counts: Counts) -> None:
+    """Commit the rows, a part at a time."""
+    while True:
+        with ledger.index.change():
+            part, ended = _part(ledger, found, counts)
+            if part:
+                ledger.write(part[0].line, part)
+        for row in part:
+            counts.statuses[row.status] += 1
+            counts.reused += row.reused
+        if ended:
+            return
 
 
-def _summary(scores: Path, verdicts: Path, bundle: Bundle, line: str, alpha: float) -> Summary:
-    statuses = Counter({status.value: 0 for status in Status})
-    reused = flagged = 0
-    for group in tables.read(scores):
-        statuses.update(group["status"].to_pylist())
-        reused += group["reused"].to_pylist().count(True)
-    for group in tables.read(verdicts):
-        flagged += group["is_anomalous"].to_pylist().count(True)
-    calibration = bundle.calibration_scores
-    limit = threshold(calibration, alpha)
-    return Summary(
-        line=line,
-        method=bundle.method,
-        task=bundle.task,
-        model_fingerprint=bundle.model_fingerprint,
-        contract_fingerprint=bundle.contract_fingerprint,
-        found=statuses.total(),
-        statuses=dict(statuses),
-        reused=reused,
-        flagged=None if limit is None else flagged,
-        alpha=alpha,
-        threshold=limit,
-        smallest_alpha=smallest_alpha(len(calibration)),
-        calibration_images=len(calibration),
-        images_missing=images_missing(len(calibration), alpha),
-    )
+def _part(ledger: Ledger, found: Iterator[Read], counts: Counts) -> tuple[list[Row], bool]:
+    """The rows that are new of the next few files, and whether these were the last."""
+    part: list[Row] = []
+    start = time.monotonic()
+    for read in found:
+        row = read.row
+        if row is None:
+            counts.unsettled += 1
+            continue
+        if ledger.index.holds(row):
+            counts.old += 1
+        else:
+            ledger.index.add(row)
+            part.append(row)
+        ledger.index.saw(row, read.stamp)
+        if len(part) >= ROWS_PER_PART or time.monotonic() - start >= SECONDS_PER_PART:
+            return part, False
+    return part, True

@@ -1,8 +1,25 @@
 """The `lines` block of params.yaml: which images a bundle scores, and the false-alarm budget."""
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
 
-from admodels.params import Strict
+from pydantic import Field, model_validator
+
+from admodels.errors import ConfigurationError
+from admodels.params import PARAMS_FILE, Strict, load, parsed
+
+
+class Tile(Strict):
+    """How an image is cut: windows of `tile_px` stored pixels that overlap by `overlap_px`."""
+
+    tile_px: int = Field(ge=32, le=8192)
+    overlap_px: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Self:
+        if self.overlap_px > self.tile_px // 2:
+            raise ValueError("overlap_px is more than half of tile_px")
+        return self
 
 
 class Line(Strict):
@@ -12,3 +29,32 @@ class Line(Strict):
     task: str = Field(min_length=1)
     method: str = Field(min_length=1)
     alpha: float = Field(gt=0, lt=1)
+    pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
+    tile: Tile | None = None  # large images, small defects
+    fdr: float | None = Field(default=None, gt=0, lt=1)  # of the Benjamini-Hochberg list, if any
+
+
+def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
+    """The block `lines` of params.yaml, or of a file of its own that names a plant's inboxes.
+
+    Raises:
+        ConfigurationError: the file or the block cannot be used.
+    """
+    return parsed(load(path).get("lines"), dict[str, Line], f"lines of {path}")
+
+
+def named(name: str, path: Path = PARAMS_FILE) -> Line:
+    """One of `lines`.
+
+    Raises:
+        ConfigurationError: there is no line of this name.
+    """
+    found = lines(path)
+    if name not in found:
+        raise ConfigurationError(
+            f"no line named `{name}`",
+            where=f"lines of {path}",
+            expected=f"one of {', '.join(found)}",
+            next_step="mend the name, or `admodels line add`",
+        )
+    return found[name]

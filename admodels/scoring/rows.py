@@ -7,9 +7,10 @@ files come, and what is already known of their bytes, is the caller's choice.
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,30 @@ from numpy.typing import NDArray
 from admodels import bundle as bundles
 from admodels import images
 from admodels.bundle import Bundle
-from admodels.scoring.discover import Refused, Status, contents, shown
+from admodels.scoring import tiling
+from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
+from admodels.scoring.params import Tile
 from admodels.scoring.tables import Row
 from admodels.statistics import statistics
 
 Pixels = NDArray[np.uint8]
-Found = tuple[Row, Pixels | None]  # pixels (3, image_px, image_px) of what can be scored
+Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
 
 PENDING_ROWS = 1024  # how many unscorable files may wait for a chunk to fill
 REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file: its row (None where it changed meanwhile), how it looked before it was read.
+
+    `pixels` (3, image_px, image_px) is what the detector gets, or (H, W, 3) what will be cut into
+    tiles; None where nothing can be scored.
+    """
+
+    row: Row | None
+    stamp: str
+    pixels: Pixels | None = None
 
 
 def rows(
@@ -34,57 +50,78 @@ def rows(
     names: Iterable[str],
     bundle: Bundle,
     line: str,
-    known: dict[str, float] | None = None,
-) -> Iterator[Row]:
-    """One row for each of `names` below `folder`, in their order.
+    known: Known,
+    stopped: Callable[[], bool] = lambda: False,
+    tile: Tile | None = None,
+) -> Iterator[Read]:
+    """One row for each of `names` below `folder`, in their order; fewer once `stopped`.
 
-    `known` maps image_sha256 to the score that this very model gave these bytes; it is added to.
-    A known image is not scored again, its row is marked as reused.
+    A row is known to `known` by the time the next one is asked for: an image that it has a score
+    for is not scored again, its row is marked as reused.
     """
-    known = {} if known is None else known
     fresh: dict[str, Pixels] = {}
-    pending: list[Row] = []
-    for row, pixels in _read_ahead(folder.resolve(), names, bundle, line):
-        reused = pixels is not None and (row.image_sha256 in known or row.image_sha256 in fresh)
-        if pixels is not None and not reused:
-            fresh[row.image_sha256] = pixels
-        pending.append(replace(row, reused=reused))
-        if len(fresh) == bundle.params.score_chunk_images or len(pending) == PENDING_ROWS:
-            yield from _scored(pending, fresh, bundle, known)
+    pending: list[Read] = []
+    chunk = 1 if tile else bundle.params.score_chunk_images
+    ahead = 1 if tile else images.DECODING_THREADS + chunk
+    one = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
+    for read in _read_ahead(one, names, ahead, stopped):
+        row = read.row
+        if row is not None and read.pixels is not None:
+            reused = row.image_sha256 in fresh or known(row.image_sha256) is not None
+            if not reused:
+                fresh[row.image_sha256] = read.pixels
+            row = replace(row, reused=reused)
+        pending.append(Read(row, read.stamp))
+        if len(fresh) == chunk or len(pending) == PENDING_ROWS:
+            yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
             fresh, pending = {}, []
-    yield from _scored(pending, fresh, bundle, known)
+    yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
 
 
-def _scored(
-    pending: list[Row], fresh: dict[str, Pixels], bundle: Bundle, known: dict[str, float]
-) -> list[Row]:
-    if fresh:
-        found = bundles.score(bundle.detector, np.stack(list(fresh.values())))
-        known.update(zip(fresh, found.anomaly_score.tolist(), strict=True))
-    return [_with_score(row, known) if row.status == Status.SCORED else row for row in pending]
+def _scores(fresh: dict[str, Pixels], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
+    if tile is not None:
+        return {sha: tiling.scored(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
+    if not fresh:
+        return {}
+    scores = bundles.score(bundle.detector, np.stack(list(fresh.values()))).anomaly_score
+    return dict(zip(fresh, scores.tolist(), strict=True))
 
 
-def _with_score(row: Row, known: dict[str, float]) -> Row:
-    score = known[row.image_sha256]
-    if np.isfinite(score):
+def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> Iterator[Read]:
+    for read in pending:
+        row = read.row
+        if row is not None and row.status == Status.SCORED:
+            score = found.get(row.image_sha256)
+            row = _with_score(row, known(row.image_sha256) if score is None else score)
+        yield Read(row, read.stamp)
+
+
+def _with_score(row: Row, score: float | None) -> Row:
+    if score is not None and np.isfinite(score):
         return replace(row, anomaly_score=score)
-    return replace(row, status=Status.UNSCORABLE, reason=f"the detector's score is {score}")
+    return replace(row, status=Status.UNSCORABLE, reason="the detector's score is not finite")
 
 
-def _read_ahead(root: Path, names: Iterable[str], bundle: Bundle, line: str) -> Iterator[Found]:
-    """Each file as `_read` finds it, in order, a bounded number of them ahead of the scoring."""
-    ahead = images.DECODING_THREADS + bundle.params.score_chunk_images
-    waiting: deque[Future[Found]] = deque()
-    with ThreadPoolExecutor(images.DECODING_THREADS) as pool:
+def _read_ahead(
+    one: Callable[[str], Read], names: Iterable[str], ahead: int, stopped: Callable[[], bool]
+) -> Iterator[Read]:
+    """Each file as `one` finds it, in order, a bounded number of them ahead of the scoring."""
+    waiting: deque[Future[Read]] = deque()
+    pool = ThreadPoolExecutor(images.DECODING_THREADS)
+    try:
         for name in names:
-            waiting.append(pool.submit(_read, root, name, bundle, line))
+            waiting.append(pool.submit(one, name))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        while waiting:
+            if stopped():
+                return
+        while waiting and not stopped():
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _read(root: Path, name: str, bundle: Bundle, line: str) -> Found:
+def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
     row = Row(
         line=line,
         path=shown(name),
@@ -93,18 +130,22 @@ def _read(root: Path, name: str, bundle: Bundle, line: str) -> Found:
         method=bundle.method,
         task=bundle.task,
     )
+    looks = stamp_of(root / name)
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
         image = images.decoded(data, row.path)
+    except Unsettled:
+        return Read(None, looks)
     except images.UnreadableImage as error:
-        return _refused(row, Status(error.reason), error.found), None
+        return Read(_refused(row, Status(error.reason), error.found), looks)
     except Refused as error:
-        return _refused(row, error.status, error.reason), None
+        return Read(_refused(row, error.status, error.reason), looks)
     except FileNotFoundError:
-        return _refused(row, Status.VANISHED, "no such file when it was read"), None
+        return Read(_refused(row, Status.VANISHED, "no such file when it was read"), looks)
     except OSError as error:
-        return _refused(row, Status.UNREADABLE, error.strerror or type(error).__name__), None
+        reason = error.strerror or type(error).__name__
+        return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
     facts = replace(
         row,
         width=image.width,
@@ -112,9 +153,11 @@ def _read(root: Path, name: str, bundle: Bundle, line: str) -> Found:
         bit_depth=image.bit_depth,
         **asdict(statistics(image.rgb)),
     )
+    if whole:
+        return Read(facts, looks, image.rgb)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
-    return facts, resized.transpose(2, 0, 1)
+    return Read(facts, looks, resized.transpose(2, 0, 1))
 
 
 def _refused(row: Row, status: Status, reason: str) -> Row:

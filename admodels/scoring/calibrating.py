@@ -1,0 +1,101 @@
+"""The scores of a line's own normal images: what its false-alarm promise should rest on."""
+
+import math
+from pathlib import Path
+
+from admodels import manifest
+from admodels.errors import DataError, Interrupted
+from admodels.manifest import listed
+from admodels.progress import progress
+from admodels.scoring import feedback
+from admodels.scoring.discover import Status, files
+from admodels.scoring.engine import Model
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.params import Tile
+from admodels.scoring.rows import rows
+from admodels.scoring.stopping import Stop
+from admodels.scoring.verdicts import Calibration, calibration_path, keep_calibration
+
+LEARNT_FROM = ("train", "validation")
+
+
+def calibrate(
+    ledger: Ledger,
+    line: str,
+    model: Model,
+    approved: Path,
+    manifests: Path,
+    stop: Stop,
+    tile: Tile | None = None,
+) -> Calibration:
+    """Keep the scores of the images in `approved` as the line's calibration of this model.
+
+    Images that people called fine count too: they had been flagged, so they can only raise the
+    threshold, and the promise holds. Those called a defect are left out.
+
+    Raises:
+        DataError: an image cannot be scored, the model learnt from it, or none is left.
+        Interrupted: by a signal.
+    """
+    said = feedback.read(feedback.path_of(ledger, line))
+    scores = _scores(ledger, line, model, approved, stop, tile)
+    _refuse_learnt(set(scores), manifests / model.task)
+    fingerprints = (model.model_fingerprint, model.contract_fingerprint)
+    for sha256, verdict in said.items():
+        known = ledger.index.score(sha256, *fingerprints)
+        if verdict == feedback.DEFECT:
+            scores.pop(sha256, None)
+        elif known is not None and math.isfinite(known):
+            scores[sha256] = known
+    if not scores:
+        raise _refused("no image to calibrate with", approved, "normal images of this line")
+    ordered = sorted(scores.items(), key=lambda item: (item[1], item[0]))
+    found = Calibration(
+        origin="line",
+        scores=tuple(score for _, score in ordered),
+        images=tuple(sha256 for sha256, _ in ordered),
+    )
+    keep_calibration(calibration_path(ledger, line, *fingerprints), found)
+    return found
+
+
+def _scores(
+    ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
+) -> dict[str, float]:
+    """image_sha256 -> score of every image; what the ledger knows is not scored again."""
+    bundle, names = model.load(), files(approved)
+    found: dict[str, float] = {}
+    bad: list[str] = []
+    fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
+
+    def known(sha256: str) -> float | None:
+        return found.get(sha256, ledger.index.score(sha256, *fingerprints))
+
+    read = rows(approved, names, bundle, line, known, stop, tile)
+    for one in progress(read, len(names), f"calibrate {line}"):
+        if one.row is not None and one.row.anomaly_score is not None:
+            found[one.row.image_sha256] = one.row.anomaly_score
+        elif one.row is None or one.row.status != Status.NOT_AN_IMAGE:
+            bad.append(one.row.path if one.row else "a file that is being written")
+    if stop():
+        raise Interrupted(stop.signal, approved)
+    if bad:
+        raise _refused(f"{len(bad)} images cannot be scored: {listed(bad)}", approved, "images")
+    return found
+
+
+def _refuse_learnt(images: set[str], folder: Path) -> None:
+    """A detector knows what it learnt from: such scores are too low, and the promise false."""
+    for split in LEARNT_FROM:
+        path = folder / f"{split}.csv"
+        if path.is_file():
+            learnt = [r.image_path for r in manifest.read(path) if r.image_sha256 in images]
+            if learnt:
+                found = f"the model learnt from {len(learnt)} of the images: {listed(learnt)}"
+                raise _refused(found, path, "images that training has not seen")
+
+
+def _refused(found: str, where: Path, expected: str) -> DataError:
+    return DataError(
+        found, where=where, expected=expected, next_step="choose other images, then calibrate again"
+    )

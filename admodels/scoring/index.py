@@ -1,0 +1,162 @@
+"""What the ledger's parts hold, in a form that answers at once: a cache, rebuilt from the parts.
+
+The truth is the parts. All that only this file knows is which files looked unchanged when; without
+it they are read again, and not scored again.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from admodels.errors import StorageError
+from admodels.scoring.tables import KEY, SCORES, Row
+
+CACHE_KIB = 16384
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL,
+  PRIMARY KEY(sha, model, contract)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rows(line TEXT, path TEXT, sha TEXT, model TEXT, contract TEXT,
+  PRIMARY KEY(line, path, sha, model, contract)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen(line TEXT, path TEXT, sha TEXT, stamp TEXT,
+  PRIMARY KEY(line, path)) WITHOUT ROWID;
+"""
+TOLD = ("scored", "unscorable")  # statuses that answer for the bytes; the latter with no number
+READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
+
+
+class Index:
+    """One SQLite file; every change waits for `commit`, and is undone if the process dies."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        """Open or rebuild it; `folder` holds the parts, `LINE/RUN/NNNN.parquet`.
+
+        Raises:
+            StorageError: a part of the ledger is damaged.
+        """
+        self._folder = folder
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError:
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        self._base = sqlite3.connect(path, isolation_level=None)
+        self._base.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._base.execute("PRAGMA trusted_schema = OFF")
+        self._base.executescript(SCHEMA)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the parts that a killed run left, or all of them if one has gone."""
+        held = {p.relative_to(self._folder).as_posix() for p in self._folder.glob("*/*/*.parquet")}
+        known = {name for (name,) in self._base.execute("SELECT name FROM parts")}
+        if known - held:
+            with self.change():
+                for table in ("parts", "scores", "rows"):
+                    self._base.execute(f"DELETE FROM {table}")
+            known = set()
+        for name in sorted(held - known):
+            with self.change():
+                self._absorb(name)
+                self.took(name)
+
+    def _absorb(self, name: str) -> None:
+        with part(self._folder / name) as file:
+            for group in file.iter_batches(columns=READ_COLUMNS):
+                rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
+                self._add(rows)
+
+    def _add(self, rows: list[tuple[object, ...]]) -> None:
+        keys = [row[:5] for row in rows]
+        scores = [(*row[2:5], row[6]) for row in rows if row[5] in TOLD]
+        self._base.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", keys)
+        self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", scores)
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """What is changed inside becomes lasting at the end, all of it or nothing."""
+        self._base.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._base.execute("ROLLBACK")
+            raise
+        self._base.execute("COMMIT")
+
+    def add(self, row: Row) -> None:
+        """Remember a row."""
+        self._add([(*key_of(row), row.status, row.anomaly_score)])
+
+    def took(self, name: str) -> None:
+        """Remember that the rows of a part are all here."""
+        self._base.execute("INSERT INTO parts VALUES (?)", (name,))
+
+    def replaced(self, names: Iterable[str]) -> None:
+        """The rows of these parts stand in another now."""
+        with self.change():
+            self._base.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in names])
+
+    def saw(self, row: Row, stamp: str) -> None:
+        """Remember how the file of a row looked before it was read."""
+        values = (row.line, row.path, row.image_sha256, stamp)
+        self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
+
+    def score(self, sha256: str, model: str, contract: str) -> float | None:
+        """What the model said of these bytes; NaN where that was no number, None if never asked."""
+        query = "SELECT score FROM scores WHERE sha = ? AND model = ? AND contract = ?"
+        found = self._base.execute(query, (sha256, model, contract)).fetchone()
+        return None if found is None else float("nan") if found[0] is None else float(found[0])
+
+    def holds(self, row: Row) -> bool:
+        """Whether there is a row of the same key."""
+        query = "SELECT 1 FROM rows WHERE (line, path, sha, model, contract) = (?, ?, ?, ?, ?)"
+        return self._base.execute(query, key_of(row)).fetchone() is not None
+
+    def is_unchanged(self, line: str, path: str, stamp: str, model: str, contract: str) -> bool:
+        """Whether a file looks as it did when the row that it has was written."""
+        query = """SELECT 1 FROM seen NATURAL JOIN rows WHERE (line, path, stamp, model, contract)
+            = (?, ?, ?, ?, ?)"""
+        found = self._base.execute(query, (line, path, stamp, model, contract)).fetchone()
+        return found is not None
+
+    def last(self, line: str, path: str) -> str:
+        """The sha256 of a file when it was last read; empty where it never was."""
+        query = "SELECT sha FROM seen WHERE (line, path) = (?, ?)"
+        found = self._base.execute(query, (line, path)).fetchone()
+        return found[0] if found else ""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._base.close()
+
+
+def key_of(row: Row) -> tuple[str, str, str, str, str]:
+    """The key of a row, in the order of the tables' columns."""
+    return row.line, row.path, row.image_sha256, row.model_fingerprint, row.contract_fingerprint
+
+
+@contextmanager
+def part(path: Path) -> Iterator[pq.ParquetFile]:
+    """A part of the ledger, opened.
+
+    Raises:
+        StorageError: it is not a table of scores.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(SCORES):
+                raise ValueError("other columns than those of `scores`")
+            yield file
+    except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
+        raise StorageError(
+            f"a part of the ledger cannot be read: {error}",
+            where=path,
+            expected="a table of `scores` as it was written",
+            next_step="bring it back, or move it away: its images are then scored again",
+        ) from error

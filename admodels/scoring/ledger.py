@@ -1,0 +1,162 @@
+"""Where scores stay: parts that appear whole or not at all, and are never changed.
+
+scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
+verdicts/LINE.parquet          derived from scores and calibration, rewritten whole
+runs/RUN.json                  what a run did, with times and host; a run without it was killed
+index.sqlite                   a cache (`admodels.scoring.index`)
+
+A part is on the disk under its name before the index commits what is in it; the index of a killed
+run takes it in at the next start. Hence a row is never lost, doubled or half-written.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from admodels.errors import BusyError, ConfigurationError, StorageError
+from admodels.scoring import tables
+from admodels.scoring.index import Index, part
+from admodels.scoring.tables import Row
+from admodels.writing import durable_file, on_disk, write_json
+
+
+def folder_name(line: str) -> str:
+    """A line as the name of a folder; what a file system may misread makes way for a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", line)[:40]
+    return plain if plain == line else f"{plain}-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
+
+
+class Ledger:
+    """The ledger in `folder`, held by this process alone: see `opened`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scores = folder, folder / "scores"
+        self.scores.mkdir(exist_ok=True)
+        self._compacting = folder / "compacting"
+        self._repair()
+        self.index = Index(folder / "index.sqlite", self.scores)
+        taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
+        self.run = f"{max((int(name) for name in taken if name.isdigit()), default=0) + 1:06d}"
+
+    def write(self, line: str, rows: list[Row]) -> None:
+        """Make a part of the rows; inside `index.change()`, which commits them."""
+        home = self.scores / folder_name(line) / self.run
+        home.mkdir(parents=True, exist_ok=True)
+        at = max((int(p.stem) for p in home.glob("*.parquet")), default=0) + 1
+        target = home / f"{at:04d}.parquet"
+        with durable_file(target) as partial:
+            tables.write(partial, tables.SCORES, tables.scores(rows))
+        on_disk(home.parent)
+        self.index.took(target.relative_to(self.scores).as_posix())
+
+    def parts(self, line: str) -> list[Path]:
+        """The parts of a line, in the order they were written."""
+        return sorted((self.scores / folder_name(line)).glob("*/*.parquet"))
+
+    def groups(self, line: str) -> Iterator[tuple[str, pa.Table]]:
+        """(run, rows) of all parts of a line, a group at a time.
+
+        Raises:
+            StorageError: a part is damaged.
+        """
+        for path in self.parts(line):
+            with part(path) as file:
+                for batch in file.iter_batches(tables.ROWS_PER_GROUP):
+                    yield path.parent.name, pa.Table.from_batches([batch])
+
+    def compact(self, line: str, at_most: int = 1) -> None:
+        """Make one part of a run's parts wherever it has more than `at_most`.
+
+        The old folder and the new one change places by two renames; a process that dies between
+        them leaves the first half of its run's name empty until the next start.
+        """
+        for home in sorted((self.scores / folder_name(line)).glob("*")):
+            old = sorted(home.glob("*.parquet"))
+            if len(old) <= at_most:
+                continue
+            new = self._compacting / home.parent.name / home.name
+            with durable_file(new / "0001.parquet") as partial:
+                groups = (pa.Table.from_batches([b]) for p in old for b in _batches(p))
+                tables.write(partial, tables.SCORES, groups)
+            home.rename(new.with_suffix(".old"))
+            new.rename(home)
+            on_disk(home.parent)
+            self.index.replaced([p.relative_to(self.scores).as_posix() for p in old[1:]])
+            shutil.rmtree(self._compacting)
+
+    def _repair(self) -> None:
+        for old in self._compacting.glob("*/*.old"):
+            home = self.scores / old.parent.name / old.stem
+            if not home.exists():
+                old.with_suffix("").rename(home)
+        shutil.rmtree(self._compacting, ignore_errors=True)
+        for half in self.scores.glob("*/*/.*.partial"):
+            half.unlink()
+
+    def finish(self, told: dict[str, object]) -> None:
+        """Say that the run came to its end, and what it did."""
+        with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
+            write_json(partial, told)
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with part(path) as file:
+        yield from file.iter_batches(tables.ROWS_PER_GROUP)
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Ledger]:
+    """The ledger in `folder`, made where there is none, for this process alone.
+
+    Raises:
+        BusyError: another process has it.
+        ConfigurationError: others may write to it.
+        StorageError: a part is damaged.
+    """
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise ConfigurationError(
+            "everybody may write to the ledger",
+            where=folder,
+            expected="a folder that only trusted users may write to",
+            next_step=f"chmod o-w {folder}",
+        )
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+    try:
+        _take(lock, folder)
+        ledger = Ledger(folder)
+        with closing(ledger.index):
+            yield ledger
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"the index of the ledger cannot be used: {error}",
+            where=folder / "index.sqlite",
+            expected="a file that can be written, on a device with room",
+            next_step="make room, then run again; the file may be deleted, the parts are the truth",
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, folder: Path) -> None:
+    """Lock the open file; the kernel lets go of it when the process ends, however it does."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(
+            f"another run is at work here: process {os.read(lock, 100).decode('ascii', 'replace')}",
+            where=folder,
+            expected="one run at a time on one output",
+            next_step="wait for its end, or name another output",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()} on {os.uname().nodename}".encode())

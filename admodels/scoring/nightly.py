@@ -1,0 +1,193 @@
+"""Many lines in one night: each by itself, one summary, one exit code."""
+
+import os
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from admodels.errors import AdmodelsError, StorageError
+from admodels.scoring import overlays, verdicts
+from admodels.scoring.discover import files, shown
+from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.limits import ALARM, Limit, expected_images
+from admodels.scoring.params import Line
+from admodels.scoring.stopping import Stop, on_signals
+
+WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
+BUG = 1
+WATCHED_PARTS = 64  # of one line, before a watch makes them one
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a night is run; nothing of this changes a score."""
+
+    models: Path
+    settle_seconds: float
+    rehash: bool = False
+    limits: Sequence[Limit] = ()
+    pictures: int = 500  # of a line and a night, at most
+
+
+@dataclass
+class LineReport:
+    """A line's night: `images` are the new rows of what should be an image.
+
+    `unreadable` of them have no score; `flagged` is None where nothing can be promised.
+    """
+
+    found: int = 0
+    old: int = 0
+    unsettled: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    unreadable: int = 0
+    reused: int = 0
+    flagged: int | None = None
+    expected_false_alarms: float | None = None
+    listed: int | None = None
+    pictures: int = 0
+    calibration: str | None = None
+    model_fingerprint: str | None = None
+    seconds: float = 0.0
+    exit_code: int = 0
+    told: list[str] = field(default_factory=list)
+
+    def take(self, counts: Counts) -> None:
+        """What the engine counted."""
+        self.found, self.old = len(counts.paths), counts.old
+        self.unsettled, self.reused = counts.unsettled, counts.reused
+        self.statuses = dict(sorted(counts.statuses.items()))
+        self.images, self.unreadable = expected_images(self.statuses)
+
+
+def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[str, Any]:
+    """Score what is new of every line into the ledger `folder`; the summary, exit code included.
+
+    Raises:
+        BusyError: another run is at work on the ledger.
+        StorageError: the ledger cannot be used at all.
+    """
+    with on_signals() as stop, opened(folder) as ledger:
+        told = _pass(ledger, lines, options, stop)
+        ledger.finish(told)
+        return told
+
+
+def watch(
+    lines: Mapping[str, Line],
+    folder: Path,
+    options: Options,
+    every_seconds: float,
+    tell: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """`nightly` again and again until a signal; `tell` hears of each pass with new rows."""
+    with on_signals() as stop, opened(folder) as ledger:
+        while True:
+            told = _pass(ledger, lines, options, stop, WATCHED_PARTS)
+            if stop():
+                break
+            if any(line["statuses"] or line["exit_code"] for line in told["lines"].values()):
+                tell(told)
+            until = time.monotonic() + every_seconds
+            while not stop() and time.monotonic() < until:
+                time.sleep(min(0.2, every_seconds))
+        for name in lines:
+            ledger.compact(name)
+        ledger.finish(told)
+        return told
+
+
+def _pass(
+    ledger: Ledger, lines: Mapping[str, Line], options: Options, stop: Stop, parts: int = 1
+) -> dict[str, Any]:
+    start, began = time.monotonic(), datetime.now(UTC)
+    reports: dict[str, LineReport] = {}
+    # Lines of one bundle follow each other, so that it is loaded once.
+    for name, line in sorted(lines.items(), key=lambda item: (item[1].method, item[1].task)):
+        if not stop():
+            reports[name] = LineReport()
+            with _isolated(name, reports[name]):
+                _score(ledger, name, line, options, stop, reports[name])
+                ledger.compact(name, parts)
+    codes = {report.exit_code for report in reports.values()}
+    code = next((code for code in WORST_FIRST if code in codes), 0)
+    return {
+        "run": ledger.run,
+        "exit_code": 128 + stop.signal if stop() else code,
+        "started": began.isoformat(timespec="seconds"),
+        "host": os.uname().nodename,
+        "seconds": round(time.monotonic() - start, 2),
+        "unclaimed": _unclaimed(lines),
+        "lines": {name: asdict(reports[name]) for name in lines if name in reports},
+    }
+
+
+@contextmanager
+def _isolated(name: str, report: LineReport) -> Iterator[None]:
+    """One line's failure is its own; that of the ledger's index is everybody's."""
+    try:
+        yield
+    except sqlite3.Error:
+        raise
+    except (AdmodelsError, OSError) as error:
+        known = StorageError.of(error) if isinstance(error, OSError) else error
+        sys.stderr.write(f"{name}: {type(known).__name__}: {known}\n")
+        report.exit_code = known.exit_code
+        report.told.append(known.found)
+    except Exception as error:  # a bug on one line must not cost the others their night
+        sys.stderr.write(f"{name}: {traceback.format_exc()}")
+        report.exit_code = BUG
+        report.told.append(f"{type(error).__name__}: {error}")
+
+
+def _score(
+    ledger: Ledger, name: str, line: Line, options: Options, stop: Stop, report: LineReport
+) -> None:
+    start = time.monotonic()
+    model = Model.at(options.models / line.method / line.task).tiled(line.tile)
+    folder = Path(line.folder)
+    source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
+    try:
+        report.take(score_line(ledger, source, model, stop))
+    finally:
+        report.seconds = round(time.monotonic() - start, 3)
+    report.model_fingerprint = model.model_fingerprint
+    calibration = verdicts.ensure_calibration(ledger, name, model)
+    if report.images:
+        kept = (calibration, line.alpha, options.pictures, stop)
+        report.pictures = overlays.draw(ledger, source, model, *kept)
+    tally = verdicts.rebuild(ledger, name, line.alpha)
+    report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
+    if (len(calibration.scores) + 1) * line.alpha >= 1:
+        report.flagged = tally.run_flagged
+        report.expected_false_alarms = round(line.alpha * tally.run_scored, 2)
+    if line.fdr is not None:
+        report.listed = verdicts.write_list(ledger, name, line.alpha, line.fdr)
+    exceeded = [
+        limit for limit in options.limits if limit.is_exceeded(report.images, asdict(report))
+    ]
+    report.told += [f"more than allowed: {limit}" for limit in exceeded]
+    report.exit_code = ALARM if exceeded else 0
+
+
+def _unclaimed(lines: Mapping[str, Line]) -> int:
+    """How many files of the lines' folders match the pattern of none of them."""
+    patterns: dict[str, list[str]] = {}
+    for line in lines.values():
+        patterns.setdefault(line.folder, []).append(line.pattern or "*")
+    count = 0
+    for folder, wanted in patterns.items():
+        if "*" not in wanted and Path(folder).is_dir():
+            names = map(shown, files(Path(folder)))
+            count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
+    return count

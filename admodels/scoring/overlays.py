@@ -1,0 +1,154 @@
+"""Pictures of what a person should look at: the image, and beside it map and contour on it.
+
+One colour scale for a line and a model, from the calibration scores: black is what half of the
+normal images reach, yellow lies beyond all of them. A stretch per image would paint noise.
+"""
+
+import hashlib
+import heapq
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from admodels import bundle as bundles
+from admodels import figures, images
+from admodels.bundle import Bundle
+from admodels.scoring import tiling
+from admodels.scoring.discover import Refused, Unsettled, contents
+from admodels.scoring.engine import Model, Source
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.stopping import Stop
+from admodels.scoring.verdicts import Calibration, judged, picture_path
+from admodels.writing import whole_file
+
+Pixels = NDArray[np.uint8]
+Map = NDArray[np.float32]
+SIDE_PX_MAX = 1600
+IMAGES_AT_ONCE = 16
+MAP_OPACITY = 0.5
+QUALITY = 90  # of a JPEG
+ALWAYS = 5  # the worst of a night get a picture though they are not flagged
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row that should have a picture."""
+
+    path: str
+    image_sha256: str
+
+
+def draw(
+    ledger: Ledger,
+    source: Source,
+    model: Model,
+    calibration: Calibration,
+    alpha: float,
+    most: int,
+    stop: Stop,
+) -> int:
+    """Draw what this run flagged, and its worst ALWAYS; at most `most`, the worst first.
+
+    The map is not kept when an image is scored, so these few are scored once more.
+    """
+    fingerprints = (model.model_fingerprint, model.contract_fingerprint)
+    todo: dict[Path, Wanted] = {}
+    for wanted in _wanted(ledger, source.line, alpha, most):
+        path = ledger.folder / picture_path(source.line, wanted.image_sha256, *fingerprints)
+        if not path.exists():
+            todo.setdefault(path, wanted)
+    if not todo:
+        return 0
+    bundle = model.load()
+    at_once = 1 if source.tile else min(bundle.params.score_chunk_images, IMAGES_AT_ONCE)
+    drawn = 0
+    for start in range(0, len(todo), at_once):
+        if not stop():
+            part = list(todo.items())[start : start + at_once]
+            drawn += _draw(part, source, bundle, _limits(calibration))
+    return drawn
+
+
+def _draw(
+    part: list[tuple[Path, Wanted]], source: Source, bundle: Bundle, limits: tuple[float, float]
+) -> int:
+    canvases: dict[Path, Pixels] = {}
+    maps, pixels = [], []
+    for target, wanted in part:
+        rgb = _rgb(source, wanted)
+        if rgb is not None:
+            canvases[target] = _shrunk(rgb)
+            if source.tile is not None:
+                maps.append(tiling.scored(bundle, rgb, source.tile, with_map=True)[1])
+            else:
+                contract = bundle.contract
+                pixels.append(images.resized(rgb, contract.image_px, contract.resize))
+    if pixels:
+        stack = np.stack(pixels).transpose(0, 3, 1, 2)
+        maps += list(bundles.score(bundle.detector, stack).anomaly_map)
+    for (target, canvas), anomaly_map in zip(canvases.items(), maps, strict=True):
+        with whole_file(target) as partial:
+            picture = panels(canvas, anomaly_map, *limits)
+            Pillow.fromarray(picture).save(partial, format="JPEG", quality=QUALITY)
+    return len(canvases)
+
+
+def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
+    def candidates() -> Iterator[tuple[bool, float, str, str]]:
+        for run, scores, verdicts in judged(ledger, line, alpha):
+            if run == ledger.run:
+                columns = (
+                    verdicts["is_anomalous"].to_pylist(),
+                    *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),
+                )
+                for flagged, score, path, sha256 in zip(*columns, strict=True):
+                    if score is not None:
+                        yield bool(flagged), score, path, sha256
+
+    worst = heapq.nlargest(most, candidates())
+    kept = [one for at, one in enumerate(worst) if one[0] or at < ALWAYS]
+    return [Wanted(path, sha256) for _, _, path, sha256 in kept]
+
+
+def _rgb(source: Source, wanted: Wanted) -> Pixels | None:
+    """The image, unless the file has changed since it was scored."""
+    try:
+        data = contents(source.folder.resolve(), os.fspath(wanted.path))
+        if hashlib.sha256(data).hexdigest() != wanted.image_sha256:
+            return None
+        return images.decoded(data, wanted.path).rgb
+    except (OSError, Refused, Unsettled, images.UnreadableImage):
+        return None
+
+
+def _shrunk(rgb: Pixels) -> Pixels:
+    scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
+    if scale == 1:
+        return rgb
+    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+
+
+def _limits(calibration: Calibration) -> tuple[float, float]:
+    """Black and yellow."""
+    scores = np.array(calibration.scores or (0.0, 0.5))
+    middle, highest = float(np.median(scores)), float(scores.max())
+    return middle, highest + (highest - middle)
+
+
+def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
+    """(H, 2 W, 3) of (H, W, 3): the image, and beside it the image with map and contour.
+
+    The contour goes around what is higher than on any normal image of the calibration.
+    """
+    size = (image.shape[1], image.shape[0])
+    heat = figures.coloured(anomaly_map, low, high, size)
+    mixed = cv2.addWeighted(image, 1 - MAP_OPACITY, heat, MAP_OPACITY, 0)
+    region = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR) > (low + high) / 2
+    return np.concatenate([image, figures.ringed(np.asarray(mixed), region)], axis=1)

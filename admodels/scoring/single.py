@@ -1,0 +1,174 @@
+"""One folder, one bundle, one fresh output folder: what `admodels score` and stage `score` do."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from admodels.calibration import images_missing, smallest_alpha, threshold
+from admodels.errors import ConfigurationError, Interrupted
+from admodels.scoring import tables
+from admodels.scoring.discover import Status, files, shown
+from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.stopping import on_signals
+from admodels.writing import whole_folder, write_json
+
+WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """summary.json: what was found, and what the calibration images can promise.
+
+    `threshold` and `flagged` are None where `images_missing` normal images more would be needed
+    to promise `alpha`. `unsettled` files changed while they were read and have no row.
+    """
+
+    line: str
+    method: str
+    task: str
+    model_fingerprint: str
+    contract_fingerprint: str
+    found: int
+    statuses: dict[str, int]
+    unsettled: int
+    reused: int
+    flagged: int | None
+    alpha: float
+    threshold: float | None
+    smallest_alpha: float
+    calibration_images: int
+    images_missing: int
+
+    def __str__(self) -> str:
+        states = ", ".join(f"{count} {name}" for name, count in self.statuses.items() if count)
+        start = f"{self.line}: {self.found} files ({states or 'nothing to do'}), "
+        if self.flagged is not None:
+            return f"{start}{self.flagged} flagged at alpha {self.alpha:g}"
+        return (
+            f"{start}no verdicts: alpha {self.alpha:g} needs {self.images_missing} more normal "
+            f"images for calibration, {self.calibration_images} hold {self.smallest_alpha:.3g}"
+        )
+
+
+def score_folder(
+    source: Source, model: Model, out_dir: Path, *, alpha: float, csv: bool = False
+) -> Summary:
+    """Score every file of the source; write `out_dir` whole or not at all.
+
+    Until then the scores stand in a ledger beside it: a killed run goes on where it stopped.
+
+    Raises:
+        ConfigurationError: no such folder, alpha out of range, `out_dir` is not ours to replace.
+        BundleError: the bundle must not be used.
+        BusyError: another run writes the same `out_dir`.
+        Interrupted: by a signal; run again.
+        OSError: `out_dir` cannot be written.
+    """
+    _check_alpha(alpha)
+    files(source.folder)
+    out = out_dir.resolve()
+    _check_out(out, source.folder.resolve())
+    work = out.with_name(f".{out.name}.ledger")
+    with on_signals() as stop, opened(work) as ledger:
+        counts = score_line(ledger, source, model, stop)
+        if stop():
+            raise Interrupted(stop.signal, work)
+        with whole_folder(out) as building:
+            scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
+            table = _current(ledger, source.line, model, counts)
+            groups = [table[at : at + tables.ROWS_PER_GROUP] for at in _starts(len(table))]
+            tables.write(scores, tables.SCORES, groups)
+            calibration = model.calibration_scores
+            judged = (tables.verdicts(group, calibration, alpha) for group in groups)
+            tables.write(verdicts, tables.VERDICTS, judged)
+            if csv:
+                tables.write_csv(scores)
+                tables.write_csv(verdicts)
+            summary = _summary(scores, verdicts, model, source.line, alpha, counts)
+            write_json(building / "summary.json", asdict(summary))
+        shutil.rmtree(work)
+    return summary
+
+
+def _starts(count: int) -> range:
+    return range(0, count, tables.ROWS_PER_GROUP)
+
+
+def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Table:
+    """The rows of the files that were found, by key: a killed run may have left others."""
+    found = set(counts.paths)
+    wanted = pc.field("model_fingerprint") == model.model_fingerprint
+    wanted &= pc.field("contract_fingerprint") == model.contract_fingerprint
+
+    def kept() -> Iterator[pa.Table]:
+        for _, group in ledger.groups(line):
+            pairs = zip(group["path"].to_pylist(), group["image_sha256"].to_pylist(), strict=True)
+            now = [p in found and ledger.index.last(line, p) == sha for p, sha in pairs]
+            yield group.filter(pa.array(now, pa.bool_())).filter(wanted)
+
+    order = [(field.name, "ascending") for field in tables.KEY]
+    return pa.concat_tables([tables.SCORES.empty_table(), *kept()]).sort_by(order)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ConfigurationError(
+            f"alpha is {alpha}",
+            where="`--alpha`, or `alpha` of the line",
+            expected="a false-alarm rate above 0 and below 1, such as 0.01",
+            next_step="choose how many of 100 normal images may be flagged",
+        )
+
+
+def _check_out(out: Path, folder: Path) -> None:
+    if out.is_relative_to(folder):
+        found = "the output would stand among the images and be scored as they are"
+    elif out.exists() and not out.is_dir():
+        found = "the output folder is a file"
+    elif out.exists() and (others := {p.name for p in out.iterdir()} - set(WRITTEN)):
+        found = f"the output folder holds {shown(min(others))!r}, which is not of a scoring"
+    else:
+        return
+    raise ConfigurationError(
+        found,
+        where=shown(str(out)),
+        expected="a new folder, or that of an earlier scoring, which is replaced",
+        next_step="choose another output folder",
+    )
+
+
+def _summary(
+    scores: Path, verdicts: Path, model: Model, line: str, alpha: float, counts: Counts
+) -> Summary:
+    statuses = Counter({status.value: 0 for status in Status})
+    reused = flagged = 0
+    for group in tables.read(scores):
+        statuses.update(group["status"].to_pylist())
+        reused += group["reused"].to_pylist().count(True)
+    for group in tables.read(verdicts):
+        flagged += group["is_anomalous"].to_pylist().count(True)
+    calibration = model.calibration_scores
+    limit = threshold(calibration, alpha)
+    return Summary(
+        line=line,
+        method=model.method,
+        task=model.task,
+        model_fingerprint=model.model_fingerprint,
+        contract_fingerprint=model.contract_fingerprint,
+        found=statuses.total(),
+        statuses=dict(statuses),
+        unsettled=counts.unsettled,
+        reused=reused,
+        flagged=None if limit is None else flagged,
+        alpha=alpha,
+        threshold=limit,
+        smallest_alpha=smallest_alpha(len(calibration)),
+        calibration_images=len(calibration),
+        images_missing=images_missing(len(calibration), alpha),
+    )

@@ -1,0 +1,103 @@
+"""Large images in windows that overlap: one score and one map for the whole image.
+
+The map is a weighted mean of the windows' maps. A window's weight falls to nearly nothing at its
+edge, so no edge shows in the sum, and windows that agree give exactly what they agree on.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels import bundle as bundles
+from admodels import images
+from admodels.bundle import Bundle
+from admodels.scoring.params import Tile
+
+Pixels = NDArray[np.uint8]
+Map = NDArray[np.float32]
+MAP_PX_MAX = 2048  # the longest side of a map, which bounds its memory
+
+
+def fingerprint(contract: str, tile: Tile) -> str:
+    """Of an image contract whose images are cut so."""
+    return hashlib.sha256(f"{contract} {tile!r}".encode()).hexdigest()[:16]
+
+
+def starts(length: int, tile: Tile) -> list[int]:
+    """Where the windows along an axis begin: the first at 0, the last ends with the image."""
+    step = tile.tile_px - tile.overlap_px
+    count = 1 + max(0, -(-(length - tile.tile_px) // step))
+    return [round(at) for at in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
+
+
+def scored(bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False) -> tuple[float, Map]:
+    """The highest score of a window of (H, W, 3) uint8, and the map (h, w), at most MAP_PX_MAX.
+
+    The map is empty where it is not asked for. An image smaller than a window is mirrored at its
+    edges to fill one.
+    """
+    height, width = rgb.shape[:2]
+    below, beside = max(0, tile.tile_px - height), max(0, tile.tile_px - width)
+    padded = rgb
+    if below or beside:
+        padded = np.asarray(cv2.copyMakeBorder(rgb, 0, below, 0, beside, cv2.BORDER_REFLECT))
+    scale = min(1.0, MAP_PX_MAX / max(padded.shape[:2]))
+    shape = [round(side * scale) for side in padded.shape[:2]] if with_map else [0, 0]
+    total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    best = -np.inf
+    for place, anomaly_map, score in _windows(bundle, padded, tile):
+        best = max(best, score) if np.isfinite(score) else np.nan
+        if with_map:
+            _add(total, weights, anomaly_map, place, tile, scale)
+    if not with_map:
+        return best, total
+    return best, (total / weights)[: round(height * scale), : round(width * scale)]
+
+
+def _windows(
+    bundle: Bundle, rgb: Pixels, tile: Tile
+) -> Iterator[tuple[tuple[int, int], Map, float]]:
+    """Each window's place, map and score; no more of them in memory than the detector takes."""
+    chunk, contract = bundle.params.score_chunk_images, bundle.contract
+    rows, columns = (starts(length, tile) for length in rgb.shape[:2])
+    places = [(top, left) for top in rows for left in columns]
+    for at in range(0, len(places), chunk):
+        part = places[at : at + chunk]
+        pixels = [
+            images.resized(
+                np.ascontiguousarray(rgb[y : y + tile.tile_px, x : x + tile.tile_px]),
+                contract.image_px,
+                contract.resize,
+            )
+            for y, x in part
+        ]
+        found = bundles.score(bundle.detector, np.stack(pixels).transpose(0, 3, 1, 2))
+        yield from zip(part, found.anomaly_map, found.anomaly_score.tolist(), strict=True)
+
+
+def _add(
+    total: Map,
+    weights: Map,
+    anomaly_map: Map,
+    place: tuple[int, int],
+    tile: Tile,
+    scale: float,
+) -> None:
+    ends = [
+        (round(start * scale), min(round((start + tile.tile_px) * scale), length))
+        for start, length in zip(place, total.shape, strict=True)
+    ]
+    (top, bottom), (left, right) = ends
+    resized = cv2.resize(anomaly_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    weight = np.outer(_ramp(bottom - top), _ramp(right - left))
+    total[top:bottom, left:right] += resized * weight
+    weights[top:bottom, left:right] += weight
+
+
+def _ramp(length: int) -> Map:
+    """Up from the edge to the middle and down again; never 0, so every pixel has a weight."""
+    at = np.arange(1, length + 1, dtype=np.float32)
+    return np.minimum(at, at[::-1])

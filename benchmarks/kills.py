@@ -1,0 +1,148 @@
+"""`kill -9` at random moments: no row lost, doubled or half-written, no image kept twice.
+
+    python -m benchmarks.kills --files 2000 --kills 100
+
+Children are forked from a process that has loaded torch and not used it. Each scores the same
+folder into the same ledger; the parent kills it after a random time. When one comes to its end the
+ledger is compared with that of an undisturbed run, and the next round starts with an empty one.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from admodels.scoring import engine, verdicts
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import opened
+from admodels.scoring.stopping import Stop
+from admodels.scoring.tables import KEY
+from tests import cards
+
+KEYS = [field.name for field in KEY]
+BAD_SHARE, COPY_SHARE = 0.05, 0.02
+
+
+def fill(folder: Path, count: int, rng: random.Random) -> None:
+    """PNGs of which some are cut short or empty, and some are copies."""
+    for at in range(count):
+        path = folder / f"cam{at % 7}" / f"{at:05d}.png"
+        cards.card(path, at % 200 + 20, side=24 + at // 200)
+        drawn = rng.random()
+        if drawn < BAD_SHARE:
+            data = path.read_bytes()
+            path.write_bytes(data[: rng.randrange(len(data))])
+        elif drawn < BAD_SHARE + COPY_SHARE:
+            shutil.copyfile(next(folder.rglob("*.png")), path)
+
+
+def score(folder: Path, ledger: Path, scored: Path) -> None:
+    """One run; every image that the detector sees is noted in `scored`."""
+    bundle = cards.make_bundle()
+    inner = bundle.detector.score
+
+    def noted(images):
+        with scored.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{hash(image.numpy().tobytes())}\n" for image in images))
+        return inner(images)
+
+    bundle.detector.score = noted
+    engine.ROWS_PER_PART, engine.SECONDS_PER_PART = 24, 0.02  # many commits to be killed in
+    with opened(ledger) as held:
+        model = Model.of(bundle)
+        score_line(held, Source("press", folder), model, Stop())
+        verdicts.ensure_calibration(held, "press", model)
+        verdicts.rebuild(held, "press", cards.ALPHA)
+        held.compact("press")
+
+
+def child(work: Callable[[], None]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def rows(ledger: Path) -> pd.DataFrame:
+    """All rows by key; any unreadable part is an error here."""
+    parts = sorted(ledger.glob("scores/*/*/*.parquet"))
+    found = pd.concat([pq.read_table(part).to_pandas() for part in parts])
+    return found.sort_values(KEYS).reset_index(drop=True)
+
+
+def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
+    found = rows(ledger)
+    told = []
+    if found["path"].duplicated().any() or len(found) != len(expected):
+        told.append(f"{len(found)} rows, {found['path'].nunique()} paths, {len(expected)} files")
+    first = found[(found["status"] == "scored") & ~found["reused"]]
+    if first["image_sha256"].duplicated().any():
+        told.append("the same bytes were scored twice")
+    if not found.equals(expected):
+        told.append("rows differ from an undisturbed run")
+    judged = pq.read_table(ledger / "verdicts" / "press.parquet").to_pandas()
+    if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
+        told.append("verdicts and scores have other keys")
+    left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
+    return told + ([f"left behind: {left}"] if left else [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    asked = parser.parse_args()
+    rng = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder, whole, broken = (Path(place, name) for name in ("in", "whole", "broken"))
+        fill(folder, asked.files, rng)
+        start = time.monotonic()
+        os.waitpid(child(lambda: score(folder, whole, Path(place, "once"))), 0)
+        seconds = time.monotonic() - start
+        expected = rows(whole)
+        once = len(Path(place, "once").read_text().splitlines())
+        told: dict[str, object] = {"files": asked.files, "undisturbed_seconds": round(seconds, 2)}
+        kills = rounds = again = parts_seen = 0
+        wrong: list[str] = []
+        while kills < asked.kills or broken.exists():
+            process = child(lambda: score(folder, broken, Path(place, "seen")))
+            if kills < asked.kills:
+                time.sleep(rng.uniform(0, seconds / 3))
+                os.kill(process, signal.SIGKILL)
+            status = os.waitpid(process, 0)[1]
+            parts_seen = max(parts_seen, len(list(broken.glob("scores/*/*/*.parquet"))))
+            if os.WIFSIGNALED(status):
+                kills += 1
+                continue
+            if status:
+                wrong.append(f"a rerun ended with {os.waitstatus_to_exitcode(status)}")
+                break
+            rounds += 1
+            wrong += faults(broken, expected)
+            again += len(Path(place, "seen").read_text().splitlines()) - once
+            shutil.rmtree(broken)
+            Path(place, "seen").unlink()
+        told |= {"kills": kills, "ledgers": rounds, "images_repeated_per_kill": again / kills}
+        told |= {"parts_at_most": parts_seen, "seed": asked.seed, "faults": wrong}
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The whole of a night against plain scoring of the same images: speed, memory, the next night.
+
+    python -m benchmarks.nightly --images 10000 100000           # light: widths 8/8 at 64 px
+    python -m benchmarks.nightly --images 400 --folder FOLDER --px 256 --width 128 --plain 8
+
+One untrained DRAEM, one folder that grows (or FOLDER as it is); each night is a process of its own.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from admodels import bundle as bundles
+from admodels import images, runtime
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+CALIBRATION = 200
+# ru_maxrss counts the parent from before exec; VmHWM is of the process alone
+PEAK_TOLD = """
+from pathlib import Path
+from admodels.cli import main
+try:
+    main()
+finally:
+    told = Path("/proc/self/status").read_text()
+    Path("peak").write_text(told.split("VmHWM:")[1].split()[0])
+"""
+
+
+def drawn(folder: Path, start: int, end: int) -> None:
+    """Small pictures, no two alike: a moving wave and noise."""
+    i, j = np.mgrid[:64, :64]
+    for at in range(start, end):
+        rng = np.random.default_rng(at)
+        wave = 128 + 60 * np.sin((i + j) / 5 + at)[..., None] + rng.normal(0, 8, (64, 64, 3))
+        home = folder / f"{at // 1000:03d}"
+        home.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(home / f"{at:06d}.png"), wave.clip(0, 255).astype(np.uint8))
+
+
+def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle:
+    torch.manual_seed(2)
+    widths = {"reconstructive_width": width, "discriminative_width": max(8, width // 2)}
+    precision = runtime.precision("auto", runtime.device())
+    more = {"image_px": px, "resize": "area", "score_chunk_images": 16}
+    detector = tiny.detector("draem", precision, **widths, **more)
+    pixels = prepared(files[:CALIBRATION], px)
+    scores = np.resize(bundles.score(detector, pixels).anomaly_score, CALIBRATION)
+    bundles.save(
+        detector,
+        folder,
+        origin=bundles.Origin("draem", "bench", "texture", "CC0", {}),
+        calibration_scores=scores.tolist(),
+        golden=pixels[:1],
+    )
+    return bundles.load(folder, runtime.device())
+
+
+def prepared(files: list[Path], px: int) -> np.ndarray:
+    read = (images.decoded(file.read_bytes(), file).rgb for file in files)
+    return np.stack([images.resized(rgb, px, "area").transpose(2, 0, 1) for rgb in read])
+
+
+def plain(bundle: bundles.Bundle, files: list[Path]) -> dict[str, float]:
+    """The detector alone, on images that are decoded already."""
+    pixels = prepared(files, bundle.params.image_px)
+    start, cpu = time.monotonic(), time.process_time()
+    bundles.score(bundle.detector, pixels)
+    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+    return {
+        "images": len(files),
+        "images_per_second": round(len(files) / seconds, 2),
+        "cpu_seconds_per_image": round(cpu / len(files), 5),
+    }
+
+
+def night(place: Path) -> dict[str, float]:
+    words = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0"]
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PEAK_TOLD, "nightly", *words],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    told = json.loads(process.stdout.read().splitlines()[-1])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, line = time.monotonic() - start, told["lines"]["bench"]
+    return {
+        "exit_code": process.returncode,
+        "found": line["found"],
+        "new": line["images"],
+        "pictures": line["pictures"],
+        "seconds": round(seconds, 1),
+        "images_per_second": round(line["images"] / seconds, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "peak_mib": round(int((place / "peak").read_text()) / 1024, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--px", type=int, default=64)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--plain", type=int, default=2000)
+    parser.add_argument("--new", type=int, default=100)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        inbox = place / "in"
+        if asked.folder:
+            inbox.mkdir()
+            for file in sorted(asked.folder.rglob("*.*"))[: max(asked.images)]:
+                shutil.copy(file, inbox / file.name)
+        else:
+            drawn(inbox, 0, asked.plain)
+        files = [file for file in sorted(inbox.rglob("*.*")) if file.is_file()]
+        bundle = save(place / "models/draem/bench", asked.px, asked.width, files[: asked.plain])
+        line = {"folder": "in", "task": "bench", "method": "draem", "alpha": 0.01}
+        (place / "lines.json").write_text(json.dumps({"lines": {"bench": line}}))
+        told: dict[str, object] = {"plain": plain(bundle, files[: asked.plain])}
+        for count in asked.images:
+            if not asked.folder:
+                drawn(inbox, 0, count)
+            shutil.rmtree(place / "ledger", ignore_errors=True)
+            told[f"first night, {count}"] = night(place)
+        if not asked.folder:
+            drawn(inbox, count, count + asked.new)
+            told[f"next night, {asked.new} new"] = night(place)
+        told["nothing new"] = night(place)
+        used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
+        told["ledger_mib"] = round(used / 2**20, 1)
+    for what, figures in told.items():
+        sys.stdout.write(f"{what}: {json.dumps(figures)}\n")
+
+
+if __name__ == "__main__":
+    main()

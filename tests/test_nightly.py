@@ -1,0 +1,275 @@
+"""Many lines in one night: isolation, one summary, one exit code, signals, verdicts."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from admodels import cli, images
+from admodels.errors import ConfigurationError
+from admodels.scoring.limits import Limit
+from admodels.scoring.nightly import Options, nightly
+from admodels.scoring.params import Line
+from tests import cards, tiny
+
+ROOT = Path(__file__).parents[1]
+KEY = ["line", "path", "image_sha256", "model_fingerprint", "contract_fingerprint"]
+
+
+def draw(folder: Path, count: int, seed: int = 3) -> None:
+    for at, pixels in enumerate(tiny.stripes(count, seed)):
+        images.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two lines with six images each, one bundle."""
+    cards.save_draem(tmp_path / "models" / "draem" / "stripes")
+    draw(tmp_path / "press", 6)
+    draw(tmp_path / "weld", 6, seed=4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def line(folder: str, **changes: object) -> Line:
+    return Line(**{"folder": folder, "task": "stripes", "method": "draem", "alpha": 0.2} | changes)
+
+
+def run(lines: dict[str, Line], *limits: str, settle_seconds: float = 0.0) -> dict[str, object]:
+    asked = [Limit.of(text) for text in limits]
+    options = Options(Path("models"), settle_seconds, limits=asked)
+    return nightly(lines, Path("ledger"), options)
+
+
+def table(name: str) -> pd.DataFrame:
+    return pd.read_parquet(Path("ledger") / name).sort_values(KEY).reset_index(drop=True)
+
+
+def test_one_night_scores_all_lines_into_one_ledger(plant: Path) -> None:
+    told = run({"press": line("press"), "weld": line("weld")})
+    assert told["exit_code"] == 0
+    assert list(told["lines"]) == ["press", "weld"]
+    scores, verdicts = table("scores"), table("verdicts")
+    assert scores["line"].value_counts().to_dict() == {"press": 6, "weld": 6}
+    assert verdicts[KEY].equals(scores[KEY])
+    assert verdicts["is_anomalous"].notna().all()
+    press = told["lines"]["press"]
+    flagged = verdicts.query("line == 'press'")["is_anomalous"].sum()
+    assert (press["flagged"], press["expected_false_alarms"]) == (flagged, 1.2)
+    kept = json.loads((plant / "ledger/runs/000001.json").read_text(encoding="utf-8"))
+    assert kept == told
+
+
+def test_the_second_night_counts_only_its_own(plant: Path) -> None:
+    run({"press": line("press")})
+    draw(plant / "press" / "late", 2, seed=9)
+    press = run({"press": line("press")})["lines"]["press"]
+    assert (press["found"], press["old"], press["images"]) == (8, 6, 2)
+    assert press["expected_false_alarms"] == 0.4
+    assert press["flagged"] <= 2
+    assert len(table("verdicts")) == 8
+
+
+def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
+    lines = {
+        "gone": line("no_such_folder"),
+        "untrained": line("press", task="other"),
+        "weld": line("weld"),
+    }
+    told = run(lines)
+    codes = {name: found["exit_code"] for name, found in told["lines"].items()}
+    assert codes == {"gone": 2, "untrained": 4, "weld": 0}
+    assert told["exit_code"] == 4
+    assert "no folder to score" in told["lines"]["gone"]["told"][0]
+    assert len(table("scores")) == 6
+
+
+def test_a_bug_on_one_line_is_told_and_kept_to_it(plant: Path, monkeypatch) -> None:
+    from admodels.scoring import rows
+
+    inner = rows.statistics
+
+    def broken(rgb):
+        if rgb.shape[0] == 65:
+            raise ZeroDivisionError("a bug")
+        return inner(rgb)
+
+    monkeypatch.setattr(rows, "statistics", broken)
+    cards.card(plant / "press" / "odd.png", 50, side=65)
+    told = run({"press": line("press"), "weld": line("weld")})
+    assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (1, 0)
+    assert told["lines"]["press"]["told"] == ["ZeroDivisionError: a bug"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("unreadable>20%", 5), ("unreadable > 25%", 0), ("unreadable>1", 5), ("flagged>99%", 0)],
+)
+def test_the_limits_decide_about_the_exit_code(plant: Path, limit: str, code: int) -> None:
+    for name in ("a.png", "b.png"):
+        (plant / "press" / name).write_bytes(b"bad")
+    (plant / "press" / "notes.txt").write_bytes(b"no image, and none expected")
+    told = run({"press": line("press")}, limit)
+    assert told["exit_code"] == code
+    press = told["lines"]["press"]
+    assert (press["images"], press["unreadable"]) == (8, 2)
+    assert press["told"] == ([f"more than allowed: {Limit.of(limit)}"] if code else [])
+    assert run({"press": line("press")}, limit)["exit_code"] == 0  # they are no news
+
+
+@pytest.mark.parametrize("text", ["unreadable", "lost>2%", "unreadable>x", "unreadable>-1"])
+def test_a_limit_in_other_words_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="no limit"):
+        Limit.of(text)
+
+
+def test_files_that_no_line_claims_are_counted(plant: Path) -> None:
+    draw(plant / "hall/cam1", 2)
+    draw(plant / "hall/cam2", 3)
+    lines = {"cam1": line("hall", pattern="cam1/*"), "press": line("press")}
+    assert run(lines)["unclaimed"] == 3
+    lines["cam2"] = line("hall", pattern="cam2/*")
+    assert run(lines)["unclaimed"] == 0
+    assert table("scores")["line"].value_counts().to_dict() == {"press": 6, "cam2": 3, "cam1": 2}
+
+
+def test_unsettled_files_are_counted_and_have_no_row(plant: Path) -> None:
+    told = run({"press": line("press")}, settle_seconds=3600)
+    assert told["lines"]["press"]["unsettled"] == 6
+    assert not list(Path("ledger").rglob("scores/**/*.parquet"))
+
+
+def test_a_budget_that_cannot_be_held_flags_nothing(plant: Path) -> None:
+    told = run({"press": line("press", alpha=0.01)})
+    assert told["lines"]["press"]["flagged"] is None
+    assert table("verdicts")["is_anomalous"].isna().all()
+
+
+def admodels(monkeypatch, capsys, *words: str) -> tuple[int, str]:
+    """Exit code and stdout of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["admodels", *words])
+    with pytest.raises(SystemExit) as end:
+        sys.exit(cli.main())
+    return int(end.value.code or 0), capsys.readouterr().out
+
+
+def test_the_commands_calibrate_rethreshold_and_take_feedback(
+    plant: Path, monkeypatch, capsys
+) -> None:
+    written(plant, press={"folder": "press", "alpha": 0.2})
+    run({"press": line("press")})
+    draw(plant / "good", 12, seed=7)
+    where = ("--lines", "lines.yaml")
+    words = ("calibrate", "press", "good", *where, "--models", "models")
+    told = (0, "press: 12 images, the smallest alpha is 0.0769\n")
+    assert admodels(monkeypatch, capsys, *words) == told
+    before = table("verdicts")
+    code, out = admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", *where)
+    assert (code, out.splitlines()[-1]) == (0, "a preview")
+    assert table("verdicts").equals(before)
+    admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", "--write", *where)
+    assert (table("verdicts")["alpha"] == 0.5).all()
+    (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
+    code, out = admodels(monkeypatch, capsys, "feedback", "said.csv", *where)
+    assert code == 0
+    assert out.startswith("press: ")
+    assert (plant / "feedback/press.csv").is_file()
+    assert admodels(monkeypatch, capsys, "calibrate", "weld", "good", *where)[0] == 2
+
+
+def test_a_folder_that_is_scored_alone_ends_by_the_same_policy(
+    plant: Path, monkeypatch, capsys
+) -> None:
+    (plant / "press/bad.png").write_bytes(b"bad")
+    words = ("score", "press", "--bundle", "models/draem/stripes", "--alpha", "0.2", "--out", "out")
+    code, out = admodels(monkeypatch, capsys, *words)
+    told = json.loads(out.splitlines()[-1])
+    assert (code, told["exit_code"], told["unreadable"], told["images"]) == (5, 5, 1, 7)
+    code, out = admodels(monkeypatch, capsys, *words, "--fail-if", "unreadable>20%")
+    assert (code, json.loads(out.splitlines()[-1])["exit_code"]) == (0, 0)
+    assert len(pd.read_parquet("out/scores.parquet")) == 7
+
+
+# Real processes, as a scheduler starts them.
+
+
+def written(plant: Path, **lines: dict[str, object]) -> None:
+    blocks = {name: {"task": "stripes", "method": "draem", **rest} for name, rest in lines.items()}
+    (plant / "lines.yaml").write_text(json.dumps({"lines": blocks}), encoding="utf-8")
+
+
+def command(plant: Path, verb: str, *words: str, **how: object) -> subprocess.Popen[str]:
+    code = "import sys; from admodels.cli import main; main()"
+    options = ["--lines", "lines.yaml", "--models", "models", "--settle-seconds", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ADMODELS_DEVICE": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, verb, *options, *words],
+        cwd=plant,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, object], str]:
+    """Exit code, the summary in the last line, stderr."""
+    out, told = process.communicate(timeout=120)
+    lines = out.splitlines()
+    return process.returncode, json.loads(lines[-1]) if lines else {}, told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number: int) -> None:
+    draw(plant / "many", 250)
+    written(plant, many={"folder": "many", "alpha": 0.2}, weld={"folder": "weld", "alpha": 0.2})
+    process = command(plant, "nightly")
+    while not (plant / "ledger/index.sqlite").exists():
+        time.sleep(0.02)
+    time.sleep(0.7)
+    process.send_signal(number)
+    code, told, stderr = ended(process)
+    assert (code, told["exit_code"]) == (128 + number, 128 + number), stderr
+    kept = len(table("scores")) if list(Path("ledger/scores").rglob("*.parquet")) else 0
+    assert kept < 256
+    if number == signal.SIGTERM:
+        code, told, stderr = ended(command(plant, "nightly"))
+        assert code == 0, stderr
+        assert told["lines"]["many"]["old"] == kept
+        found = table("scores")
+        assert (len(found), found["path"].nunique()) == (256, 250)
+
+
+def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant: Path) -> None:
+    written(plant, press={"folder": "press", "alpha": 0.2})
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    code, _, told = ended(command(plant, "nightly", preexec_fn=little_room))
+    assert (code, "Traceback" in told) == (74, False), told
+    code, _, told = ended(command(plant, "nightly"))
+    assert code == 0, told
+    assert len(table("scores")) == 6
+
+
+def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
+    written(plant, press={"folder": "press", "alpha": 0.2})
+    process = command(plant, "watch", "--every-seconds", "0.2")
+    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 6
+    shutil.copyfile(plant / "weld/0000.png", plant / "press/arrived.png")
+    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 1
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = ended(process)
+    assert code == 143, stderr
+    assert len(table("scores")) == 7
+    assert len(list(Path("ledger/scores").rglob("*.parquet"))) == 1

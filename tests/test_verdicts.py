@@ -1,0 +1,239 @@
+"""Verdicts from the ledger: calibration of a line, another budget, lists, what people say."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from admodels import manifest
+from admodels.bundle import Bundle
+from admodels.calibration import benjamini_hochberg, p_values
+from admodels.errors import DataError
+from admodels.scoring import calibrating, feedback, verdicts
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.stopping import Stop
+from admodels.scoring.verdicts import Tally
+from tests.cards import card, make_bundle
+
+ALPHA = 0.2
+LEVELS = range(60, 160, 10)  # the scores of ten cards; the bundle's calibration is 50..130
+
+
+@contextmanager
+def held(place: Path) -> Iterator[Ledger]:
+    with opened(place / "ledger") as ledger:
+        yield ledger
+
+
+def night(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> Tally:
+    model = Model.of(bundle or make_bundle())
+    score_line(ledger, Source("press", place / "in"), model, Stop())
+    verdicts.ensure_calibration(ledger, "press", model)
+    return verdicts.rebuild(ledger, "press", ALPHA)
+
+
+def table(place: Path) -> pd.DataFrame:
+    found = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
+    return found.set_index("path").sort_index()
+
+
+def flagged(place: Path) -> list[str]:
+    found = table(place)["is_anomalous"]
+    return list(found.index[found.eq(True)])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for level in LEVELS:
+        card(tmp_path / "in" / f"{level:03d}.png", level)
+    (tmp_path / "in" / "bad.png").write_bytes(b"bad")
+    with held(tmp_path) as ledger:
+        assert night(ledger, tmp_path) == Tally(10, 3, 10, 3)
+    return tmp_path
+
+
+def test_the_list_holds_its_share_of_false_alarms() -> None:
+    p = [0.01, 0.04, 0.03, 0.5, 0.2, 0.02]
+    brute = max(
+        (c for c in p if c <= 0.1 * sum(other <= c for other in p) / len(p)),
+        default=0.0,
+    )
+    assert benjamini_hochberg(p, 0.1) == brute == 0.04
+    assert benjamini_hochberg([], 0.1) == 0.0
+    assert benjamini_hochberg([0.5, 0.9], 0.1) == 0.0
+    rng, shares = np.random.default_rng(3), []
+    for _ in range(300):
+        calibration = rng.normal(size=400)
+        scores = np.concatenate([rng.normal(size=180), rng.normal(4, 1, size=20)])
+        found = p_values(scores, calibration) <= benjamini_hochberg(
+            p_values(scores, calibration), 0.2
+        )
+        shares.append(found[:180].sum() / max(1, found.sum()))
+    assert np.mean(shares) <= 0.2 * 0.9 + 2 * np.std(shares) / 300**0.5
+    assert np.mean(shares) > 0.1  # and it is no empty promise
+
+
+def test_a_list_names_the_night_s_worst_first(place: Path) -> None:
+    with held(place) as ledger:
+        card(place / "in" / "new.png", 200)
+        card(place / "in" / "usual.png", 61)
+        night(ledger, place)
+        assert verdicts.write_list(ledger, "press", ALPHA, 0.2) == 1
+        (path,) = (place / "ledger" / "lists").rglob("*.csv")
+    found = pd.read_csv(path)
+    assert found[["path", "anomaly_score", "p_value"]].values.tolist() == [["new.png", 200, 0.1]]
+
+
+def test_deleted_verdicts_are_made_again_with_the_same_bytes(place: Path) -> None:
+    path = place / "ledger" / "verdicts" / "press.parquet"
+    before = path.read_bytes()
+    path.unlink()
+    with held(place) as ledger:
+        verdicts.rebuild(ledger, "press", ALPHA)
+    assert path.read_bytes() == before
+
+
+def test_a_preview_says_exactly_what_another_budget_changes(place: Path) -> None:
+    before = set(flagged(place))
+    with held(place) as ledger:
+        told = verdicts.change(ledger, "press", 0.4)
+        assert set(flagged(place)) == before  # a preview
+        verdicts.rebuild(ledger, "press", 0.4)
+        after = set(flagged(place))
+        assert (told.flagged, told.more, told.fewer) == (len(after), len(after - before), 0)
+        assert told.more == 2
+        told = verdicts.change(ledger, "press", 0.1)
+        verdicts.rebuild(ledger, "press", 0.1)
+        assert (told.more, told.fewer) == (0, len(after - set(flagged(place))))
+        told = verdicts.change(ledger, "press", 0.01)
+    assert (told.flagged, told.missing) == (0, 90)
+    assert "90 more normal images" in str(told)
+
+
+def calibrate(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> verdicts.Calibration:
+    model = Model.of(bundle or make_bundle())
+    return calibrating.calibrate(
+        ledger, "press", model, place / "good", place / "manifests", Stop()
+    )
+
+
+def test_a_line_s_own_calibration_decides_from_then_on(place: Path) -> None:
+    for level in range(100, 200, 5):
+        card(place / "good" / f"{level}.png", level)
+    (place / "good" / "about.txt").write_text("approved by B.", encoding="utf-8")
+    with held(place) as ledger:
+        found = calibrate(ledger, place)
+        assert found.scores == tuple(range(100, 200, 5))
+        night(ledger, place)
+    assert flagged(place) == []
+    expected = p_values([*LEVELS], [*range(100, 200, 5)])
+    np.testing.assert_array_equal(table(place).drop(index="bad.png")["p_value"], expected)
+
+
+def test_what_the_ledger_knows_is_not_scored_for_calibration(place: Path) -> None:
+    (place / "in").rename(place / "good")
+    (place / "good" / "bad.png").unlink()
+    bundle = make_bundle()
+    with held(place) as ledger:
+        assert calibrate(ledger, place, bundle).scores == tuple(LEVELS)
+    assert bundle.detector.chunks == []
+
+
+def test_calibration_refuses_images_that_cannot_be_scored(place: Path) -> None:
+    card(place / "good" / "a.png", 100)
+    (place / "good" / "b.png").write_bytes(b"bad")
+    with held(place) as ledger, pytest.raises(DataError, match=r"1 images .* b\.png"):
+        calibrate(ledger, place)
+
+
+def test_calibration_refuses_images_that_the_model_learnt_from(place: Path) -> None:
+    path = card(place / "good" / "a.png", 100)
+    row = manifest.Row(
+        *("a", "train/a.png", manifest.sha256_of(path), 1, 1, "RGB", 8, "normal"), *[""] * 5
+    )
+    (place / "manifests" / "grey_cards").mkdir(parents=True)
+    manifest.write(place / "manifests" / "grey_cards" / "train.csv", [row])
+    with held(place) as ledger, pytest.raises(DataError, match=r"learnt from 1 .* train/a\.png"):
+        calibrate(ledger, place)
+
+
+def test_rows_of_an_earlier_model_keep_its_calibration(place: Path) -> None:
+    before = table(place)
+    other = make_bundle([float(at) for at in range(9)])
+    other = replace(other, model_fingerprint="n" * 16)
+    with held(place) as ledger:
+        night(ledger, place, other)
+    found = table(place)
+    kept = found[found["model_fingerprint"] == "m" * 16]
+    pd.testing.assert_frame_equal(kept, before)
+    assert (found[found["model_fingerprint"] == "n" * 16]["p_value"].dropna() == 0.1).all()
+
+
+def say(place: Path, rows: list[tuple[str, str]], columns: str = "line,path,verdict") -> Path:
+    path = place / "said.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns.split(","), *(("press", *row) for row in rows)])
+    return path
+
+
+def test_what_people_say_gives_the_realised_rate(place: Path) -> None:
+    assert flagged(place) == ["130.png", "140.png", "150.png"]
+    rows = [("130.png", "defect"), ("140.png", "defect"), ("120.png", "fine"), ("060.png", "")]
+    with held(place) as ledger:
+        assert feedback.take(ledger, say(place, rows)) == {"press": 3}
+        feedback.take(ledger, say(place, [("140.png", "fine"), ("070.png", "defect")]))
+        told = feedback.realised(ledger, "press", ALPHA)
+    assert (told.scored, told.flagged, told.reviewed, told.false_alarms) == (10, 3, 2, 1)
+    assert told.missed == 1
+    false = 3 * 1 / 2
+    assert told.rate == pytest.approx(false / (10 - (3 - false) - 1))
+    assert (place / "feedback" / "press.csv").read_text().count("\n") == 5
+
+
+def test_feedback_by_hash_says_the_same(place: Path) -> None:
+    sha256 = manifest.sha256_of(place / "in" / "120.png")
+    with held(place) as ledger:
+        path = say(place, [(sha256, "fine")], "line,image_sha256,verdict")
+        assert feedback.take(ledger, path) == {"press": 1}
+        assert feedback.read(feedback.path_of(ledger, "press")) == {sha256: "fine"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (("120.png", "good"), "line,path,verdict"),
+        (("none.png", "fine"), "line,path,verdict"),
+        (("../../x", "fine"), "line,image_sha256,verdict"),
+        (("120.png", "fine"), "line,file,judgement"),
+    ],
+)
+def test_feedback_that_cannot_be_understood_is_refused_whole(
+    place: Path, row: tuple[str, str], columns: str
+) -> None:
+    with held(place) as ledger, pytest.raises(DataError, match="nothing of it was taken"):
+        feedback.take(ledger, say(place, [("130.png", "fine"), row], columns))
+    assert not (place / "feedback").exists()
+
+
+def test_alarms_that_were_false_raise_the_threshold_of_the_next_calibration(place: Path) -> None:
+    for level in range(55, 145, 10):
+        card(place / "good" / f"{level}.png", level)
+    defect = card(place / "in" / "defect.png", 135)
+    with held(place) as ledger:
+        night(ledger, place)
+        plain = set(calibrate(ledger, place).scores)
+        assert 135 in plain
+        rows = [("defect.png", "defect"), ("140.png", "fine"), ("150.png", "fine")]
+        feedback.take(ledger, say(place, rows))
+        heeded = calibrate(ledger, place)
+        assert set(heeded.scores) == plain - {135} | {140, 150}
+        assert manifest.sha256_of(defect) not in heeded.images
+        before = set(flagged(place))
+        night(ledger, place)
+    assert set(flagged(place)) <= before - {"140.png"}
