@@ -40,6 +40,8 @@ DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 
+BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
+
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 _OPENING = threading.Lock()
 
@@ -229,7 +231,7 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
 
     Raises:
         DataError: some images have one and others not, a file is missing or is not that of the
-            manifest, or it has another size than its image.
+            manifest, has another size than its image, or is dark all over.
     """
     bare = [row.image_path for row in rows if not row.foreground_sha256]
     if len(bare) == len(rows):
@@ -245,11 +247,13 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
     def plane(row: Row) -> UInt8:
         path = root / row.foreground_path
         matte = decoded(_read_checked(path, row.foreground_sha256), path)
-        if (matte.width, matte.height) != (row.width, row.height):
+        same_size = (matte.width, matte.height) == (row.width, row.height)
+        if not same_size or matte.rgb.max() < BRIGHT:
+            size = f"{matte.width} x {matte.height} pixels"
             raise DataError(
-                f"foreground matte is {matte.width} x {matte.height} pixels",
+                f"foreground matte is {size}, its brightest {matte.rgb.max()} of 255",
                 where=path,
-                expected=f"{row.width} x {row.height}, as {row.image_path}",
+                expected=f"{row.width} x {row.height}, as {row.image_path}, the part at 255",
                 next_step="mend the matte, then `admodels task refresh NAME`",
             )
         return resized(matte.rgb, image_px, resize)[None, :, :, 0]

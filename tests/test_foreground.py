@@ -236,9 +236,27 @@ def test_a_matte_missing_for_some_images_is_refused_by_their_names(raw: Path) ->
 
 
 def test_a_matte_of_another_size_is_refused(raw: Path) -> None:
-    images.write_png(raw / "foreground/train/good/1.png", np.zeros((50, 40), np.uint8))
+    images.write_png(raw / "foreground/train/good/1.png", np.full((50, 40), 255, np.uint8))
     with pytest.raises(DataError, match=r"matte is 40 x 50 pixels[\s\S]*50 x 40"):
         images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+@pytest.mark.parametrize("brightest", [0, 1, 127])
+def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
+    raw: Path, brightest: int
+) -> None:
+    matte = np.zeros((40, 50), dtype=np.uint8)
+    matte[:, :25] = brightest
+    images.write_png(raw / "foreground/train/good/1.png", matte)
+    with pytest.raises(DataError, match=rf"brightest {brightest} of 255[\s\S]*good/1\.png"):
+        images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+def test_a_grey_matte_is_one(raw: Path) -> None:
+    images.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
+    loaded = images.load_foreground(rows_of(raw), raw, 32, "area")
+    assert loaded is not None
+    assert (loaded[1] == 128).all()
 
 
 def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
