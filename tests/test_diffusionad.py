@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from admodels import params
 from admodels.errors import BundleError, ConfigurationError
-from admodels.methods import Synthetic
 from admodels.methods.diffusionad.detector import (
     Detector,
     DiffusionAd,
@@ -261,23 +259,6 @@ def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole_batch(
     )
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_held_out_images_are_scored_in_pieces_too() -> None:
-    detector, seen = started(batch_images=3, micro_batch_images=2), []
-    handle = register_module_forward_pre_hook(
-        lambda module, given: seen.append(given) if isinstance(module, DiffusionAd) else None
-    )
-    masks = torch.zeros(5, PX, PX, dtype=torch.bool)
-    masks[:, 4:9, 4:9] = True
-    held_out = Synthetic(pixels(5), masks)
-    in_pieces = detector._validation_loss(detector.net, held_out)
-    handle.remove()
-    assert [len(x0) for x0, *_ in seen] == [2, 2, 1]
-    whole = started(batch_images=5, micro_batch_images=5)
-    assert whole._validation_loss(detector.net, held_out) == pytest.approx(in_pieces, rel=1e-5)
-    other = Synthetic(held_out.images, ~masks)
-    assert detector._validation_loss(detector.net, other) != pytest.approx(in_pieces, rel=0.1)
 
 
 def test_the_noise_of_anomalous_samples_teaches_nothing_but_their_reconstruction_does() -> None:

@@ -13,7 +13,7 @@ from admodels.errors import DataError
 from admodels.foreground import estimated, foreground
 from admodels.inspection import described
 from admodels.manifest import Found
-from admodels.params import PerKind
+from admodels.params import Kind, PerKind
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.augmenters import shuffled_strips
@@ -91,13 +91,19 @@ def test_objects_are_estimated_textures_whole_and_mattes_taken_as_they_are() -> 
         assert given.mattes is mine
 
 
-def placed(generator: SelfMix, matte: NDArray[np.uint8], batch: int = 12, step: int = 0) -> Batch:
+def placed(
+    generator: SelfMix,
+    matte: NDArray[np.uint8],
+    batch: int = 12,
+    step: int = 0,
+    kind: Kind = "object",
+) -> Batch:
     rng = np.random.default_rng(0)
     normal = torch.from_numpy(rng.integers(1, 256, (3, 3, PX, PX), dtype=np.uint8))
     textures = torch.from_numpy(rng.integers(0, 256, (4, 3, PX, PX), dtype=np.uint8))
     mattes = torch.from_numpy(matte)[None, None].expand(3, 1, PX, PX)
     return placed_batch(
-        normal, textures, mattes, generator, kind="object", batch=batch, seed=2, step=step
+        normal, textures, mattes, generator, kind=kind, batch=batch, seed=2, step=step
     )
 
 
@@ -160,17 +166,37 @@ def is_painted_with_itself(batch: Batch) -> list[bool]:
     return found
 
 
+BARE = changed(
+    augmenters_per_texture=3,
+    augmenters_per_self=0,
+    image_opacity_min=0.0,
+    image_opacity_max=0.0,
+    self_share=PerKind[float](object=1.0, texture=0.0),
+)
+
+
 def test_a_share_of_the_anomalies_is_painted_with_the_image_itself() -> None:
-    bare = changed(
-        augmenters_per_texture=0,
-        augmenters_per_self=0,
-        image_opacity_min=0.0,
-        image_opacity_max=0.0,
-    )
-    always = bare.model_copy(update={"self_share": PerKind[float](object=1.0, texture=0.0)})
-    assert all(is_painted_with_itself(placed(always, WHOLE)))
-    mixed = [own for s in range(4) for own in is_painted_with_itself(placed(bare, WHOLE, 25, s))]
+    assert all(is_painted_with_itself(placed(BARE, WHOLE)))
+    half = BARE.model_copy(update={"self_share": PerKind[float](object=0.5, texture=0.0)})
+    mixed = [own for s in range(4) for own in is_painted_with_itself(placed(half, WHOLE, 25, s))]
     assert 30 < sum(mixed) < 70
+    assert not any(is_painted_with_itself(placed(BARE, WHOLE, kind="texture")))
+
+
+def test_an_image_is_painted_with_its_own_strips_elsewhere() -> None:
+    places = np.stack(np.broadcast_arrays(*np.ogrid[1 : PX + 1, 1 : PX + 1], 0)).astype(np.uint8)
+    image, whole = torch.from_numpy(places)[None], torch.from_numpy(WHOLE)[None, None]
+    drawn = {"batch": 12, "seed": 2, "step": 0}
+    found = placed_batch(image, 0 * image, whole, BARE, kind="object", **drawn)
+    origins = (found.augmented * 255).round().int().numpy() - 1
+    for (row, column, _), mask in zip(origins, found.mask[:, 0].numpy() > 0, strict=True):
+        i, j = np.nonzero(mask)
+        row_of, column_of = row[mask], column[mask]
+        assert ((row_of - i) % 8 == 0).all()
+        assert len(set(zip(i, row_of, strict=True))) == len(set(i))  # one order of rows
+        assert len(set(zip(j, column_of, strict=True))) == len(set(j))  # and one of columns
+    moved = (origins[:, :2] != places[None, :2].astype(int) - 1) & (found.mask > 0).numpy()
+    assert moved.any(axis=1).mean() > 0.9 * found.mask.mean()
 
 
 def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
