@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,7 +100,8 @@ def parts_of(data: TrainingData, kind: Kind) -> Tensor:
         return data.foreground
     if kind == "texture":
         return torch.full_like(data.normal[:, :1], 255)
-    return torch.from_numpy(np.stack([estimated(i)[None] for i in data.normal.numpy()]))
+    found = [estimated(planes) for planes in data.normal.numpy()]
+    return torch.stack([torch.from_numpy(part)[None] for part in found if part is not None])
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,15 @@ def test_a_step_learns_from_the_painted_image_and_its_soft_mask(
         values |= set(batch.mask.unique().tolist())
         assert not batch.mask[(part == 0).all(dim=0).expand_as(batch.mask)].any()
     assert sorted(values) == pytest.approx([0, 1 if matte is None else matte / 255])
+
+
+def test_the_first_step_tells_how_many_foregrounds_came_from_where(tmp_path: Path) -> None:
+    noise = torch.randint(256, (2, 3, PX, PX), generator=torch.Generator().manual_seed(0))
+    some = replace(discs(), normal=torch.cat([discs().normal, noise.to(torch.uint8)]))
+    told = fit(detector_of(), some, tmp_path, "object")
+    assert (told[0]["foreground_estimated"], told[0]["foreground_whole"]) == (6, 2)
+    assert not any(key.startswith("foreground") for key in told[1])
+    assert fit(detector_of(length=1), discs(255), tmp_path)[0]["foreground_manifest"] == 6
 
 
 def test_scoring_denoises_at_both_steps_and_shows_what_the_segmentation_saw(seen: Seen) -> None:
@@ -202,6 +211,7 @@ def test_what_is_not_kept_is_computed_again(
 ) -> None:
     detector = detector_of(length=1, batch_images=3, **changes)
     steps = sum(isinstance(m, Step) for m in detector.net.modules())
+    assert steps == 9  # two levels of one block: 3 down, 2 in the middle, 4 up
     called: Counter[type] = Counter()
     handle = register_module_forward_pre_hook(lambda m, _: called.update([type(m)]))
     fit(detector, discs(), tmp_path)

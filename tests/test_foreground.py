@@ -58,36 +58,70 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+def part_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    found = estimated(image)
+    assert found is not None
+    assert set(np.unique(found)) == {0, 255}
+    return found > 0
+
+
 @pytest.mark.parametrize("inside", [RED, (20, 20, 20), (250, 240, 90)])
 def test_the_estimate_is_what_differs_from_the_border(inside: tuple[int, ...]) -> None:
-    found = estimated(picture(disc(20), inside))
-    assert set(np.unique(found)) == {0, 255}
-    assert overlap(found > 0, disc(20)) > 0.85
+    assert overlap(part_of(picture(disc(20), inside)), disc(20)) > 0.85
 
 
 def test_holes_of_the_part_belong_to_it() -> None:
-    assert overlap(estimated(picture(disc(22, hole=10))) > 0, disc(22)) > 0.85
+    assert overlap(part_of(picture(disc(22, hole=10))), disc(22)) > 0.85
 
 
-@pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
-def test_an_implausible_estimate_is_the_whole_image(image: NDArray[np.uint8]) -> None:
-    assert (estimated(image) == 255).all()
+@pytest.mark.parametrize("noise", [8, 20])
+def test_a_faint_part_is_found_even_where_it_reaches_two_borders(noise: int) -> None:
+    strip = np.zeros((PX, PX), dtype=np.bool_)
+    strip[:, 20:44] = True
+    ground = np.random.default_rng(4).integers(100, 100 + noise, (3, PX, PX))
+    assert overlap(part_of((ground + 30 * strip).astype(np.uint8)), strip) > 0.85
 
 
-def test_objects_are_estimated_textures_whole_and_mattes_taken_as_they_are() -> None:
-    normal = np.stack([picture(disc(20)), picture(disc(14))])
+def speckled(low: int, high: int, side: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(low, high, (3, side, side), dtype=np.uint8)
+
+
+def frame() -> NDArray[np.uint8]:
+    """Dashes along the edges: the border is background still, but all lies inside the dashes."""
+    edge = np.ones((PX, PX), dtype=np.bool_)
+    edge[1:-1, 1:-1] = False
+    edge[::8], edge[:, ::8] = False, False
+    return picture(edge)
+
+
+@pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8), frame()])
+def test_an_implausible_estimate_is_none(image: NDArray[np.uint8]) -> None:
+    assert estimated(image) is None
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize(("low", "high"), [(100, 111), (100, 103), (0, 256)])
+def test_noise_has_no_part(low: int, high: int, side: int) -> None:
+    assert all(estimated(speckled(low, high, side, seed)) is None for seed in range(10))
+
+
+def test_every_image_says_where_its_matte_comes_from() -> None:
+    normal = np.stack([picture(disc(20)), speckled(100, 111, PX, 0), picture(disc(14))])
     found = foreground(normal, None, "object")
-    assert found.source == "estimated"
-    assert found.mattes.shape == (2, 1, PX, PX)
-    shares = [overlap(m[0] > 0, disc(r)) for m, r in zip(found.mattes, (20, 14), strict=True)]
-    assert min(shares) > 0.8
+    assert found.sources == ("estimated", "whole", "estimated")
+    assert found.mattes.shape == (3, 1, PX, PX)
+    assert overlap(found.mattes[0, 0] > 0, disc(20)) > 0.8
+    assert (found.mattes[1] == 255).all()
+    assert overlap(found.mattes[2, 0] > 0, disc(14)) > 0.8
     whole = foreground(normal, None, "texture")
-    assert (whole.source, whole.mattes.shape) == ("whole", (2, 1, PX, PX))
+    assert whole.sources == ("whole",) * 3
+    assert whole.mattes.shape == (3, 1, PX, PX)
     assert (whole.mattes == 255).all()
-    mine = np.full((2, 1, PX, PX), 77, dtype=np.uint8)
-    for kind in ("object", "texture"):
+    mine = np.full((3, 1, PX, PX), 77, dtype=np.uint8)
+    kinds: tuple[Kind, ...] = ("object", "texture")
+    for kind in kinds:
         given = foreground(normal, mine, kind)
-        assert given.source == "manifest"
+        assert given.sources == ("manifest",) * 3
         assert given.mattes is mine
 
 

@@ -7,6 +7,7 @@ instead of guessed from a NaN, and the last weights are kept: there, test labels
 
 import copy
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class Detector(methods.Detector):
         """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
         p, steps = self.params, self.params.steps(len(data.normal))
         mattes = None if data.foreground is None else data.foreground.numpy()
-        part = torch.from_numpy(foreground(data.normal.numpy(), mattes, kind).mattes)
+        known = foreground(data.normal.numpy(), mattes, kind)
+        part = torch.from_numpy(known.mattes)
         with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
             torch.manual_seed(seed)
             self.net.load_state_dict(DiffusionAd(p).state_dict())
@@ -124,9 +126,12 @@ class Detector(methods.Detector):
             placed_batch, data.normal, data.textures, part, p.generator, kind=kind, seed=seed
         )
 
+        sources = {f"foreground_{k}": float(n) for k, n in Counter(known.sources).items()}
+
         def one_step(step: int) -> dict[str, float]:
             batch = drawn(batch=p.batch_images, step=step)
-            return self._step(run, batch, *training_noise(p, seed, step), step, steps)
+            found = self._step(run, batch, *training_noise(p, seed, step), step, steps)
+            return found if step else found | sources
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
