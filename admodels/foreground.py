@@ -20,7 +20,7 @@ Source = Literal["manifest", "estimated", "whole"]
 
 BORDER_SHARE = 1 / 32  # of a side: what is taken for background
 SPREADS = 3  # Otsu's threshold splits anything: it must leave the border's own values that far
-SMALLEST_SHARE, LARGEST_SHARE = 0.02, 0.95  # of the image; an estimate beyond them is a mistake
+SMALLEST_SHARE = 0.02  # of the image; an estimate below it is a mistake
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def estimated(planes: UInt8) -> UInt8 | None:
     """(3, H, W) uint8 RGB -> (H, W) of 0 and 255: what is not of the border's colour, filled.
 
     Distance to the median colour of the border, Otsu's threshold, holes filled. None where that
-    says nothing: too little contrast, or a part that is implausibly small or large.
+    says nothing: a part without contrast to most of the border, or implausibly small.
     """
     lab = cv2.cvtColor(cv2.merge(list(planes)), cv2.COLOR_RGB2Lab).astype(np.float32)
     height, width = lab.shape[:2]
@@ -62,5 +62,5 @@ def estimated(planes: UInt8) -> UInt8 | None:
     usual = np.median(levels[is_border])
     spread = np.median(np.abs(levels[is_border] - usual))
     distinct = threshold > usual + SPREADS * max(1, spread)
-    plausible = SMALLEST_SHARE <= (filled > 0).mean() <= LARGEST_SHARE
+    plausible = (filled > 0).mean() >= SMALLEST_SHARE
     return np.asarray(filled, dtype=np.uint8) if distinct and plausible else None
