@@ -35,12 +35,20 @@ def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
     """The mattes of `normal` (N, 3, H, W) uint8 RGB; `given` (N, 1, H, W) are the user's."""
     if given is not None:
         return Foreground(given, tuple("manifest" for _ in given))
-    mattes, sources = np.full_like(normal[:, :1], 255), list[Source](["whole"] * len(normal))
-    for at, planes in enumerate(normal if kind == "object" else ()):
+    found = whole(normal)
+    if kind == "texture":
+        return found
+    sources = list(found.sources)
+    for at, planes in enumerate(normal):
         part = estimated(planes)
         if part is not None:
-            mattes[at, 0], sources[at] = part, "estimated"
-    return Foreground(mattes, tuple(sources))
+            found.mattes[at, 0], sources[at] = part, "estimated"
+    return Foreground(found.mattes, tuple(sources))
+
+
+def whole(normal: UInt8) -> Foreground:
+    """Anywhere on `normal` (N, 3, H, W)."""
+    return Foreground(np.full_like(normal[:, :1], 255), tuple("whole" for _ in normal))
 
 
 def estimated(planes: UInt8) -> UInt8 | None:

@@ -148,6 +148,8 @@ def test_the_first_step_tells_how_many_foregrounds_came_from_where(tmp_path: Pat
     assert (told[0]["foreground_estimated"], told[0]["foreground_whole"]) == (6, 2)
     assert not any(key.startswith("foreground") for key in told[1])
     assert fit(detector_of(length=1), discs(255), tmp_path)[0]["foreground_manifest"] == 6
+    anywhere = detector_of(length=1, foreground="whole")
+    assert fit(anywhere, discs(255), tmp_path, "object")[0]["foreground_whole"] == 6
 
 
 def test_scoring_denoises_at_both_steps_and_shows_what_the_segmentation_saw(seen: Seen) -> None:
@@ -258,7 +260,9 @@ def test_the_official_preset_is_that_of_the_authors_code() -> None:
         "length_unit": "epochs",
         "denoiser_learning_rate": 1e-4,
         "segmentation_learning_rate": 1e-5,
-        "schedule": "official",
+        "denoiser_schedule": "constant",
+        "segmentation_schedule": "waves",
+        "foreground": "auto",
         "ema_decay": 0.0,
         "score_pixels": 50,
     }

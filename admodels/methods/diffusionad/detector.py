@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.foreground import foreground
+from admodels.foreground import foreground, whole
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
 from admodels.methods.diffusionad.losses import (
@@ -29,6 +29,7 @@ from admodels.methods.diffusionad.losses import (
     smooth_l1_loss,
 )
 from admodels.methods.diffusionad.params import Params as DiffusionAdParams
+from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
 from admodels.params import Kind
@@ -36,7 +37,7 @@ from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.training import Training, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
-OFFICIAL_PERIOD = 20  # steps of the segmentation's cosine, which was perhaps meant per epoch
+OFFICIAL_PERIOD = 20  # steps of a wave of the segmentation's rate, perhaps meant per epoch
 NOISE_STREAM = 1  # beside the synthesiser's, from the same seed
 
 
@@ -112,7 +113,8 @@ class Detector(methods.Detector):
         """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
         p, steps = self.params, self.params.steps(len(data.normal))
         mattes = None if data.foreground is None else data.foreground.numpy()
-        known = foreground(data.normal.numpy(), mattes, kind)
+        normal = data.normal.numpy()
+        known = whole(normal) if p.foreground == "whole" else foreground(normal, mattes, kind)
         part = torch.from_numpy(known.mattes)
         with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
             torch.manual_seed(seed)
@@ -224,15 +226,17 @@ def training_noise(params: DiffusionAdParams, seed: int, step: int) -> tuple[Ten
 
 
 def learning_rates(params: DiffusionAdParams, step: int, steps: int) -> tuple[float, float]:
-    """Of the denoiser and of the segmentation.
+    """Of the denoiser and of the segmentation, at `step` of `steps`."""
+    return (
+        params.denoiser_learning_rate * share_left(params.denoiser_schedule, step, steps),
+        params.segmentation_learning_rate * share_left(params.segmentation_schedule, step, steps),
+    )
 
-    `official`: constant, and a cosine that reaches 0 and returns every 20 steps; `cosine`: both
-    fall once, over the whole training.
-    """
-    period = OFFICIAL_PERIOD if params.schedule == "official" else 2 * steps
-    falling = 0.5 * (1 + math.cos(2 * math.pi * step / period))
-    constant = 1.0 if params.schedule == "official" else falling
-    return constant * params.denoiser_learning_rate, falling * params.segmentation_learning_rate
+
+def share_left(schedule: Schedule, step: int, steps: int) -> float:
+    """Of a learning rate: all of it, a cosine that falls once, or waves to 0 and back."""
+    period = OFFICIAL_PERIOD if schedule == "waves" else 2 * steps
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(2 * math.pi * step / period))
 
 
 def highest_mean(anomaly_map: Tensor, pixels: int) -> Tensor:

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from admodels.methods import MethodParams
 from admodels.synthesis.params import SelfMix
 
+Schedule = Literal["constant", "cosine", "waves"]  # waves: to 0 and back in 20 steps
+
 
 class Params(MethodParams):
     """DiffusionAD's params; the values of the authors' code stand in presets/official.yaml."""
@@ -25,6 +27,7 @@ class Params(MethodParams):
     eval_t_s: int = Field(ge=0)
     eval_t_b: int
     eval_draws: int = Field(ge=1)  # of inference noise, averaged
+    foreground: Literal["auto", "whole"]  # auto: the user's mattes, else an estimate for objects
     generator: SelfMix
     batch_images: int = Field(ge=2)  # batch norm needs two
     micro_batch_images: int = Field(ge=1)  # in the denoiser at once; changes memory alone
@@ -33,7 +36,8 @@ class Params(MethodParams):
     length_unit: Literal["epochs", "steps"]
     denoiser_learning_rate: float = Field(gt=0)
     segmentation_learning_rate: float = Field(gt=0)
-    schedule: Literal["official", "cosine"]
+    denoiser_schedule: Schedule
+    segmentation_schedule: Schedule
     ema_decay: float = Field(ge=0, lt=1)  # 0 is off
     score_pixels: int = Field(ge=1)  # the image's score is the mean of so many
 
