@@ -26,6 +26,7 @@ from admodels.errors import BundleError, ConfigurationError
 from admodels.manifest import sha256_of
 from admodels.methods import Detector, MethodParams
 from admodels.params import Kind, Resize, Strict
+from admodels.sources import is_non_commercial
 
 SCHEMA_VERSION: Literal[1] = 1
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
@@ -55,6 +56,7 @@ class Card(Strict):
     task: str
     kind: Kind
     licence: str
+    non_commercial: bool  # follows from the licence of what it was trained on
     params: dict[str, Any]
     precision: Literal["float32", "bfloat16"]
     contract: ImageContract
@@ -166,6 +168,7 @@ def save(
         task=origin.task,
         kind=origin.kind,
         licence=origin.licence,
+        non_commercial=is_non_commercial(origin.licence),
         params=detector.params.model_dump(mode="json"),
         precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
         contract=contract_of(detector.params),

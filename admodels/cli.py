@@ -1,5 +1,6 @@
 """The `admodels` command; what is slow to import is imported by the commands that need it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,8 @@ import typer
 
 from admodels import errors
 from admodels.errors import ConfigurationError
+
+OFFICIAL = "official"
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -28,16 +31,22 @@ def task_add(
     dataset: Annotated[str, typer.Option(help="the layout: a module of admodels/datasets/")],
     category: Annotated[str, typer.Option(help="e.g. bottle")],
     kind: Annotated[str, typer.Option(help="object or texture")],
-    source: Annotated[str, typer.Option(help="a folder, an archive or a URL")],
-    licence: Annotated[str, typer.Option(help="of the images, for every bundle")] = "not stated",
+    source: Annotated[str, typer.Option(help="a folder, archive, URL, NAME.urls, or `official`")],
+    mirror: Annotated[list[str] | None, typer.Option(help="another URL of the same bytes")] = None,
+    licence: Annotated[str | None, typer.Option(help="of the images, for every bundle")] = None,
     textures: Annotated[str | None, typer.Option(help="also set the texture source")] = None,
     run: Annotated[bool, typer.Option(help="add it to run.tasks")] = True,
 ) -> None:
     """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
     from admodels import editing
+    from admodels.sources import NOT_STATED, told
 
+    if source == OFFICIAL:
+        release, licence_of_source = _pinned_release(dataset)
+    else:
+        release, licence_of_source = _pinned(source, category, mirror or ()), NOT_STATED
     block: dict[str, Any] = {"dataset": dataset, "category": category, "kind": kind}
-    block |= {"licence": licence, "source": _pinned(source, category)}
+    block |= {"licence": licence or licence_of_source, "source": release}
     brought = _pinned_textures(textures) if textures else None
     with editing.edited() as document:
         editing.add(document, "tasks", name, block)
@@ -45,7 +54,8 @@ def task_add(
             document["run"]["tasks"].append(name)
         if brought:
             editing.merge(document, {"assets": {"textures": brought}})
-    typer.echo(f"tasks.{name} is in params.yaml, pinned to {block['source']['sha256'][:12]}")
+    typer.echo(f"tasks.{name} is in params.yaml, pinned to {release['sha256'][:12]}")
+    typer.echo(f"licence of its images: {told(block['licence'])}")
 
 
 @task_app.command("refresh")
@@ -55,7 +65,7 @@ def task_refresh(name: str) -> None:
     from admodels.datasets import Task
 
     task = params.read(f"tasks.{name}", Task)
-    source = _pinned(task.source.location, task.category)
+    source = _pinned(task.source.location, task.category, task.source.mirrors)
     with editing.edited() as document:
         editing.merge(document, {"tasks": {name: {"source": source}}})
     same = source["sha256"] == task.source.sha256
@@ -78,13 +88,31 @@ def textures(
 def _pinned_textures(location: str) -> dict[str, Any]:
     from admodels.textures import pinned
 
-    return pinned(location).model_dump(mode="json")
+    return _plain(pinned(location))
 
 
-def _pinned(location: str, category: str) -> dict[str, Any]:
+def _pinned(location: str, category: str, mirrors: Sequence[str]) -> dict[str, Any]:
     from admodels.fetching import pinned
 
-    return pinned(location, category).model_dump(mode="json")
+    return _plain(pinned(location, category, mirrors))
+
+
+def _pinned_release(dataset: str) -> tuple[dict[str, Any], str]:
+    """Where the hash is known nothing is downloaded yet, else all of it."""
+    from admodels import datasets
+    from admodels.sources import Source
+
+    known = datasets.official(dataset)
+    first, *others = known.urls
+    if not known.sha256:
+        return _pinned(first, "", others), known.licence
+    source = Source(kind="url", location=first, sha256=known.sha256, mirrors=tuple(others))
+    return _plain(source), known.licence
+
+
+def _plain(source: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = source.model_dump(mode="json", exclude_defaults=True)
+    return plain
 
 
 @line_app.command("add")

@@ -1,39 +1,33 @@
 """What a task's images must and should be before anything is learnt from them.
 
-Great Expectations judges a table of one row per image (`inspection` reads the pixels): what must
-hold is one suite, what should hold another, and each expectation is one sentence. Its own results
-carry times and random ids; `report` does not.
+Great Expectations judges (`judging`) a table of one row per image (`inspection` reads the pixels).
 """
 
-import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from admodels import similarity
+from admodels.calibration import images_needed
 from admodels.errors import DataError
+from admodels.judging import Check, Severity, results
 from admodels.manifest import NAMES_SHOWN, SPLITS, Found, Row, listed
 from admodels.params import Strict
+from admodels.similarity import HASH_BITS, Pair
+from admodels.sources import is_non_commercial, is_stated
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from admodels.inspection import Facts
 
-Severity = Literal["error", "warning"]
-SUITES: dict[Severity, str] = {"error": "must_hold", "warning": "should_hold"}
 GREY_LEVELS = 255
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)  # a run time that never differs
-EXPECTATIONS = {
-    "in": "ExpectColumnValuesToBeInSet",
-    "not in": "ExpectColumnValuesToNotBeInSet",
-    "between": "ExpectColumnValuesToBeBetween",
-    "unique": "ExpectColumnValuesToBeUnique",
-    "has": "ExpectColumnDistinctValuesToContainSet",
-    "sum": "ExpectColumnSumToBeBetween",
-}
+NO = (False,)
 
 
 class Severities(Strict):
@@ -53,6 +47,13 @@ class Severities(Strict):
     side: Severity
     brightness: Severity
     contrast: Severity
+    no_near_duplicates: Severity
+    no_near_leakage: Severity
+    same_session: Severity
+    no_likely_defects: Severity
+    enough_for_alpha: Severity
+    licence_stated: Severity
+    commercial_use: Severity
 
 
 class Validate(Strict):
@@ -62,6 +63,9 @@ class Validate(Strict):
     min_brightness: float = Field(ge=0, le=GREY_LEVELS)
     max_brightness: float = Field(ge=0, le=GREY_LEVELS)
     min_contrast: float = Field(ge=0, le=GREY_LEVELS)
+    near_duplicate_bits: int = Field(ge=0, le=HASH_BITS // 4)  # half of them is chance
+    max_session_shift: float = Field(ge=0, le=1)
+    max_oddity: float = Field(gt=1)
     severity: Severities
 
     @model_validator(mode="after")
@@ -72,18 +76,12 @@ class Validate(Strict):
 
 
 @dataclass(frozen=True)
-class Check:
-    """One expectation: a sentence for the reader, and a rule on a column of the frame.
+class Needs:
+    """What the images are wanted for: the false-alarm budget to promise, under which licence."""
 
-    `values` are a set, or the least and the greatest value; `only` is the split it looks at.
-    """
-
-    name: str
-    says: str
-    rule: str
-    column: str
-    values: tuple[Any, ...] = ()
-    only: tuple[str, ...] = ()
+    min_normal_images: int
+    alpha: float
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def frame(
     split_of = {row.image_path: name for name, rows in splits.items() for row in rows}
     known = {row.image_path: _described(row, fact) for row, fact in facts}
     names = (f.name for model in (Found, Row, Facts) for f in fields(model))
-    derived = ("split", "problem", "is_learnable", "size", "shorter_side_px")
+    derived = ("split", "problem", "is_learnable", "size", "shorter_side_px", "perceptual_hash")
     records = [
         asdict(one)
         | known.get(one.image_path, {})
@@ -125,6 +123,7 @@ def frame(
             "split": split_of.get(one.image_path, one.part),
             "problem": unreadable.get(one.image_path, ""),
             "is_learnable": int(one.part == "learn" and one.image_path in known),
+            "perceptual_hash": "",
         }
         for one in sorted(found, key=lambda one: one.image_path)
     ]
@@ -135,10 +134,26 @@ def frame(
         lambda found: " + ".join(sorted({*found}))
     )
     table["splits_of_same_image"] = table["image_sha256"].map(splits_of)
+    _compare(table)
     table["is_copy"] = table["image_sha256"].notna() & table.duplicated(
         ["image_sha256", "split"], keep=False
     )
     return table
+
+
+def _compare(table: "pd.DataFrame") -> None:
+    """Replace the thumbnails by what they tell: hashes, and the oddity of images to learn from."""
+    known = table["thumbnail"].notna()
+    data = b"".join(table.pop("thumbnail")[known])
+    thumbnails = np.frombuffer(data, dtype=np.uint16).reshape(-1, similarity.CELLS)
+    table["oddity"] = math.nan
+    if len(thumbnails):
+        hashes = similarity.perceptual_hashes(thumbnails)
+        table.loc[known, "perceptual_hash"] = [row.tobytes().hex() for row in hashes]
+    learnt = (table["is_learnable"] == 1) & (table["label"] == "normal")
+    if learnt.any():
+        odd = similarity.oddity(thumbnails[learnt[known].to_numpy()])
+        table.loc[learnt, "oddity"] = odd.round(2)
 
 
 def _described(row: Row, fact: "Facts") -> dict[str, Any]:
@@ -151,9 +166,20 @@ def _described(row: Row, fact: "Facts") -> dict[str, Any]:
     }
 
 
-def checks(table: "pd.DataFrame", bounds: Validate, min_normal_images: int) -> list[Check]:
-    """Every expectation, in reading order."""
-    return [*_mask_checks(), *_split_checks(min_normal_images), *_pixel_checks(table, bounds)]
+def checks(
+    table: "pd.DataFrame", pairs: Sequence[Pair], bounds: Validate, needs: Needs
+) -> list[Check]:
+    """Every expectation, in reading order; the table gets the columns that they look at."""
+    for across, column in ((False, "has_near_copy"), (True, "has_near_copy_elsewhere")):
+        named = {path for p in pairs if p.across == across for path in (p.first, p.second)}
+        table[column] = table["image_path"].isin(named)
+    return [
+        *_mask_checks(),
+        *_split_checks(needs.min_normal_images),
+        *_pixel_checks(table, bounds),
+        *_look_checks(table, bounds),
+        *_use_checks(table, needs),
+    ]
 
 
 def _mask_checks() -> list[Check]:
@@ -207,14 +233,65 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
     ]
 
 
+def _look_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
+    apart = f"more than {bounds.near_duplicate_bits} of {HASH_BITS} bits apart (perceptual hash)"
+    shifts = similarity.session_shift(table)
+    largest = max(shifts.values())
+    table["session_shift"] = np.where(
+        (table["split"] == "test") & (table["label"] == "normal"), largest, 0.0
+    )
+    seen = ", ".join(f"{name} {shift:g}" for name, shift in shifts.items())
+    session = (
+        f"The normal images of test are from the same session as those to learn from: their "
+        f"distributions are at most {bounds.max_session_shift:g} apart ({seen}; 1: not one alike)."
+    )
+    odd = (
+        f"No image to learn from is {bounds.max_oddity:g} times as odd as usual: it may show a "
+        "defect. A hint: look at odd_images.png."
+    )
+    return [
+        Check("no_near_duplicates", f"Images of a split are {apart}.", "in", "has_near_copy", NO),
+        Check(
+            "no_near_leakage",
+            f"Images of two splits are {apart}.",
+            "in",
+            "has_near_copy_elsewhere",
+            NO,
+        ),
+        Check("same_session", session, "between", "session_shift", (0, bounds.max_session_shift)),
+        Check("no_likely_defects", odd, "between", "oddity", (None, bounds.max_oddity)),
+    ]
+
+
+def _use_checks(table: "pd.DataFrame", needs: Needs) -> list[Check]:
+    table["is_calibrating"] = (table["split"] == "calibration").astype(int)
+    table["licence_is_stated"] = is_stated(needs.licence)
+    table["is_commercial"] = not is_non_commercial(needs.licence)
+    least = images_needed(needs.alpha)
+    budget = f"At least {least} images calibrate, or {needs.alpha:g} false alarms is no promise."
+    stated = f"It is stated what may be done with the images: `{needs.licence}`."
+    commercial = f"The licence, `{needs.licence}`, lets models of these images earn money."
+    is_split = "train" in set(table["split"])
+    return [
+        *[Check("enough_for_alpha", budget, "sum", "is_calibrating", (least, None))] * is_split,
+        Check("licence_stated", stated, "has", "licence_is_stated", (True,)),
+        Check("commercial_use", commercial, "has", "is_commercial", (True,)),
+    ]
+
+
 def findings(
-    task: str, table: "pd.DataFrame", bounds: Validate, min_normal_images: int, site: Path
+    task: str,
+    table: "pd.DataFrame",
+    pairs: Sequence[Pair],
+    bounds: Validate,
+    needs: Needs,
+    site: Path,
 ) -> list[Finding]:
     """Let Great Expectations judge the table, and write its Data Docs to the folder `site`."""
-    todo = {check.name: check for check in checks(table, bounds, min_normal_images)}
+    todo = {check.name: check for check in checks(table, pairs, bounds, needs)}
     severities: dict[str, Severity] = {n: getattr(bounds.severity, n, "error") for n in todo}
-    results = _results(task, table, list(todo.values()), severities, site)
-    return [_finding(check, severities[name], results[name]) for name, check in todo.items()]
+    found = results(task, table, list(todo.values()), severities, site)
+    return [_finding(check, severities[name], found[name]) for name, check in todo.items()]
 
 
 def _finding(check: Check, severity: Severity, result: Any) -> Finding:
@@ -260,87 +337,11 @@ def report(table: "pd.DataFrame", found: Sequence[Finding]) -> dict[str, Any]:
     anomalous = table[table["label"] == "anomalous"]
     return {
         "images": len(table),
+        "moved_to_test": int(table["moved"].sum()),
+        "session_shift": similarity.session_shift(table),
         "splits": {str(k): int(v) for k, v in sorted(table["split"].value_counts().items())},
         "defect_types": {
             str(k): int(v) for k, v in sorted(anomalous["defect_type"].value_counts().items())
         },
         "checks": [asdict(f) for f in found],
     }
-
-
-def _results(
-    task: str,
-    table: "pd.DataFrame",
-    todo: list[Check],
-    severities: dict[str, Severity],
-    site: Path,
-) -> dict[str, Any]:
-    import great_expectations as gx  # 3.5 s
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction
-    from great_expectations.core.run_identifier import RunIdentifier
-
-    context = _context(task, site)
-    images = context.data_sources.add_pandas(task).add_dataframe_asset("images")
-    batch = images.add_batch_definition_whole_dataframe("all")
-    definitions = []
-    for severity, name in SUITES.items():
-        mine = [_expectation(c, severity) for c in todo if severities[c.name] == severity]
-        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=mine))
-        definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
-        definitions.append(context.validation_definitions.add(definition))
-    checkpoint = gx.Checkpoint(
-        name=task,
-        validation_definitions=definitions,
-        actions=[UpdateDataDocsAction(name="docs", site_names=[task])],
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["image_path"],
-        },
-    )
-    outcome = context.checkpoints.add(checkpoint).run(
-        batch_parameters={"dataframe": table}, run_id=RunIdentifier(task, run_time=EPOCH)
-    )
-    results = [result for suite in outcome.run_results.values() for result in suite.results]
-    return {result.expectation_config.meta["check"]: result for result in results}
-
-
-def _context(task: str, site: Path) -> Any:
-    """In memory but for the pages; no bar is drawn and nothing is sent."""
-    import great_expectations as gx
-    from great_expectations.data_context.types import base
-
-    pages = {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {
-            "class_name": "TupleFilesystemStoreBackend",
-            "base_directory": str(site.resolve()),
-        },
-    }
-    config = base.DataContextConfig(
-        store_backend_defaults=base.InMemoryStoreBackendDefaults(),
-        analytics_enabled=False,
-        progress_bars=base.ProgressBarsConfig(globally=False),
-        data_docs_sites={task: pages},
-    )
-    return gx.get_context(mode="ephemeral", project_config=config)
-
-
-def _expectation(check: Check, severity: Severity) -> Any:
-    from great_expectations import expectations
-    from great_expectations.expectations.row_conditions import Column
-
-    arguments: dict[str, Any] = {}
-    if check.rule in ("between", "sum"):
-        arguments = dict(zip(("min_value", "max_value"), check.values, strict=True))
-    elif check.values:
-        arguments = {"value_set": list(check.values)}
-    return getattr(expectations, EXPECTATIONS[check.rule])(
-        column=check.column,
-        row_condition=Column("split").is_in(list(check.only)) if check.only else None,
-        description=check.says,
-        meta={"check": check.name},
-        severity="critical" if severity == "error" else "warning",
-        **arguments,
-    )

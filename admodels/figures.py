@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.evaluation import Evaluation, ScoredSet
+from admodels.sheets import TILE_PX, Pixels, beside, text
 
-Pixels = NDArray[np.uint8]
-
-TILE_PX = 192
-CAPTION_PX = 18
-GAP_PX = 4
-FONT_SCALE = 0.38
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
-BACKGROUND = 255
-INK = (20, 20, 20)
 TRUTH = (0, 200, 0)
 ALARM = (255, 0, 0)
 VERDICTS = {
@@ -104,22 +97,6 @@ def outlined(case: Case, threshold: float | None) -> Pixels:
     return canvas
 
 
-def _text(words: str, width: int) -> Pixels:
-    """A strip with the words; too many lose their beginning, as names differ at the end."""
-    strip = np.full((CAPTION_PX, width, 3), BACKGROUND, np.uint8)
-    shown, font = words.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
-    while cv2.getTextSize(shown, font, FONT_SCALE, 1)[0][0] > width - 2 * GAP_PX:
-        shown = "..." + shown[4:]
-    at = (GAP_PX, CAPTION_PX - 5)
-    cv2.putText(strip, shown, at, font, FONT_SCALE, INK, 1, cv2.LINE_AA)
-    return strip
-
-
-def _beside(parts: Sequence[Pixels]) -> Pixels:
-    gap = np.full((len(parts[0]), GAP_PX, 3), BACKGROUND, np.uint8)
-    return np.concatenate([strip for part in parts for strip in (gap, part)] + [gap], axis=1)
-
-
 def overlay_sheet(
     cases: Sequence[Case], *, low: float, high: float, threshold: float | None
 ) -> Pixels:
@@ -133,16 +110,16 @@ def overlay_sheet(
         painted = coloured(case.anomaly_map, low, high)
         row = [case.image, painted, outlined(case, threshold)]
         rows.append(row if case.reconstruction is None else [*row, case.reconstruction])
-    header = _beside([_text(head, TILE_PX) for head in heads[: len(rows[0])]])
+    header = beside([text(head, TILE_PX) for head in heads[: len(rows[0])]])
     width = header.shape[1]
     limit = "none: too few calibration images" if threshold is None else f"{threshold:.4g}"
     sheet = [
-        _text(f"anomaly map: black {low:.4g} or less, yellow {high:.4g} or more", width),
-        _text(f"outlines: green ground truth, red map > threshold ({limit})", width),
+        text(f"anomaly map: black {low:.4g} or less, yellow {high:.4g} or more", width),
+        text(f"outlines: green ground truth, red map > threshold ({limit})", width),
         header,
     ]
     for case, row in zip(cases, rows, strict=True):
-        sheet += [_text(case.caption, width), _beside(row)]
+        sheet += [text(case.caption, width), beside(row)]
     return np.concatenate(sheet)
 
 

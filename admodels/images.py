@@ -36,6 +36,7 @@ Bool = NDArray[np.bool_]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
 LARGEST_PIXELS = 200_000_000
+LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
@@ -144,6 +145,8 @@ def _rgb(image: Pillow.Image, bit_depth: int) -> UInt8:
 def decoded_mask(data: bytes, where: object) -> Bool:
     """An encoded ground-truth mask (H, W): True where it is not black.
 
+    Several values are fine if they are class ids of an 8-bit grey image (1..9).
+
     Raises:
         UnreadableImage: the file does not give an image.
         DataError: more than two values, or two of which none is 0: it is not clear then which
@@ -155,7 +158,9 @@ def decoded_mask(data: bytes, where: object) -> Bool:
     values = pixels if plain else pixels.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16])
     defective: Bool = np.asarray(values != 0, dtype=np.bool_)
     other = values[defective]
-    if other.size and other.min() != other.max():
+    is_ids = image.mode == "L" and other.size < values.size
+    class_ids = is_ids and other.max(initial=0) <= LARGEST_CLASS_ID
+    if other.size and other.min() != other.max() and not class_ids:
         raise DataError(
             f"mask has more values than 0 and one other ({other.min()}, {other.max()}, ...)",
             where=where,

@@ -10,7 +10,7 @@ from admodels import images
 from admodels.errors import DataError
 from admodels.images import UnreadableImage
 from admodels.manifest import FOREGROUND, Found, Row, sha256_of
-from admodels.statistics import perceptual_hash, statistics
+from admodels.statistics import statistics, thumbnail
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
 DIGITS = 4
@@ -18,7 +18,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one image: its statistics, and what is wrong with its mask.
+    """Of one image: its statistics, its thumbnail as bytes, and what is wrong with its mask.
 
     `mask_area_share` is the anomalous share of the pixels, None without a readable mask.
     """
@@ -26,7 +26,7 @@ class Facts:
     brightness: float
     contrast: float
     sharpness: float
-    perceptual_hash: str
+    thumbnail: bytes
     mask_problem: MaskProblem = ""
     mask_area_share: float | None = None
 
@@ -86,7 +86,7 @@ def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None) -> Fact
         brightness=round(seen.brightness, DIGITS),
         contrast=round(seen.contrast, DIGITS),
         sharpness=round(seen.sharpness, DIGITS),
-        perceptual_hash=perceptual_hash(rgb),
+        thumbnail=thumbnail(rgb).tobytes(),
         mask_problem=problem,
         mask_area_share=share,
     )

@@ -41,13 +41,17 @@ class Split(Strict):
 
 @dataclass(frozen=True)
 class Found:
-    """One image as a dataset lays it out; paths are POSIX and relative to the raw root."""
+    """One image as a dataset lays it out; paths are POSIX and relative to the raw root.
+
+    `moved`: the release learns from this anomalous image, we test with it.
+    """
 
     image_path: str
     label: Label
     defect_type: str
     mask_path: str
     part: Part
+    moved: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.params import Run, load, parsed
+from admodels.sources import told
 from admodels.writing import whole_folder, write_text
 
 HEADLINE = {  # metric: the two lines above its column
@@ -148,8 +149,12 @@ def _write_summary(results: _Results) -> None:
     header = [" ".join(words).strip() for words in zip(top, bottom, strict=True)]
     table = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
     lines = [f"| {' | '.join(row)} |" for row in table]
-    promises = [f"- {task}: {_promise(results, task)}" for task in results.run.tasks]
-    text = "\n".join(["# Results", "", *lines, "", *promises, ""])
+    notes = [
+        f"- {task}: {note(results, task)}"
+        for task in results.run.tasks
+        for note in (_promise, _licence)
+    ]
+    text = "\n".join(["# Results", "", *lines, "", *notes, ""])
     write_text(results.repo / "reports/summary.md", text)
 
 
@@ -170,6 +175,11 @@ def _promise(results: _Results, task: str) -> str:
         f"{can}, so {alpha:g} cannot be promised: {found['images_missing']} more normal images "
         "are needed. Without a threshold there is no false-alarm rate and no recall."
     )
+
+
+def _licence(results: _Results, task: str) -> str:
+    licence = results.params["tasks"][task].get("licence", "not stated")
+    return f"Licence of the images, which binds every model trained on them: {told(licence)}."
 
 
 def _content(results: _Results, images: Path) -> dict[str, Any]:
@@ -193,10 +203,12 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
     types = sorted({name for found in recalls.values() for name in found})
     sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
+    pairs = results.repo / f"data/validation/{task}/near_duplicates.png"
     return {
         "name": task,
         "block": results.params["tasks"][task],
         "promise": _promise(results, task),
+        "licence": _licence(results, task),
         "recalls": {name: [_share(recalls[m].get(name)) for m in methods] for name in types},
         "curves": [_curve(results, plot, task) for plot in CURVES],
         "losses": [_losses(results, m, task) for m in methods],
@@ -205,6 +217,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
             for m in methods
         },
         "sheet": _brought(sheet, images, "synthetic", task),
+        "pairs": _brought(pairs, images, "pairs", task),
         "validation": results.json(f"data/validation/{task}/report.json"),
         "docs": f"../../data/validation/{task}/docs/index.html",
         "methods": methods,

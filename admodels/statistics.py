@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-HASH_PX = 8  # rows and comparisons per row: 64 bits
+THUMBNAIL_PX = 16
+COARSE_PX = 128  # before: in whole grey levels, whose rounding averages out
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ def statistics(rgb: NDArray[np.uint8]) -> Statistics:
     return Statistics(brightness, math.sqrt(variance), _mean_and_variance(edges)[1])
 
 
-def perceptual_hash(rgb: NDArray[np.uint8]) -> str:
-    """16 hex digits of (H, W, 3) uint8: is each cell of a coarse grid darker than its right one?
-
-    Two pictures of the same view differ in few bits; this is not a hash of the bytes.
-    """
-    cells = cv2.resize(_grey(rgb), (HASH_PX + 1, HASH_PX), interpolation=cv2.INTER_AREA)
-    return np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes().hex()
+def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Of (H, W, 3) uint8: (16, 16) mean grey levels times 256."""
+    coarse = cv2.resize(_grey(rgb), (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA)
+    side = COARSE_PX // THUMBNAIL_PX
+    cells = coarse.reshape(THUMBNAIL_PX, side, THUMBNAIL_PX, side).mean(axis=(1, 3))
+    return np.asarray(np.rint(cells * 256), dtype=np.uint16)

@@ -11,14 +11,21 @@ from pathlib import Path
 def whole_folder(target: Path) -> Iterator[Path]:
     """A new empty folder beside `target` that takes its place when the block succeeds."""
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    before = target.with_name(f".{target.name}.before")
+    _remove(partial, before)
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.replace(before)  # at once, where removing it in place would leave half of it
         partial.replace(target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial, before)
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -1,15 +1,18 @@
 """Bring the pinned source of one task to data/raw/<task>/."""
 
+import sys
 from pathlib import Path
 
 from admodels import fetching, params
 from admodels.datasets import Task
+from admodels.sources import told
 from stages import run
 
 
 def main(task: str) -> None:
     """Fetch, and refuse a source that differs from its pin."""
     block = params.read(f"tasks.{task}", Task)
+    sys.stderr.write(f"{task}: licence of the images: {told(block.licence)}\n")
     fetching.fetch(block.source, block.category, Path("data/raw", task))
 
 

@@ -1,19 +1,30 @@
 """Judge a task's images: data/raw -> data/validation, and the four manifests if nothing forbids."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from admodels import data_docs, expectations, inspection, manifest, params
+from admodels import data_docs, expectations, images, inspection, manifest, params, sheets
 from admodels.datasets import Task, found
 from admodels.errors import DataError
-from admodels.expectations import Validate
+from admodels.expectations import Needs, Validate
+from admodels.manifest import NAMES_SHOWN
+from admodels.similarity import Pair, near_pairs
+from admodels.sources import is_non_commercial
 from admodels.writing import whole_folder, write_json
 from stages import run
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STATISTICS = (
     *("image_path", "brightness", "contrast", "sharpness"),
-    *("perceptual_hash", "mask_area_share"),
+    *("perceptual_hash", "oddity", "mask_area_share"),
 )
+PAIRS_SHOWN = 12
+ODD_SHOWN = (4, 4)  # rows, images in each
 
 
 def _shared_out(
@@ -27,10 +38,40 @@ def _shared_out(
         return {}, error
 
 
+def _write_sheet(path: Path, raw: Path, rows: list[tuple[str, list[tuple[str, str]]]]) -> None:
+    """Each row a heading, then captions and paths of images; without rows there is no sheet."""
+    if rows:
+        drawn = [
+            (head, [(said, images.decoded((raw / p).read_bytes(), p).rgb) for said, p in named])
+            for head, named in rows
+        ]
+        images.write_png(path, sheets.sheet(drawn))
+
+
+def _pair_rows(pairs: Sequence[Pair]) -> list[tuple[str, list[tuple[str, str]]]]:
+    return [
+        (
+            f"{p.bits} bits apart, {'in two splits' if p.across else 'in one split'}",
+            [(path, path) for path in (p.first, p.second)],
+        )
+        for p in pairs[:PAIRS_SHOWN]
+    ]
+
+
+def _odd_rows(table: "pd.DataFrame") -> list[tuple[str, list[tuple[str, str]]]]:
+    """The images to learn from that stand out most; the last row is filled up or left out."""
+    height, width = ODD_SHOWN
+    found = table[table["oddity"].notna()].sort_values(["oddity", "image_path"])[::-1]
+    named = [(f"{o:.2f} {p}", p) for o, p in zip(found["oddity"], found["image_path"], strict=True)]
+    shown = [named[at : at + width] for at in range(0, height * width, width)]
+    return [("oddity and name", row) for row in shown if len(row) == width]
+
+
 def main(task: str) -> None:
     """Write what was found, readable even when refused; then stop, or write the manifests."""
     block, bounds = params.read(f"tasks.{task}", Task), params.read("validate", Validate)
-    least = params.read("split.min_normal_images", int)
+    least, alpha = params.read("split.min_normal_images", int), params.read("evaluate.alpha", float)
+    needs = Needs(least, alpha, block.licence)
     raw, target = Path("data/raw", task), Path("data/validation", task)
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
@@ -43,18 +84,24 @@ def main(task: str) -> None:
         {str(error.where): error.reason for error in unreadable},
         splits,
     )
+    pairs = near_pairs(table, bounds.near_duplicate_bits)
     with whole_folder(target) as partial:
-        findings = expectations.findings(task, table, bounds, least, partial / "docs")
-        data_docs.make_offline(partial / "docs")
+        docs = partial / "docs"
+        findings = expectations.findings(task, table, pairs, bounds, needs, docs)
+        data_docs.make_offline(docs)
         refusal = expectations.refusal(task, findings) or no_splits
         about = {
             "task": task,
             "dataset": block.dataset,
             "category": block.category,
             "licence": block.licence,
+            "non_commercial": is_non_commercial(block.licence),
+            "near_pairs": [asdict(pair) for pair in pairs[:NAMES_SHOWN]],
             "refused": refusal.found if refusal else None,
         }
         write_json(partial / "report.json", about | expectations.report(table, findings))
+        _write_sheet(partial / "near_duplicates.png", raw, _pair_rows(pairs))
+        _write_sheet(partial / "odd_images.png", raw, _odd_rows(table))
         statistics = partial / "statistics.csv"
         table[list(STATISTICS)].to_csv(statistics, index=False, lineterminator="\n")
     if refusal:

@@ -48,6 +48,7 @@ def test_a_loaded_bundle_scores_bit_for_bit_like_the_detector_saved(saved) -> No
     np.testing.assert_array_equal(a.anomaly_map, b.anomaly_map)
     assert loaded.calibration_scores.tolist() == [0.1, 0.2, 0.3]
     assert loaded.licence == "CC0"
+    assert json.loads((folder / "bundle.json").read_text("utf-8"))["non_commercial"] is False
 
 
 def test_two_trainings_alike_give_the_same_bytes(saved, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from admodels import cli, images
-from admodels.datasets import sample
+from admodels.datasets import mvtec_ad, sample
 from admodels.params import load
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,8 @@ def test_an_added_task_is_pinned_and_trained_with_the_others(
 ) -> None:
     assert command(*task_words(drawn(tmp_path / "photos"))) == (
         0,
-        f"tasks.line_brick is in params.yaml, pinned to {pin('line_brick')[:12]}\n",
+        f"tasks.line_brick is in params.yaml, pinned to {pin('line_brick')[:12]}\n"
+        "licence of its images: not stated\n",
         "",
     )
     params = load()
@@ -107,6 +108,31 @@ def test_a_task_can_be_added_without_running_it_and_with_its_textures(
     assert load()["assets"]["textures"]["kind"] == "path"
     assert command("textures", "packaged")[0] == 0
     assert load()["assets"] == load(ROOT / "params.yaml")["assets"]
+
+
+def test_an_official_release_whose_hash_is_known_is_added_without_a_download(
+    command: Command,
+) -> None:
+    words = "task add bottle --dataset mvtec_ad --category bottle --kind object --source official"
+    code, out, _ = command(*words.split())
+    assert code == 0
+    assert "licence of its images: CC BY-NC-SA 4.0 (NON-COMMERCIAL use only)" in out
+    block = load()["tasks"]["bottle"]
+    assert block["licence"] == "CC BY-NC-SA 4.0"
+    assert block["source"]["sha256"] == mvtec_ad.OFFICIAL.sha256
+    assert [block["source"]["location"], *block["source"]["mirrors"]] == [*mvtec_ad.OFFICIAL.urls]
+    assert not Path(".work/downloads").exists()
+
+
+def test_mirrors_are_kept_by_a_refresh(command: Command, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "x"), "zip", drawn(tmp_path / "photos"))
+    urls = (Path(tmp_path / "gone.zip").as_uri(), Path(archive).as_uri())
+    words = [*task_words(Path("x"))[:-1], urls[0], "--mirror", urls[1]]
+    assert command(*words)[0] == 0
+    before = load()["tasks"]["line_brick"]["source"]
+    assert (before["location"], before["mirrors"]) == (urls[0], [urls[1]])
+    assert command("task", "refresh", "line_brick")[1] == "tasks.line_brick is unchanged\n"
+    assert load()["tasks"]["line_brick"]["source"] == before
 
 
 def test_a_refresh_pins_anew_only_what_changed(command: Command, tmp_path: Path) -> None:
@@ -147,6 +173,8 @@ def test_a_preset_is_written(command: Command) -> None:
         ("line add a-b --folder . --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
         ("line add a --folder gone --task sample_brick --method draem --alpha 0.1", 2, "missing"),
         ("line add a --folder . --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
+        ("task add m --dataset mpdd --category tubes --kind object --source official", 2, "MPDD"),
+        ("task add m --dataset folder --category t --kind object --source official", 2, "folder"),
         ("textures /nowhere", 69, "source is missing"),
         ("score . --bundle nowhere --out out", 4, "no readable bundle"),
         ("score . --bundle nowhere", 2, "Missing option '--out'"),

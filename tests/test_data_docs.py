@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from admodels import data_docs, expectations
-from admodels.expectations import Severities, Validate
+from admodels.expectations import Needs, Severities, Validate
 from admodels.inspection import Facts
 from admodels.manifest import Found, Row
 
@@ -24,17 +24,21 @@ def built(site: Path) -> Path:
         found.append(Found(path, "normal", "", "", "learn"))
         name = path.removesuffix(".png")
         row = Row(name, path, f"{i:064x}", 64, 64, "L", 8, "normal", "", "", "", "", "")
-        known.append((row, Facts(1.0 if i == 3 else 90.0, 9.0, 9.0, "0" * 16)))
+        known.append((row, Facts(1.0 if i == 3 else 90.0, 9.0, 9.0, bytes(range(256)) * 2)))
     severity = Severities(**dict.fromkeys(Severities.model_fields, "error"))
     bounds = Validate(
         min_side_px=8,
         min_brightness=5.0,
         max_brightness=250.0,
         min_contrast=1.0,
+        near_duplicate_bits=0,
+        max_session_shift=0.6,
+        max_oddity=3.0,
         severity=severity.model_copy(update={"test_has_both_labels": "warning"}),
     )
     table = expectations.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {})
-    expectations.findings("tiny", table, bounds, 11, site)
+    needs = Needs(11, alpha=0.5, licence="ours")
+    expectations.findings("tiny", table, [], bounds, needs, site)
     return site
 
 

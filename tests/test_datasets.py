@@ -1,6 +1,7 @@
 """Readers of dataset layouts, and the sample that is drawn."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from admodels import datasets, images, inspection, manifest
 from admodels.datasets import Task, sample
 from admodels.errors import ConfigurationError, DataError
-from admodels.fetching import Source
+from admodels.fetching import Source, fetch, pinned, tree_sha256
 from admodels.manifest import Found, Split
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -120,7 +121,193 @@ def test_a_plain_folder_promises_all_masks_or_none(tmp_path):
     assert {f.mask_path for f in found} == {""}
 
 
-@pytest.mark.parametrize("dataset", ["mvtec_ad", "folder", "sample"])
+def pictured(root, *names, value=None):
+    """Small real pictures, each another crop of gravel; with a value, masks of a square of it."""
+    photo = photograph("gravel")
+    for at, name in enumerate(names):
+        crop = photo[at * 8 : at * 8 + 24, at * 8 : at * 8 + 32]
+        if value is not None:
+            crop = np.zeros_like(crop)
+            crop[4:12, 6:16] = value
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(crop).save(root / name, format="JPEG" if "JPG" in name else "PNG")
+    return root
+
+
+def parts(found):
+    """How many images each part has of each label."""
+    counted = {}
+    for one in found:
+        counted[one.part, one.label] = counted.get((one.part, one.label), 0) + 1
+    return counted
+
+
+def masks_of(found, root):
+    """By image, the share of its pixels that its mask marks."""
+    inspected, unreadable = inspection.inspected(found, root)
+    assert not unreadable
+    assert {facts.mask_problem for _, _, facts in inspected} <= {""}
+    return {row.image_path: facts.mask_area_share for _, row, facts in inspected if row.mask_path}
+
+
+def visa(root):
+    """The release as it is: two categories, a split table, masks of class ids."""
+    names = [f"candle/Data/Images/Normal/{i:04}.JPG" for i in range(5)]
+    pictured(root, *names, "candle/Data/Images/Anomaly/000.JPG", "candle/Data/Images/Anomaly/1.JPG")
+    pictured(root, "candle/Data/Masks/Anomaly/000.png", value=3)
+    pictured(root, "candle/Data/Masks/Anomaly/1.png", value=[[1, 1, 1, 1, 1, 9, 9, 9, 9, 9]])
+    pictured(root, "pcb1/Data/Images/Normal/0000.JPG")
+    lines = ["object,split,label,image,mask"]
+    lines += [f"candle,{'test' if i > 3 else 'train'},normal,{n}," for i, n in enumerate(names)]
+    bad = "candle/Data/Images/Anomaly/{0}.JPG,candle/Data/Masks/Anomaly/{0}.png"
+    lines += ["candle,test,anomaly," + bad.format(name) for name in ("000", "1")]
+    lines += ["pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,"]
+    (root / "split_csv").mkdir()
+    (root / "split_csv/1cls.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_visa_as_released_is_split_by_its_table_and_class_ids_are_a_mask(tmp_path):
+    root = visa(tmp_path)
+    found = datasets.found(task("visa", "candle"), root)
+    assert parts(found) == {
+        ("learn", "normal"): 4,
+        ("test", "normal"): 1,
+        ("test", "anomalous"): 2,
+    }
+    assert {one.defect_type for one in found} == {"", "bad"}
+    share = round(8 * 10 / (24 * 32), 6)
+    bad = "candle/Data/Images/Anomaly/"
+    assert masks_of(found, root) == {f"{bad}000.JPG": share, f"{bad}1.JPG": share}
+
+
+def test_visas_split_table_comes_along_with_its_category_and_no_other(tmp_path):
+    root = visa(tmp_path / "VisA")
+    archive = shutil.make_archive(str(tmp_path / "visa"), "tar", tmp_path, "VisA")
+    for location in (root, archive):
+        fetch(pinned(str(location), "candle"), "candle", tmp_path / "raw")
+        assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["candle", "split_csv"]
+        assert len(datasets.found(task("visa", "candle"), tmp_path / "raw")) == 7
+    assert pinned(str(root), "candle").sha256 == tree_sha256(tmp_path / "raw")
+
+
+def test_visa_as_released_without_its_table_is_refused(tmp_path):
+    root = visa(tmp_path)
+    with pytest.raises(DataError, match=r"table of splits is missing[\s\S]*1cls\.csv"):
+        datasets.found(task("visa", "candle"), root / "candle")
+    text = "object,split,label,image,mask\ncandle,dev,normal,a,\n"
+    (root / "split_csv/1cls.csv").write_text(text)
+    with pytest.raises(DataError, match="part `dev`"):
+        datasets.found(task("visa", "candle"), root)
+
+
+@pytest.mark.parametrize("base", ["", "candle/"])
+def test_visa_as_converted_is_read(tmp_path, base):
+    pictured(tmp_path, *(base + n for n in ("train/good/0.JPG", "test/good/1.jpg")))
+    pictured(tmp_path, f"{base}test/bad/000.JPG")
+    pictured(tmp_path, f"{base}ground_truth/bad/000.png", value=255)
+    found = datasets.found(task("visa", "candle"), tmp_path)
+    assert parts(found) == dict.fromkeys(
+        [("learn", "normal"), ("test", "normal"), ("test", "anomalous")], 1
+    )
+    assert masks_of(found, tmp_path) == {f"{base}test/bad/000.JPG": round(80 / 768, 6)}
+
+
+def dagm(root):
+    """One class of the release: a defect among four training images, one among three others."""
+    for part, count, bad in (("Train", 4, "0002"), ("Test", 3, "0001")):
+        pictured(root, *(f"Class1/{part}/{i:04}.PNG" for i in range(count)))
+        pictured(root, f"Class1/{part}/Label/{bad}_label.PNG", value=255)
+        lines = ["1"] + [
+            f"{i}\t{int(f'{i:04}' == bad)}\t{i:04}.PNG\t0\t"
+            + (f"{bad}_label.PNG" if f"{i:04}" == bad else "0")
+            for i in range(count)
+        ]
+        (root / f"Class1/{part}/Label/Labels.txt").write_text("\r\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("base", ["", "Class1"])
+def test_the_defects_that_dagm_trains_with_are_tested_with(tmp_path, base):
+    root = dagm(tmp_path) / base
+    found = datasets.found(task("dagm", "Class1"), root)
+    assert parts(found) == {
+        ("learn", "normal"): 3,
+        ("test", "normal"): 2,
+        ("test", "anomalous"): 2,
+    }
+    above = "" if base else "Class1/"
+    assert [one.image_path for one in found if one.moved] == [f"{above}Train/0002.PNG"]
+    share = round(80 / 768, 6)
+    bad = [f"{above}Test/0001.PNG", f"{above}Train/0002.PNG"]
+    assert masks_of(found, root) == dict.fromkeys(bad, share)
+
+
+def test_a_defect_that_only_dagms_list_knows_is_no_normal_image(tmp_path):
+    root = dagm(tmp_path)
+    (root / "Class1/Train/Label/0002_label.PNG").unlink()
+    found = {one.image_path: one for one in datasets.found(task("dagm", "Class1"), root)}
+    one = found["Class1/Train/0002.PNG"]
+    assert (one.label, one.mask_path) == ("anomalous", "Class1/Train/Label/0002_label.PNG")
+    (root / "Class1/Train/Label/Labels.txt").unlink()
+    found = {one.image_path: one for one in datasets.found(task("dagm", "Class1"), root)}
+    assert found["Class1/Train/0002.PNG"].label == "normal"
+
+
+def test_mpdd_is_read_as_mvtec_ad_is(tmp_path):
+    pictured(tmp_path, "tubes/train/good/000.png", "tubes/test/good/000.PNG")
+    pictured(tmp_path, "tubes/test/anomalous/000.png")
+    pictured(tmp_path, "tubes/ground_truth/anomalous/000_mask.png", value=255)
+    found = datasets.found(task("mpdd", "tubes"), tmp_path)
+    assert found == datasets.found(task("mvtec_ad", "tubes"), tmp_path)
+    assert masks_of(found, tmp_path) == {"tubes/test/anomalous/000.png": round(80 / 768, 6)}
+
+
+def test_a_table_describes_any_layout_without_moving_a_file(tmp_path):
+    pictured(tmp_path, "shift 1/cam/ok_1.png", "shift 1/cam/ok_2.JPG", "nok/1.png", "nok/2.png")
+    pictured(tmp_path, "truth/1.png", value=1)
+    (tmp_path / "manifest.csv").write_text(
+        "\ufefflabel,image_path,mask_path,part,defect_type\r\n"
+        "normal,shift 1/cam/ok_1.png,,,\r\n"
+        "normal,shift 1/cam/ok_2.JPG,,calibration,\r\n"
+        'anomalous,nok/1.png,truth/1.png,,"dent, deep"\r\n'
+        "anomalous,nok/2.png,,test,\r\n",
+        encoding="utf-8",
+        newline="",
+    )
+    assert datasets.found(task("folder"), tmp_path) == [
+        Found("nok/1.png", "anomalous", "dent, deep", "truth/1.png", "test"),
+        Found("nok/2.png", "anomalous", "defect", "", "test"),
+        Found("shift 1/cam/ok_1.png", "normal", "", "", "learn"),
+        Found("shift 1/cam/ok_2.JPG", "normal", "", "", "calibration"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("image_path\na.png\n", "columns"),
+        ("image_path,label,colour\na.png,normal,red\n", "colour"),
+        ("image_path,label\na.png,good\n", "label `good`"),
+        ("image_path,label,part\na.png,normal,train\n", "part `train`"),
+        ("image_path,label\na.png,normal,1\n", "row 2"),
+        ("image_path,label\ngone.png,normal\n", "not there.*\\n.*gone.png"),
+        ("image_path,label\n../a.png,normal\n", "outside.*\\n.*a.png"),
+        ("image_path,label,mask_path\na.png,anomalous,/etc/x.png\n", "outside.*\\n.*/etc/x.png"),
+        ("image_path,label\na.png,normal\na.png,anomalous\n", "twice.*\\n.*a.png"),
+        ("image_path,label\n", "no images found"),
+        ("", "columns"),
+        ("image_path,label\n\udcff,normal\n", "utf-8"),
+    ],
+)
+def test_an_unclear_table_is_refused(tmp_path, text, named):
+    pictured(tmp_path, "in/a.png", "a.png")
+    (tmp_path / "in/manifest.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(DataError, match=named):
+        datasets.found(task("folder", "in"), tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["mvtec_ad", "folder", "sample", "visa", "dagm", "mpdd"])
 def test_an_empty_or_missing_folder_is_refused(tmp_path, dataset):
     planted(tmp_path, "notes.txt", "train/good/notes.txt")
     with pytest.raises(DataError, match=f"no images found[\\s\\S]*{dataset}"):
@@ -130,8 +317,8 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path, dataset):
 
 
 def test_an_unknown_layout_is_refused_with_those_that_exist(tmp_path):
-    assert datasets.available() == ["folder", "mvtec_ad", "sample"]
-    with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*folder, mvtec_ad, sample"):
+    assert datasets.available() == ["dagm", "folder", "mpdd", "mvtec_ad", "sample", "visa"]
+    with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*dagm, folder, .*, visa"):
         datasets.found(task("mvtec"), tmp_path)
 
 

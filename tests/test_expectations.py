@@ -3,28 +3,39 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from admodels import expectations, inspection, manifest
 from admodels.datasets import mvtec_ad
 from admodels.errors import ConfigurationError
-from admodels.expectations import Finding, Severities, Validate
+from admodels.expectations import Finding, Needs, Severities, Validate
 from admodels.inspection import Facts
 from admodels.manifest import Found, Row, Split
 from admodels.params import parsed
+from admodels.similarity import near_pairs
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
-WARNINGS = {"test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"}
+WARNINGS = {
+    *("test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"),
+    *("no_near_duplicates", "no_near_leakage", "same_session", "no_likely_defects"),
+    *("enough_for_alpha", "licence_stated", "commercial_use"),
+}
 SEVERITY = {n: "warning" if n in WARNINGS else "error" for n in Severities.model_fields}
 BOUNDS = {
     "min_side_px": 32,
     "min_brightness": 5.0,
     "max_brightness": 250.0,
     "min_contrast": 1.0,
+    "near_duplicate_bits": 10,
+    "max_session_shift": 0.6,
+    "max_oddity": 3.0,
     "severity": SEVERITY,
 }
 LEAST = 11
-FACTS = Facts(120.0, 30.0, 50.0, "00ff00ff00ff00ff")
+NEEDS = Needs(LEAST, alpha=0.25, licence="CC0-1.0")
+FACTS = Facts(120.0, 30.0, 50.0, b"")
 
 Planted = tuple[Found, Row, Facts]
 
@@ -36,7 +47,14 @@ def planted(path: str, number: int, label: str = "normal") -> Planted:
     found = Found(path, label, kind, mask, part)  # type: ignore[arg-type]
     sha, name = f"{number:064x}", path.rsplit(".", 1)[0]
     row = Row(name, path, sha, 64, 48, "RGB", 8, found.label, kind, mask, "", "", "")
-    return found, row, replace(FACTS, mask_area_share=0.1 if mask else None)
+    share = 0.1 if mask else None
+    return found, row, replace(FACTS, mask_area_share=share, thumbnail=thumbnail(number))
+
+
+def thumbnail(number: int) -> bytes:
+    """Each number another picture: noise of its own on a common ramp."""
+    noise = np.random.default_rng(number).normal(0, 1500, 256)
+    return (np.linspace(10_000, 40_000, 256) + noise).astype(np.uint16).tobytes()
 
 
 def clean() -> list[Planted]:
@@ -48,13 +66,24 @@ def clean() -> list[Planted]:
 
 
 def judged(
-    images_: list[Planted], site: Path, unreadable: dict[str, str] | None = None
+    images_: list[Planted],
+    site: Path,
+    unreadable: dict[str, str] | None = None,
+    splits: dict[str, list[Row]] | None = None,
+    needs: Needs = NEEDS,
 ) -> dict[str, Finding]:
     broken = unreadable or {}
     known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
-    table = expectations.frame([found for found, _, _ in images_], known, broken, {})
-    bounds = parsed(BOUNDS, Validate, "validate")
-    return {f.name: f for f in expectations.findings("tiny", table, bounds, LEAST, site)}
+    table = expectations.frame([found for found, _, _ in images_], known, broken, splits or {})
+    return {f.name: f for f in findings_of(table, site, needs=needs)}
+
+
+def findings_of(
+    table: pd.DataFrame, site: Path, bounds: dict[str, object] = BOUNDS, needs: Needs = NEEDS
+) -> list[Finding]:
+    asked = parsed(bounds, Validate, "validate")
+    pairs = near_pairs(table, asked.near_duplicate_bits)
+    return expectations.findings("tiny", table, pairs, asked, needs, site)
 
 
 def failed(findings: dict[str, Finding]) -> dict[str, list[str]]:
@@ -65,7 +94,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
     findings = judged(clean(), tmp_path / "docs")
     assert failed(findings) == {}
     assert set(findings) == {
-        *Severities.model_fields,
+        *(name for name in Severities.model_fields if name != "enough_for_alpha"),  # not split
         *("image_id_unique", "only_normal_to_learn", "no_split_leakage", "enough_normal_images"),
     }
     assert expectations.refusal("tiny", list(findings.values())) is None
@@ -74,10 +103,10 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("severity", ["error", "warning"])
 def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
-    bounds = parsed(BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}, Validate, "validate")
+    bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
     made = clean()
     table = expectations.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {})
-    findings = expectations.findings("tiny", table, bounds, LEAST, tmp_path)
+    findings = findings_of(table, tmp_path, bounds)
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
     fixed = [f.severity for f in findings if f.name not in SEVERITY]
@@ -172,6 +201,79 @@ def test_a_test_split_with_one_label_or_none_is_found(tmp_path: Path) -> None:
     assert failed(judged(nothing, tmp_path / "none")) == {"test_has_both_labels": []}
 
 
+def shared_out(made: list[Planted], calibration: int) -> dict[str, list[Row]]:
+    learn = [row for found, row, _ in made if found.part == "learn"]
+    test = [row for found, row, _ in made if found.part == "test"]
+    return {"train": learn[calibration:], "calibration": learn[:calibration], "test": test}
+
+
+def test_too_few_calibration_images_for_the_budget_are_said(tmp_path: Path) -> None:
+    made = clean()
+    needs = replace(NEEDS, alpha=0.2)
+    for count, name in ((4, "enough"), (3, "few")):
+        splits = shared_out(made, count)
+        found = judged(made, tmp_path / name, splits=splits, needs=needs)["enough_for_alpha"]
+        assert (found.success, found.observed) == (count == 4, count)
+        assert found.expected.startswith("At least 4 images calibrate, or 0.2 false alarms")
+
+
+@pytest.mark.parametrize(
+    ("licence", "failing"),
+    [
+        ("CC BY 4.0", []),
+        ("not stated", ["licence_stated"]),
+        ("CC BY-NC-SA 4.0", ["commercial_use"]),
+    ],
+)
+def test_a_licence_that_is_silent_or_forbids_to_earn_is_said(
+    licence: str, failing: list[str], tmp_path: Path
+) -> None:
+    found = judged(clean(), tmp_path / "docs", needs=replace(NEEDS, licence=licence))
+    assert list(failed(found)) == failing
+    assert all(found[name].unexpected == [] and licence in found[name].expected for name in failing)
+
+
+def changed(made: list[Planted], at: int, **facts: object) -> None:
+    found, row, old = made[at]
+    made[at] = (found, row, replace(old, **facts))  # type: ignore[arg-type]
+
+
+def test_near_copies_inside_and_across_splits_are_told_apart(tmp_path: Path) -> None:
+    made = clean()
+    changed(made, 1, thumbnail=thumbnail(0))  # both to learn from
+    changed(made, 14, thumbnail=thumbnail(2))  # one to test with
+    assert failed(judged(made, tmp_path / "docs")) == {
+        "no_near_duplicates": [FIRST, "train/good/001.png"],
+        "no_near_leakage": ["test/good/002.png", "train/good/002.png"],
+    }
+
+
+def test_a_likely_defect_among_the_images_to_learn_from_is_named(tmp_path: Path) -> None:
+    made = clean()
+    spoilt = np.frombuffer(thumbnail(5), dtype=np.uint16).copy()
+    spoilt[100:106] = 60_000
+    changed(made, 5, thumbnail=spoilt.tobytes())
+    changed(made, 16, thumbnail=spoilt.tobytes()[::-1])  # a defect where it belongs
+    assert failed(judged(made, tmp_path / "docs")) == {"no_likely_defects": ["train/good/005.png"]}
+
+
+def test_another_session_in_test_is_found_and_measured(tmp_path: Path) -> None:
+    made = [
+        *(planted(f"train/good/{i:03}.png", i) for i in range(40)),
+        *(planted(f"test/good/{i:03}.png", 100 + i) for i in range(12)),
+        planted("test/hole/0.png", 200, "anomalous"),
+    ]
+    for at, (found, _, _) in enumerate(made):
+        step = at if found.part == "learn" else 3 * at
+        changed(made, at, brightness=100.0 + step % 40, sharpness=50.0 + step % 40)
+    assert failed(judged(made, tmp_path / "same")) == {}
+    for at in range(40, 52):
+        changed(made, at, brightness=150.0 + at % 7)
+    found = judged(made, tmp_path / "other")
+    assert failed(found) == {"same_session": [f"test/good/{i:03}.png" for i in range(12)]}
+    assert "(brightness 1, contrast 0, sharpness 0; " in found["same_session"].expected
+
+
 def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> None:
     warning = Finding("same_size", "warning", False, "One size.", None, 1, ["a.png"])
     error = Finding("mask_size", "error", False, "Equal size.", None, 25, ["b.png", "c.png"])
@@ -227,7 +329,11 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
 @pytest.mark.parametrize(
-    ("root", "warned"), [("mvtec_ad/bottle", []), ("magnetic_tile", ["same_size"])]
+    ("root", "warned"),
+    [
+        ("mvtec_ad/bottle", []),
+        ("magnetic_tile", ["same_size", "no_near_leakage"]),  # one tile, exposed twice
+    ],
 )
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
@@ -235,8 +341,7 @@ def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     inspected, unreadable = inspection.inspected(found, raw)
     assert unreadable == []
     table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {})
-    bounds = parsed(BOUNDS, Validate, "validate")
-    findings = expectations.findings("real", table, bounds, LEAST, tmp_path / "docs")
+    findings = findings_of(table, tmp_path / "docs")
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()
     assert table["mask_area_share"].notna().sum() == (table["label"] == "anomalous").sum()

@@ -8,7 +8,8 @@ import pytest
 
 from admodels import evaluation, figures, images
 from admodels.evaluation import Evaluate, ScoredSet
-from admodels.figures import CAPTION_PX, GAP_PX, TILE_PX, Case
+from admodels.figures import Case
+from admodels.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
 
 LEGEND_PX = 3 * CAPTION_PX
 COLUMN_PX = TILE_PX + GAP_PX
@@ -103,10 +104,10 @@ def test_a_caption_is_written_and_a_long_one_keeps_its_end() -> None:
         return sheet[LEGEND_PX : LEGEND_PX + CAPTION_PX]
 
     assert (caption("a") < 128).any()
-    assert (caption("") == figures.BACKGROUND).all()
+    assert (caption("") == BACKGROUND).all()
     assert not np.array_equal(caption("x" * 500 + "1"), caption("x" * 500 + "2"))
     np.testing.assert_array_equal(caption("1" + "x" * 500), caption("2" + "x" * 500))
-    assert (caption("W" * 500)[:, -GAP_PX:] == figures.BACKGROUND).all()
+    assert (caption("W" * 500)[:, -GAP_PX:] == BACKGROUND).all()
 
 
 def test_tiles_show_bytes_and_shares_alike() -> None:

@@ -221,6 +221,11 @@ def test_a_binary_mask_is_true_where_it_is_not_black(array):
     np.testing.assert_array_equal(mask, [[False, True]])
 
 
+def test_a_mask_of_class_ids_is_true_at_every_one():
+    mask = images.decoded_mask(encoded(np.array([[0, 1, 9]], dtype=np.uint8)), "x")
+    np.testing.assert_array_equal(mask, [[False, True, True]])
+
+
 def test_masks_of_one_value_are_all_false_or_all_true():
     assert not images.decoded_mask(encoded(np.zeros((3, 4), np.uint8)), "x").any()
     assert images.decoded_mask(encoded(np.full((3, 4), 9, np.uint8)), "x").all()
@@ -231,6 +236,7 @@ def test_masks_of_one_value_are_all_false_or_all_true():
     [
         np.array([[0, 128, 255]], dtype=np.uint8),
         np.array([[1, 2]], dtype=np.uint8),
+        np.array([[0, 1, 10]], dtype=np.uint8),
         np.array([[0, 1, 2]], dtype=np.uint16),
         np.array([[0, 300, 1000]], dtype=np.uint16),
         np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8),

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import fetching, images
+from admodels import downloading, fetching, images
 from admodels import progress as progresses
 from admodels.assets import load_textures
 from admodels.progress import Progress, progress
 
 Told = pytest.CaptureFixture[str]
-LARGE = np.random.default_rng(0).bytes(3 * fetching.MIB // 2)  # does not compress
+LARGE = np.random.default_rng(0).bytes(3 * downloading.MIB // 2)  # does not compress
 
 
 @pytest.fixture
@@ -89,7 +89,10 @@ def fetched(archive: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_short")
-def test_fetching_shows_how_far_it_is(tmp_path: Path, capsys: Told) -> None:
+def test_fetching_shows_how_far_it_is(
+    tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # downloads are kept there
     folder = tmp_path / "origin"
     folder.mkdir()
     for name in ("a.png", "b.png"):

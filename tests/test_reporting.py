@@ -17,7 +17,7 @@ PARAMS = """
 run: {methods: [draem, cpr], tasks: [sample_brick, bottle]}
 tasks:
   sample_brick: {dataset: sample, category: brick, kind: texture}
-  bottle: {dataset: mvtec_ad, category: <b>bottle</b>, kind: object}
+  bottle: {dataset: mvtec_ad, category: <b>bottle</b>, kind: object, licence: CC BY-NC-SA 4.0}
 evaluate: {alpha: 0.05}
 lines:
   brick_line: {folder: new, task: sample_brick, method: draem, alpha: 0.05}
@@ -88,7 +88,7 @@ def full(empty):
     write(
         empty,
         "data/validation/bottle/report.json",
-        {"checks": FINDINGS},
+        {"checks": FINDINGS, "moved_to_test": 75},
     )
     write(empty, "data/scores/brick_line/summary.json", SUMMARY)
     picture = np.zeros((4, 6, 3), np.uint8)
@@ -220,6 +220,20 @@ def test_the_summary_is_a_markdown_table_with_the_promises(full):
     assert {row.count("|") for row in rows} == {14}
     assert rows[0].startswith("| method | task | image AUROC | image AP | image F1-max |")
     assert "- bottle: 41 calibration images" in text
+    flagged = [line for line in text.splitlines() if "NON-COMMERCIAL" in line]
+    assert [line.startswith("- bottle: Licence") for line in flagged] == [True]
+    page = (full / "reports/html/index.html").read_text(encoding="utf-8")
+    assert page.count("CC BY-NC-SA 4.0 (NON-COMMERCIAL use only)") == 1
+
+
+def test_the_page_counts_what_was_moved_to_test_and_shows_near_copies(full):
+    page = reporting.render(full).read_text(encoding="utf-8")
+    assert page.count("75 anomalous images of the released training part") == 1
+    assert "images/pairs-bottle.png" not in page
+    images.write_png(full / "data/validation/bottle/near_duplicates.png", np.zeros((4, 6), bool))
+    page = reporting.render(full).read_text(encoding="utf-8")
+    assert page.count('<img src="images/pairs-bottle.png"') == 1
+    assert (full / "reports/html/images/pairs-bottle.png").is_file()
 
 
 def test_rendering_again_gives_the_same_bytes_and_forgets_pictures_that_are_gone(full):

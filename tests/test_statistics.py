@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from admodels.statistics import perceptual_hash, statistics
+from admodels.statistics import statistics, thumbnail
 
 
 def test_statistics_are_the_textbook_ones() -> None:
@@ -17,8 +17,15 @@ def test_statistics_are_the_textbook_ones() -> None:
     assert statistics(checkered).sharpness == pytest.approx(40.0**2)  # +40 on one, -40 on the other
 
 
-def test_a_perceptual_hash_stays_when_an_image_is_scaled_and_tells_its_mirror() -> None:
-    ramp = np.repeat(np.linspace(0, 255, 90).astype(np.uint8)[None, :, None], 80, axis=0)
-    rgb = np.repeat(ramp, 3, axis=2)
-    assert perceptual_hash(rgb) == perceptual_hash(rgb[::2, ::2]) == "f" * 16
-    assert perceptual_hash(np.ascontiguousarray(rgb[:, ::-1])) == "0" * 16
+def test_a_thumbnail_is_the_mean_of_its_cells_finer_than_a_grey_level() -> None:
+    rng = np.random.default_rng(1)
+    cells = rng.integers(40, 200, (16, 16))
+    large = np.repeat(np.repeat(cells, 32, axis=0), 24, axis=1)[:, :, None].repeat(3, axis=2)
+    noise = np.rint(rng.normal(0.3, 4, large.shape[:2]))[:, :, None]  # whole levels, mean 0.3
+    found = thumbnail((large + noise).astype(np.uint8)) / 256
+    assert np.abs(found - cells - 0.3).mean() < 0.15  # of cells in whole levels it would be 0.3
+
+
+def test_a_thumbnail_of_the_smallest_image_is_that_image() -> None:
+    one = np.full((1, 1, 3), 77, np.uint8)
+    np.testing.assert_array_equal(thumbnail(one), np.full((16, 16), 77 * 256))

@@ -29,10 +29,17 @@ validate:
   min_brightness: 5.0
   max_brightness: 250.0
   min_contrast: 1.0
+  near_duplicate_bits: 10
+  max_session_shift: 0.6
+  max_oddity: 3.0
   severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
              mask_size: error, mask_not_empty: error, test_has_both_labels: warning,
              no_duplicates: warning, same_size: warning, same_mode: warning,
-             same_bit_depth: warning, side: error, brightness: warning, contrast: warning}}
+             same_bit_depth: warning, side: error, brightness: warning, contrast: warning,
+             no_near_duplicates: warning, no_near_leakage: warning, same_session: warning,
+             no_likely_defects: warning, enough_for_alpha: warning, licence_stated: warning,
+             commercial_use: warning}}
+evaluate: {{alpha: 0.25}}
 """
 MASK = "ground_truth/hole/000_mask.png"
 
@@ -98,7 +105,9 @@ def test_a_clean_task_gives_four_manifests_a_report_and_pages(tiny: Path) -> Non
     assert found["licence"] == "CC0-1.0"
     assert found["splits"] == {s: len(r) for s, r in rows.items()}
     assert found["defect_types"] == {"hole": 3}
-    assert sorted(p.name for p in VALIDATION.iterdir()) == ["docs", "report.json", "statistics.csv"]
+    assert sorted(p.name for p in VALIDATION.iterdir()) == [
+        *("docs", "odd_images.png", "report.json", "statistics.csv"),
+    ]
     assert [p.name for p in VALIDATION.parent.iterdir()] == ["tiny"]
 
 
@@ -107,14 +116,16 @@ def test_statistics_are_those_of_the_pixels(tiny: Path) -> None:
     save("test/good/000.png", ramp)
     validate.main("tiny")
     lines = (VALIDATION / "statistics.csv").read_text("utf-8").splitlines()
-    assert lines[0] == "image_path,brightness,contrast,sharpness,perceptual_hash,mask_area_share"
+    columns = "image_path,brightness,contrast,sharpness,perceptual_hash,oddity,mask_area_share"
+    assert lines[0] == columns
     assert len(lines) == 1 + 22
     by_path = {line.split(",")[0]: line.split(",")[1:] for line in lines[1:]}
-    brightness, contrast, _, perceptual_hash, share = by_path["test/good/000.png"]
+    brightness, contrast, _, perceptual_hash, oddity, share = by_path["test/good/000.png"]
     assert float(brightness) == 63.5
     assert float(contrast) == pytest.approx(np.arange(48).std(), abs=1e-4)
-    assert perceptual_hash == "f" * 16
-    assert share == ""
+    assert len(perceptual_hash) == 64
+    assert (oddity, share) == ("", "")
+    assert 0 < float(by_path["train/good/000.png"][-2]) < 2.5
     assert float(by_path["test/hole/000.png"][-1]) == 0.0625  # 10 x 12 of 40 x 48 pixels
 
 
@@ -197,6 +208,83 @@ def test_ten_normal_images_are_refused(tiny: Path) -> None:
     for i in range(10, 16):
         (RAW / f"train/good/{i:03}.png").unlink()
     assert "At least 11" in refused("enough_normal_images: 10.0")
+
+
+def plant_what_one_run_can_find() -> dict[str, list[str]]:
+    """Spoil a file each; every check that must complain, with the names that it must name."""
+    rng = np.random.default_rng(8)
+    pixels = rng.integers(60, 200, (40, 48, 3), dtype=np.uint8)
+    whole = (RAW / "train/good/000.png").read_bytes()
+    learnt = [f"train/good/{i:03}.png" for i in range(40)]
+    for path in learnt[16:]:
+        save(path, rng.integers(60, 200, (40, 48, 3), dtype=np.uint8))
+    (RAW / learnt[0]).write_bytes(b"no image")
+    (RAW / learnt[1]).write_bytes(whole[: len(whole) // 2])
+    (RAW / learnt[2]).write_bytes(b"")
+    save(learnt[3], rng.integers(60, 200, (50, 48, 3), dtype=np.uint8))
+    save(learnt[4], pixels[:, :, 0])
+    Image.fromarray(rng.integers(20_000, 40_000, (40, 48), dtype=np.uint16)).save(RAW / learnt[5])
+    save(learnt[6], rng.integers(60, 200, (40, 20, 3), dtype=np.uint8))
+    save(learnt[7], rng.integers(0, 9, (40, 48, 3), dtype=np.uint8))
+    save(learnt[8], rng.integers(250, 256, (40, 48, 3), dtype=np.uint8))
+    save(learnt[9], np.full((40, 48, 3), 128, np.uint8))
+    shutil.copy(RAW / learnt[10], RAW / learnt[11])
+    near = np.asarray(Image.open(RAW / "test/good/000.png"))
+    save("test/good/near.png", near + (rng.random(near.shape) < 0.3))
+    for i in range(3, 8):
+        save(f"test/hole/{i:03}.png", rng.integers(60, 200, (40, 48, 3), dtype=np.uint8))
+    masks = {i: f"ground_truth/hole/{i:03}_mask.png" for i in range(8)}
+    hole = np.asarray(Image.open(RAW / masks[0]))
+    (RAW / masks[4]).write_bytes(b"broken")
+    save(masks[5], (hole // 255 * np.arange(48) * 5).astype(np.uint8))
+    save(masks[6], hole[:20])
+    save(masks[7], hole * 0)
+    bad = {i: f"test/hole/{i:03}.png" for i in range(8)}
+    return {
+        "image_decodes": learnt[:3],
+        "same_size": [learnt[3], learnt[6]],
+        "same_mode": learnt[4:6],
+        "same_bit_depth": [learnt[5]],
+        "side": [learnt[6]],
+        "brightness": learnt[7:9],
+        "contrast": [learnt[9]],
+        "no_duplicates": learnt[10:12],
+        "no_near_duplicates": ["test/good/000.png", "test/good/near.png"],
+        "mask_present": [bad[3]],
+        "mask_decodes": [bad[4]],
+        "mask_binary": [bad[5]],
+        "mask_size": [bad[6]],
+        "mask_not_empty": [bad[7]],
+        "enough_for_alpha": [],
+        "commercial_use": [],
+    }
+
+
+def test_every_planted_fault_is_found_and_blamed_on_its_file_alone(tiny: Path) -> None:
+    planted = plant_what_one_run_can_find()
+    text = PARAMS.replace("alpha: 0.25", "alpha: 0.01").replace("CC0-1.0", "CC BY-NC-SA 4.0")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    refused()
+    assert failed() == planted
+    assert report()["non_commercial"] is True
+
+
+def test_near_copies_are_shown_side_by_side(tiny: Path) -> None:
+    validate.main("tiny")
+    assert not (VALIDATION / "near_duplicates.png").exists()
+    copied = np.asarray(Image.open(RAW / "train/good/003.png"))
+    save("test/good/again.png", np.clip(copied, 62, 198))
+    validate.main("tiny")
+    assert failed() == {"no_near_leakage": ["test/good/again.png", "train/good/003.png"]}
+    pairs = report()["near_pairs"]
+    assert isinstance(pairs, list)
+    assert [(p["first"], p["second"]) for p in pairs] == [
+        ("test/good/again.png", "train/good/003.png")
+    ]
+    sheet = np.asarray(Image.open(VALIDATION / "near_duplicates.png").convert("RGB"))
+    left, right = (sheet[36:196, x : x + 192].astype(int) for x in (4, 200))
+    assert sheet.shape == (18 + 18 + 192, 4 + 192 + 4 + 192 + 4, 3)
+    assert 0 < np.abs(left - right).mean() < 2  # the same picture, not the same bytes
 
 
 def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:

@@ -1,5 +1,8 @@
 """What is written is whole or not there."""
 
+import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,27 @@ def test_what_a_killed_run_left_is_not_taken_over(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "out") as again:
         (again / "whole").write_text("whole", encoding="utf-8")
     assert tree(tmp_path) == {"out/whole": "whole"}
+
+
+def test_nobody_sees_half_of_the_folder_that_goes(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            with suppress(FileNotFoundError):
+                seen.add(len(os.listdir(tmp_path / "out")))  # noqa: PTH208  one look
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(3):
+        with whole_folder(tmp_path / "out") as folder:
+            for number in range(1000):
+                (folder / str(number)).touch()
+    done.set()
+    watcher.join()
+    assert seen == {1000}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def interrupted_folder(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """A task, and how its images are found: one module per dataset layout, found by its name.
 
-A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens
-nothing.
+A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens no
+image.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
 from admodels.errors import ConfigurationError, DataError
-from admodels.manifest import IMAGE_SUFFIXES, Found, Part
+from admodels.manifest import IMAGE_SUFFIXES, Found, Part, listed
 from admodels.params import Kind, Strict
 from admodels.sources import Source
 
@@ -23,6 +24,37 @@ class Task(Strict):
     kind: Kind
     licence: str = Field(min_length=1)  # of the images; every bundle states it
     source: Source
+
+
+@dataclass(frozen=True)
+class Official:
+    """A dataset's own release: its page, its licence, and where known its archive.
+
+    Without a `sha256` nobody has verified one: what comes first is pinned.
+    """
+
+    page: str
+    licence: str
+    urls: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def official(dataset: str) -> Official:
+    """The release that gave the layout `dataset` its name.
+
+    Raises:
+        ConfigurationError: there is none, or no URL of it is known.
+    """
+    module = import_module(f"admodels.datasets.{dataset}") if dataset in available() else None
+    known: Official | None = getattr(module, "OFFICIAL", None)
+    if known is None or not known.urls:
+        raise ConfigurationError(
+            f"no download of `{dataset}` is known",
+            where="admodels/datasets/",
+            expected="a dataset whose authors offer a plain URL",
+            next_step=f"get it from {known.page if known else 'its authors'}, then --source PATH",
+        )
+    return known
 
 
 def available() -> list[str]:
@@ -60,7 +92,33 @@ def found(task: Task, root: Path) -> list[Found]:
             expected=f"images in the layout `{task.dataset}`, see admodels/datasets/",
             next_step="mend `dataset` or `source` of the task in params.yaml",
         )
+    _refuse_wrong_paths(images, root)
     return images
+
+
+def _refuse_wrong_paths(images: list[Found], root: Path) -> None:
+    """A table may name what it likes: twice, outside the folder, or not there.
+
+    Raises:
+        DataError: names the images.
+    """
+    paths = [one.image_path for one in images]
+    outside = [
+        path
+        for path in {*paths, *(one.mask_path for one in images)}
+        if path.startswith("/") or ".." in PurePosixPath(path).parts
+    ]
+    twice = [path for path, before in zip(paths[1:], paths, strict=False) if path == before]
+    missing = [path for path in paths if not (root / path).is_file()]
+    found = {"stand outside": outside, "are named twice": twice, "are not there": missing}
+    for what, wrong in found.items():
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} files that the dataset names {what}",
+                where=listed(wrong),
+                expected=f"files below {root}, each named once",
+                next_step="mend the dataset's table, then `admodels task refresh` of its task",
+            )
 
 
 def base_of(root: Path, category: str) -> Path:

@@ -5,19 +5,32 @@ test_normal/*                  normal, to test with (optional)
 <defect>/<name>.*              anomalous, to test with (optional)
 masks/<defect>/<name>.*        its mask, also as <name>_mask.*; the whole folder may be absent
 foreground/*                   mattes of normal images, of any layout (admodels/foreground.py)
+
+Or any layout at all, described by manifest.csv with the columns image_path and label (normal or
+anomalous) and, where wanted, part (learn, calibration or test), defect_type and mask_path; paths
+are relative to the table. Images that it does not name are left out.
 """
 
 from pathlib import Path
 
-from admodels.datasets import anomalous, base_of, folders_in, normal
+from admodels.datasets import _tables, anomalous, base_of, folders_in, normal
 from admodels.manifest import FOREGROUND, Found
 
 LEARN = ("normal", "good")
+TABLE = "manifest.csv"
+REQUIRED = ("image_path", "label")
+OPTIONAL = ("part", "defect_type", "mask_path")
 
 
 def found(root: Path, category: str) -> list[Found]:
-    """The images below `root`/`category`, or below `root` where it is the category itself."""
+    """The images below `root`/`category`, or below `root` where it is the category itself.
+
+    Raises:
+        DataError: manifest.csv has other columns, or a row that says nothing clear.
+    """
     base = base_of(root, category)
+    if (base / TABLE).is_file():
+        return _described(root, base)
     images = normal(root, base, "learn")
     for folder in folders_in(base):
         if folder.name in LEARN:
@@ -27,3 +40,17 @@ def found(root: Path, category: str) -> list[Found]:
         elif folder.name not in ("masks", FOREGROUND):
             images += anomalous(root, folder, base / "masks", ("", "_mask"))
     return images
+
+
+def _described(root: Path, base: Path) -> list[Found]:
+    above = base.relative_to(root)
+
+    def placed(cells: _tables.Cells) -> Found:
+        is_normal = cells["label"] == "normal"
+        told = {column: value for column, value in cells.items() if value}
+        named = {c: (above / told[c]).as_posix() for c in ("image_path", "mask_path") if c in told}
+        kind = {} if is_normal else {"defect_type": "defect"}
+        filled = cells | {"part": "learn" if is_normal else "test"} | kind | told | named
+        return _tables.one(filled, base / TABLE)
+
+    return [placed(cells) for cells in _tables.rows(base / TABLE, REQUIRED, OPTIONAL)]

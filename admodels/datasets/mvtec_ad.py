@@ -9,16 +9,28 @@ ground_truth/<defect>/<name>_mask.*     its mask; the whole folder may be absent
 
 from pathlib import Path
 
-from admodels.datasets import anomalous, base_of, folders_in, normal
+from admodels.datasets import Official, anomalous, base_of, folders_in, normal
 from admodels.manifest import Found, Part
 
 PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
+OFFICIAL = Official(
+    page="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    licence="CC BY-NC-SA 4.0",  # license.txt of the release
+    urls=(  # 5,264,982,680 bytes; the hash is that of anomalib and of others who downloaded it
+        "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282"
+        "/download/420938113-1629952094/mvtec_anomaly_detection.tar.xz",
+        "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27"
+        "/download/420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+    ),
+    sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+)
 
 
-def found(root: Path, category: str) -> list[Found]:
+def found(root: Path, category: str, endings: tuple[str, ...] = ("_mask",)) -> list[Found]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
-    Anomalous images outside test are told as they are: validation refuses them by name.
+    A mask is called like its image plus one of `endings`. Anomalous images outside test are told
+    as they are: validation refuses them by name.
     """
     base = base_of(root, category)
     images = []
@@ -28,5 +40,5 @@ def found(root: Path, category: str) -> list[Found]:
             if folder.name == "good":
                 images += normal(root, folder, part)
             else:
-                images += anomalous(root, folder, masks, ("_mask",), part)
+                images += anomalous(root, folder, masks, endings, part)
     return images

@@ -1,0 +1,164 @@
+"""Archives unpacked safely: plain files only, all below one folder, within bounds.
+
+Refused are members that leave the folder or are links or devices, two members that some file
+system would take for one, and bombs: more data, more files or longer headers than images need.
+"""
+
+import errno
+import shutil
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO, Self
+
+from admodels.errors import DataError
+from admodels.progress import Progress, progress
+
+CHUNK_BYTES = 1 << 20
+SMALL_BYTES = 256 << 20  # that much may come out of any archive
+LARGEST_RATIO = 100  # of unpacked to packed; images hardly shrink, uncompressed ones some fivefold
+MOST_MEMBERS = 2_000_000
+LONGEST_HEADER_BYTES = 1 << 20  # of a tar: names longer than any file system takes
+NO_TEXT = ("Cc", "Cs")  # control characters; bytes that are no UTF-8
+ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
+TAR_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+TAR_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class UnsafeMember(Exception):  # noqa: N818  becomes a DataError of its archive
+    """A member of an archive that must not be unpacked."""
+
+
+UNREADABLE = (
+    *(UnsafeMember, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
+    *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way of its own
+    *(ValueError, struct.error),  # headers of nonsense
+)
+
+
+def extract(archive: Path, target: Path, where: object, next_step: str) -> None:
+    """Unpack into the folder `target`; hidden files (.DS_Store, ._x) are left out.
+
+    Raises:
+        DataError: not an archive, or one that could overwrite or read any file of this machine,
+            fill its disk, or come out otherwise elsewhere.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    room = _Room(target, archive.stat().st_size)
+    try:
+        with archive.open("rb") as file:
+            (_zip if file.read(4) in ZIP_BEGINNINGS else _tar)(archive, room)
+    except (OSError, *UNREADABLE) as error:
+        # the disk's errors have a number, but for a seek to where the archive says; gzip and bz2
+        # complain of their data without one
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise DataError(
+            f"archive cannot be read: {error}",
+            where=where,
+            expected="a zip or tar archive of plain files",
+            next_step=next_step,
+        ) from error
+
+
+def is_archive(file: Path) -> bool:
+    """Whether the file looks like a zip or tar archive."""
+    with file.open("rb") as opened:
+        is_zip = opened.read(4) in ZIP_BEGINNINGS
+    return is_zip or tarfile.is_tarfile(file)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path is one that file managers leave behind."""
+    # __MACOSX is where macOS archives keep the ._ files
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+
+
+class _Room:
+    """A folder to unpack into, and what may still come."""
+
+    def __init__(self, folder: Path, packed_bytes: int) -> None:
+        self._folder = folder
+        self._bytes = max(SMALL_BYTES, LARGEST_RATIO * packed_bytes)
+        self._members = MOST_MEMBERS
+        # what a file system may take for one: how it is spelt, and whether it is a folder
+        self._taken: dict[str, tuple[str, bool]] = {}
+
+    def take(self, name: str, size: int, is_plain: bool) -> None:
+        """Count a member in.
+
+        Raises:
+            UnsafeMember: it must not be unpacked, or not after the others.
+        """
+        path = PurePosixPath(name.replace("\\", "/"))
+        if not is_plain or path.is_absolute() or ".." in path.parts or ":" in name[:2]:
+            raise UnsafeMember(f"member `{name}` is a link or leaves its folder")
+        if any(unicodedata.category(character) in NO_TEXT for character in name):
+            raise UnsafeMember(f"member {name!a} has a name that is no text")
+        self._bytes -= size
+        self._members -= 1
+        if self._bytes < 0 or self._members < 0:
+            raise UnsafeMember(f"member `{name}` is more than images need: a bomb?")
+
+    def claim(self, name: str) -> Path:
+        """The path of a plain file that is to be written.
+
+        Raises:
+            UnsafeMember: another member has this path, or one that differs in case alone.
+        """
+        path = PurePosixPath(name)
+        for part, is_folder in ((path, False), *((above, True) for above in path.parents[:-1])):
+            entry = (str(part), is_folder)
+            seen = unicodedata.normalize("NFC", str(part)).casefold()
+            before = self._taken.setdefault(seen, entry)
+            if before is not entry and not (is_folder and before == entry):
+                raise UnsafeMember(f"members `{before[0]}` and `{part}` are one to some systems")
+        return self._folder / path
+
+    def write(self, data: IO[bytes], path: Path) -> None:
+        """Write by hand: Python before 3.11.4 has no safe `extract`, and modes do not matter."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise UnsafeMember(f"`{path.name}` came with another archive already")
+        with path.open("wb") as file:
+            shutil.copyfileobj(data, file, CHUNK_BYTES)
+
+
+def _zip(archive: Path, room: _Room) -> None:
+    with zipfile.ZipFile(archive) as content:
+        members = content.infolist()
+        for member in members:  # a bomb is refused before it is lit
+            kind = (member.external_attr >> 16) & 0o170000  # Unix: a plain file, a folder, or none
+            room.take(member.filename, member.file_size, kind in (0, 0o100000, 0o040000))
+        for member in progress(members, len(members), "extract files"):
+            if not member.is_dir() and not is_hidden(member.filename):
+                path = room.claim(member.filename)
+                with content.open(member) as data:
+                    room.write(data, path)
+
+
+class _Header(tarfile.TarInfo):
+    def _proc_member(self, archive: tarfile.TarFile) -> Self:
+        # tarfile reads these into memory, however long
+        if self.type in (*TAR_HEADERS, *TAR_NAMES) and self.size > LONGEST_HEADER_BYTES:
+            raise UnsafeMember(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+
+def _tar(archive: Path, room: _Room) -> None:
+    shown = Progress(archive.stat().st_size // CHUNK_BYTES, "extract, MiB read")
+    with archive.open("rb") as file, tarfile.open(fileobj=file, tarinfo=_Header) as content:
+        for member in content:
+            content.members = []  # type: ignore[attr-defined]  # it would keep them all
+            shown.at(file.tell() // CHUNK_BYTES)  # the number of members is only known at the end
+            room.take(member.name, member.size, member.isfile() or member.isdir())
+            data = content.extractfile(member)
+            if data and not is_hidden(member.name):
+                room.write(data, room.claim(member.name))
+        # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
+        while content.fileobj and content.fileobj.read(CHUNK_BYTES):
+            pass

@@ -1,0 +1,52 @@
+"""Strips of text and tiles that make up a sheet to look at; the same bytes every time."""
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+TILE_PX = 192
+CAPTION_PX = 18
+GAP_PX = 4
+FONT_SCALE = 0.38
+BACKGROUND = 255
+INK = (20, 20, 20)
+
+
+def text(words: str, width: int) -> Pixels:
+    """A strip with the words; too many lose their beginning, as names differ at the end."""
+    strip = np.full((CAPTION_PX, width, 3), BACKGROUND, np.uint8)
+    shown, font = words.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
+    while cv2.getTextSize(shown, font, FONT_SCALE, 1)[0][0] > width - 2 * GAP_PX:
+        shown = "..." + shown[4:]
+    at = (GAP_PX, CAPTION_PX - 5)
+    cv2.putText(strip, shown, at, font, FONT_SCALE, INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def beside(parts: Sequence[Pixels]) -> Pixels:
+    """The parts, equally high, from left to right with gaps."""
+    gap = np.full((len(parts[0]), GAP_PX, 3), BACKGROUND, np.uint8)
+    return np.concatenate([strip for part in parts for strip in (gap, part)] + [gap], axis=1)
+
+
+def tile(rgb: Pixels) -> Pixels:
+    """An image (H, W, 3) in a square tile, its proportions kept."""
+    scale = TILE_PX / max(rgb.shape[:2])
+    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas = np.full((TILE_PX, TILE_PX, 3), BACKGROUND, np.uint8)
+    canvas[: size[1], : size[0]] = cv2.resize(rgb, size, interpolation=how)
+    return canvas
+
+
+def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Pixels:
+    """A row per entry: a heading over its images, each with its name above it."""
+    strips = []
+    for heading, named in rows:
+        tiles = beside([np.concatenate([text(name, TILE_PX), tile(rgb)]) for name, rgb in named])
+        strips += [text(heading, tiles.shape[1]), tiles]
+    return np.concatenate(strips)

@@ -1,0 +1,215 @@
+"""Hostile archives: each is refused whole, and nothing is written outside the target."""
+
+import io
+import random
+import struct
+import tarfile
+import zipfile
+
+import pytest
+
+from admodels import extraction
+from admodels.errors import DataError
+from admodels.extraction import extract
+
+SECRET = b"must stay as it is"
+
+
+def tar_of(path, *members):
+    """Members: (name, bytes) of a plain file, or a TarInfo as it is."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for member in members:
+            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
+            data = b"" if info is member else member[1]
+            info.size = info.size if info is member else len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def special(name, kind, linkname=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, linkname
+    return info
+
+
+def zip_of(path, *members, mode=0):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return path
+
+
+def both(folder, *members):
+    yield tar_of(folder / "x.tar.gz", *members)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # zipfile warns of a double name
+        yield zip_of(folder / "x.zip", *members)
+
+
+def surroundings(root):
+    """Every path outside the target, and when a file was last written."""
+    paths = (p for p in root.rglob("*") if "target" not in p.parts)
+    return {p: 0 if p.is_dir() else p.lstat().st_mtime_ns for p in paths}
+
+
+def refused(archive, match="archive cannot be read"):
+    """The target is below three folders, so that a climb out of it ends where it is seen."""
+    root = archive.parent
+    (root / "a/b/c").mkdir(parents=True, exist_ok=True)
+    (root / "a/secret.txt").write_bytes(SECRET)
+    before = surroundings(root)
+    with pytest.raises(DataError, match=match) as refusal:
+        extract(archive, root / "a/b/c/target" / archive.suffix, archive, "pack it anew")
+    assert surroundings(root) == before
+    assert (root / "a/secret.txt").read_bytes() == SECRET
+    return refusal
+
+
+LEAVING = ["../../../secret.txt", "x/../../../../secret.txt", "..\\..\\secret.txt", "C:secret.txt"]
+
+
+@pytest.mark.parametrize("name", [*LEAVING, "//host/share", "\\\\host\\share", ".."])
+def test_a_member_that_leaves_the_folder_is_refused(tmp_path, name):
+    for archive in both(tmp_path, ("fine.png", b"1"), (name, b"evil")):
+        refused(archive, "link or leaves")
+    for archive in both(tmp_path, (str(tmp_path / "a/secret.txt"), b"evil")):
+        refused(archive, "link or leaves")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE],
+)
+def test_a_link_or_device_is_refused_before_anything_goes_through_it(tmp_path, kind):
+    link = special("out", kind, str(tmp_path / "a"))
+    refused(tar_of(tmp_path / "x.tar", link, ("out/secret.txt", b"evil")), "link or leaves")
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o010644, 0o020644, 0o140777])
+def test_a_link_or_device_in_a_zip_is_refused(tmp_path, mode):
+    refused(zip_of(tmp_path / "x.zip", ("out", b"/etc/passwd"), mode=mode), "link or leaves")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/0.png", "a/0.png"),
+        ("a/0.png", "a/0.PNG"),
+        ("a/0.png", "A/1.png"),
+        ("stra\u00dfe.png", "STRASSE.png"),
+        ("\u00fc.png", "u\u0308.png"),
+        ("a", "a/0.png"),
+        ("a/0.png", "a"),
+    ],
+)
+def test_members_that_some_file_system_takes_for_one_are_refused(tmp_path, names):
+    for archive in both(tmp_path, *((name, b"1") for name in names)):
+        refused(archive, "one to some systems")
+
+
+def test_members_of_like_names_are_unpacked(tmp_path):
+    names = ("a/0.png", "a/00.png", "b/0.png", "b/c/0.png", "0.png", "\u00fc/\u3000.png")
+    for archive in both(tmp_path, *((name, name.encode()) for name in names)):
+        target = tmp_path / archive.suffix / "target"
+        extract(archive, target, archive, "")
+        for name in names:
+            assert (target / name).read_bytes() == name.encode()
+
+
+def test_a_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SMALL_BYTES", 1 << 20)
+    zeros = bytes(3 << 20)
+    for archive in both(tmp_path, ("0.bmp", zeros), ("1.bmp", zeros)):
+        assert archive.stat().st_size * extraction.LARGEST_RATIO < len(zeros)
+        refused(archive, "a bomb")
+    noise = random.Random(1).randbytes(3 << 20)
+    for archive in both(tmp_path, ("0.bmp", noise)):
+        extract(archive, tmp_path / archive.suffix / "target", archive, "")
+
+
+def test_a_zip_bomb_is_refused_before_a_byte_of_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SMALL_BYTES", 1 << 20)
+    refused(zip_of(tmp_path / "x.zip", ("first.png", b"1"), ("0.bmp", bytes(3 << 20))), "a bomb")
+    assert list((tmp_path / "a/b/c/target/.zip").iterdir()) == []
+
+
+def test_a_flood_of_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "MOST_MEMBERS", 50)
+    for archive in both(tmp_path, *((f"{i}.png", b"") for i in range(51))):
+        refused(archive, "a bomb")
+
+
+def test_a_sparse_file_of_terabytes_is_refused(tmp_path):
+    name = b"huge.png"
+    block = bytearray(tar_of(tmp_path / "x.tar", ("huge.png", b"")).read_bytes())
+    block[156:157] = tarfile.GNUTYPE_SPARSE
+    block[386:398], block[398:410] = b"00000000000\0", b"00000000000\0"
+    block[483:495] = b"77777777777\0"  # of 8 GiB less one
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    assert name in block
+    (tmp_path / "x.tar").write_bytes(block)
+    refused(tmp_path / "x.tar", "a bomb")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_gigabytes_is_refused_before_it_is_read(tmp_path, kind):
+    header = special("x", kind)
+    header.size = 5 << 30
+    (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(tmp_path / "x.tar", "a header of 5368709120 bytes")
+
+
+@pytest.mark.parametrize("name", ["a\n.png", "a\x1b[2J.png", "a\x7f.png"])
+def test_a_name_with_control_characters_is_refused(tmp_path, name):
+    for archive in both(tmp_path, (name, b"1")):
+        refused(archive, "no text")
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    info = tarfile.TarInfo("\udcff.png")
+    with tarfile.open(tmp_path / "x.tar", "w", errors="surrogateescape") as archive:
+        archive.addfile(info)
+    refused(tmp_path / "x.tar", "no text")
+
+
+def test_a_zip_that_lies_about_sizes_or_is_encrypted_is_refused(tmp_path):
+    data = bytearray(zip_of(tmp_path / "x.zip", ("a.png", bytes(100_000))).read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    short = bytearray(data)
+    struct.pack_into("<I", short, entry + 24, 10)  # the size it claims to unpack to
+    (tmp_path / "x.zip").write_bytes(short)
+    refused(tmp_path / "x.zip")
+    for at in (entry + 8, data.index(b"PK\x03\x04") + 6):
+        data[at] |= 1
+    (tmp_path / "x.zip").write_bytes(data)
+    refused(tmp_path / "x.zip", "encrypted")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = zip_of(tmp_path / "in.zip", ("evil.png", b"1")).read_bytes()
+    archive = tar_of(tmp_path / "x.tar", ("a.png", b"2"), ("in.zip", inner))
+    extract(archive, tmp_path / "target", archive, "")
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == ["a.png", "in.zip"]
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
+def test_damage_anywhere_is_a_refusal_or_harmless(tmp_path, name):
+    rng = random.Random(name)
+    pack = zip_of if name == "x.zip" else tar_of
+    whole = pack(tmp_path / name, ("a/0.png", rng.randbytes(300)), ("a/1.png", bytes(900)))
+    data = whole.read_bytes()
+    refusals = 0
+    for number in range(120):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 1, 8))):
+            damaged[rng.randrange(len(damaged))] ^= rng.randrange(1, 256)
+        whole.write_bytes(damaged[: rng.randrange(len(data)) if number % 5 == 0 else None])
+        try:
+            extract(whole, tmp_path / f"target/{number}", whole, "")
+        except DataError:
+            refusals += 1
+    assert refusals > 10
+    assert set(surroundings(tmp_path)) == {whole}
