@@ -173,7 +173,8 @@ def test_each_network_has_its_own_learning_rate(
     detector = detector_of(
         length=1, denoiser_learning_rate=0.002, segmentation_learning_rate=0.0003
     )
-    fit(detector, discs(), tmp_path)
+    [told] = fit(detector, discs(), tmp_path)
+    assert (told["learning_rate"], told["segmentation_learning_rate"]) == (0.002, 0.0003)
     [optimiser] = optimisers
     rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     assert {rate.pop(id(p)) for p in detector.net.denoiser.parameters()} == {0.002}

@@ -157,7 +157,7 @@ class Detector(methods.Detector):
         refuse_divergence("diffusionad", values["loss"], step)
         rates = learning_rates(self.params, step, steps)
         run.update(loss, rates)
-        return values | {"learning_rate": rates[0]}
+        return values | {"learning_rate": rates[0], "segmentation_learning_rate": rates[1]}
 
     def _ranged(self, image: Tensor) -> Tensor:
         """An image in 0..1 as the networks see it."""
