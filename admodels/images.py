@@ -170,6 +170,25 @@ def decoded_mask(data: bytes, where: object) -> Bool:
     return defective
 
 
+def decoded_matte(data: bytes, where: object, row: Row) -> UInt8:
+    """The encoded foreground matte of the image of `row`, as (H, W, 3) uint8: 255 is the part.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+        DataError: it has another size than its image, or is dark all over.
+    """
+    matte = decoded(data, where)
+    brightest, size = matte.rgb.max(), f"{matte.width} x {matte.height} pixels"
+    if (matte.width, matte.height) != (row.width, row.height) or brightest < BRIGHT:
+        raise DataError(
+            f"foreground matte is {size}, its brightest {brightest} of 255",
+            where=where,
+            expected=f"{row.width} x {row.height}, as {row.image_path}, the part at 255",
+            next_step="mend the matte, then `admodels task refresh NAME`",
+        )
+    return matte.rgb
+
+
 def resized(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
     """An (H, W, 3) uint8 image as (image_px, image_px, 3) uint8, stretched to the square.
 
@@ -251,17 +270,8 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
 
     def plane(row: Row) -> UInt8:
         path = root / row.foreground_path
-        matte = decoded(_read_checked(path, row.foreground_sha256), path)
-        same_size = (matte.width, matte.height) == (row.width, row.height)
-        if not same_size or matte.rgb.max() < BRIGHT:
-            size = f"{matte.width} x {matte.height} pixels"
-            raise DataError(
-                f"foreground matte is {size}, its brightest {matte.rgb.max()} of 255",
-                where=path,
-                expected=f"{row.width} x {row.height}, as {row.image_path}, the part at 255",
-                next_step="mend the matte, then `admodels task refresh NAME`",
-            )
-        return resized(matte.rgb, image_px, resize)[None, :, :, 0]
+        matte = decoded_matte(_read_checked(path, row.foreground_sha256), path, row)
+        return resized(matte, image_px, resize)[None, :, :, 0]
 
     label = f"read mattes of {root.name}"
     return stacked(plane, rows, (1, image_px, image_px), np.uint8, label)

@@ -304,6 +304,19 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
         images.load_foreground(rows_of(raw), raw, 32, "area")
 
 
+def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
+    def problems() -> list[str]:
+        found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+        return [described(one, raw)[1].matte_problem for one in found]
+
+    assert problems() == ["", ""]
+    images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
+    (raw / "foreground/train/good/1.png").write_bytes(b"no picture")
+    dark, broken = problems()
+    assert dark == "foreground matte is 50 x 40 pixels, its brightest 1 of 255"
+    assert broken.startswith("image is undecodable")
+
+
 def test_a_grey_matte_is_one(raw: Path) -> None:
     images.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
     loaded = images.load_foreground(rows_of(raw), raw, 32, "area")
