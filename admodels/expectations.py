@@ -135,6 +135,9 @@ def frame(
     )
     table["splits_of_same_image"] = table["image_sha256"].map(splits_of)
     _compare(table)
+    mattes = table["foreground_path"][table["split"].isin(("learn", "train", "validation"))]
+    if mattes.any():
+        table.loc[mattes.index[mattes == ""], "matte_problem"] = "missing"
     table["is_copy"] = table["image_sha256"].notna() & table.duplicated(
         ["image_sha256", "split"], keep=False
     )
@@ -190,9 +193,13 @@ def _mask_checks() -> list[Check]:
         "mask_size": ("other size", "A mask is as large as its image."),
         "mask_not_empty": ("empty", "A mask marks something."),
     }
+    mattes = "All images to learn from have a foreground matte of their size, or none has one."
     return [
-        Check(name, sentence, "not in", "mask_problem", (problem,))
-        for name, (problem, sentence) in says.items()
+        *(
+            Check(name, sentence, "not in", "mask_problem", (problem,))
+            for name, (problem, sentence) in says.items()
+        ),
+        Check("mattes_fit", mattes, "in", "matte_problem", ("",)),
     ]
 
 

@@ -1,8 +1,9 @@
 """Where the part is, so that no anomaly is painted beside it: a matte for every image.
 
 The user's own mattes where the manifest has them; else, of an object, what differs in colour from
-the border of its image; else the whole image, which is what a texture is. DiffusionAD's authors
-segment objects with a network (DIS) and take parts of carpets for textures; neither is published.
+the border of its image; else the whole image, better anywhere than never, which is also what a
+texture is. DiffusionAD's authors segment objects with a network (DIS) and take parts of carpets for
+textures; neither is published.
 """
 
 from dataclasses import dataclass
@@ -18,31 +19,43 @@ UInt8 = NDArray[np.uint8]
 Source = Literal["manifest", "estimated", "whole"]
 
 BORDER_SHARE = 1 / 32  # of a side: what is taken for background
-SMALLEST_SHARE, LARGEST_SHARE = 0.02, 0.95  # of the image; an estimate beyond them is a mistake
+SPREADS = 3  # Otsu's threshold splits anything: it must leave the border's own values that far
+SMALLEST_SHARE = 0.02  # of the image; an estimate below it is a mistake
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """`mattes` (N, 1, H, W) uint8, 255 where the part is, and where they come from."""
+    """`mattes` (N, 1, H, W) uint8, 255 where the part is, and where each of them comes from."""
 
     mattes: UInt8
-    source: Source
+    sources: tuple[Source, ...]
 
 
 def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
     """The mattes of `normal` (N, 3, H, W) uint8 RGB; `given` (N, 1, H, W) are the user's."""
     if given is not None:
-        return Foreground(given, "manifest")
+        return Foreground(given, tuple("manifest" for _ in given))
+    found = whole(normal)
     if kind == "texture":
-        return Foreground(np.full_like(normal[:, :1], 255), "whole")
-    return Foreground(np.stack([estimated(planes)[None] for planes in normal]), "estimated")
+        return found
+    sources = list(found.sources)
+    for at, planes in enumerate(normal):
+        part = estimated(planes)
+        if part is not None:
+            found.mattes[at, 0], sources[at] = part, "estimated"
+    return Foreground(found.mattes, tuple(sources))
 
 
-def estimated(planes: UInt8) -> UInt8:
+def whole(normal: UInt8) -> Foreground:
+    """Anywhere on `normal` (N, 3, H, W)."""
+    return Foreground(np.full_like(normal[:, :1], 255), tuple("whole" for _ in normal))
+
+
+def estimated(planes: UInt8) -> UInt8 | None:
     """(3, H, W) uint8 RGB -> (H, W) of 0 and 255: what is not of the border's colour, filled.
 
-    Distance to the median colour of the border, Otsu's threshold, holes filled. An estimate that
-    is implausibly small or large gives the whole image: better anywhere than never.
+    Distance to the median colour of the border, Otsu's threshold, holes filled. None where that
+    says nothing: a part without contrast to most of the border, or implausibly small.
     """
     lab = cv2.cvtColor(cv2.merge(list(planes)), cv2.COLOR_RGB2Lab).astype(np.float32)
     height, width = lab.shape[:2]
@@ -51,8 +64,11 @@ def estimated(planes: UInt8) -> UInt8:
     is_border[band:-band, band:-band] = False
     distance = np.linalg.norm(lab - np.median(lab[is_border], axis=0), axis=2)
     levels = cv2.GaussianBlur(np.clip(distance, 0, 255).astype(np.uint8), (0, 0), band)
-    _, part = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    threshold, part = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(np.zeros_like(part), outlines, -1, 255, cv2.FILLED)
-    plausible = SMALLEST_SHARE <= (filled > 0).mean() <= LARGEST_SHARE
-    return np.asarray(filled if plausible else np.full_like(filled, 255), dtype=np.uint8)
+    usual = np.median(levels[is_border])
+    spread = np.median(np.abs(levels[is_border] - usual))
+    distinct = threshold > usual + SPREADS * max(1, spread)
+    plausible = (filled > 0).mean() >= SMALLEST_SHARE
+    return np.asarray(filled, dtype=np.uint8) if distinct and plausible else None

@@ -42,6 +42,8 @@ DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 
+BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
+
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 _OPENING = threading.Lock()
 
@@ -173,6 +175,25 @@ def decoded_mask(data: bytes, where: object) -> Bool:
     return defective
 
 
+def decoded_matte(data: bytes, where: object, row: Row) -> UInt8:
+    """The encoded foreground matte of the image of `row`, as (H, W, 3) uint8: 255 is the part.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+        DataError: it has another size than its image, or is dark all over.
+    """
+    matte = decoded(data, where)
+    brightest, size = matte.rgb.max(), f"{matte.width} x {matte.height} pixels"
+    if (matte.width, matte.height) != (row.width, row.height) or brightest < BRIGHT:
+        raise DataError(
+            f"foreground matte is {size}, its brightest {brightest} of 255",
+            where=where,
+            expected=f"{row.width} x {row.height}, as {row.image_path}, the part at 255",
+            next_step="mend the matte, then `admodels task refresh NAME`",
+        )
+    return matte.rgb
+
+
 def resized(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
     """An (H, W, 3) uint8 image as (image_px, image_px, 3) uint8, stretched to the square.
 
@@ -239,7 +260,7 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
 
     Raises:
         DataError: some images have one and others not, a file is missing or is not that of the
-            manifest, or it has another size than its image.
+            manifest, has another size than its image, or is dark all over.
     """
     bare = [row.image_path for row in rows if not row.foreground_sha256]
     if len(bare) == len(rows):
@@ -254,15 +275,8 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
 
     def plane(row: Row) -> UInt8:
         path = root / row.foreground_path
-        matte = decoded(_read_checked(path, row.foreground_sha256), path)
-        if (matte.width, matte.height) != (row.width, row.height):
-            raise DataError(
-                f"foreground matte is {matte.width} x {matte.height} pixels",
-                where=path,
-                expected=f"{row.width} x {row.height}, as {row.image_path}",
-                next_step="mend the matte, then `admodels task refresh NAME`",
-            )
-        return resized(matte.rgb, image_px, resize)[None, :, :, 0]
+        matte = decoded_matte(_read_checked(path, row.foreground_sha256), path, row)
+        return resized(matte, image_px, resize)[None, :, :, 0]
 
     label = f"read mattes of {root.name}"
     return stacked(plane, rows, (1, image_px, image_px), np.uint8, label)

@@ -9,7 +9,7 @@ from typing import Literal
 from admodels import images
 from admodels.errors import DataError
 from admodels.images import UnreadableImage
-from admodels.manifest import FOREGROUND, Found, Row, sha256_of
+from admodels.manifest import FOREGROUND, Found, Row
 from admodels.statistics import statistics, thumbnail
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -18,7 +18,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one image: its statistics, its thumbnail as bytes, and what is wrong with its mask.
+    """Of one image: its statistics, its thumbnail as bytes, what is wrong with mask and matte.
 
     `mask_area_share` is the anomalous share of the pixels, None without a readable mask.
     """
@@ -29,6 +29,7 @@ class Facts:
     thumbnail: bytes
     mask_problem: MaskProblem = ""
     mask_area_share: float | None = None
+    matte_problem: str = ""
 
 
 Inspected = tuple[Found, Row, Facts]
@@ -49,9 +50,7 @@ def inspected(found: Sequence[Found], root: Path) -> tuple[list[Inspected], list
 
 
 def described(found: Found, root: Path) -> tuple[Row, Facts]:
-    """The manifest row and the facts of one image, read and decoded once, as is its mask.
-
-    A matte is only hashed: whoever needs it decodes it.
+    """The manifest row and the facts of one image, read and decoded once, as are mask and matte.
 
     Raises:
         UnreadableImage: the file does not give an image.
@@ -61,7 +60,7 @@ def described(found: Found, root: Path) -> tuple[Row, Facts]:
     mask = root / found.mask_path
     mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
     matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
-    has_matte = matte.is_file()
+    matte_data = matte.read_bytes() if matte.is_file() else None
     row = Row(
         image_id=str(PurePosixPath(found.image_path).with_suffix("")),
         image_path=found.image_path,
@@ -74,13 +73,13 @@ def described(found: Found, root: Path) -> tuple[Row, Facts]:
         defect_type=found.defect_type,
         mask_path=found.mask_path,
         mask_sha256="" if mask_data is None else hashlib.sha256(mask_data).hexdigest(),
-        foreground_path=matte.relative_to(root).as_posix() if has_matte else "",
-        foreground_sha256=sha256_of(matte) if has_matte else "",
+        foreground_path="" if matte_data is None else matte.relative_to(root).as_posix(),
+        foreground_sha256="" if matte_data is None else hashlib.sha256(matte_data).hexdigest(),
     )
-    return row, _facts(image.rgb, *_mask_facts(row, mask_data))
+    return row, _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
 
 
-def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None) -> Facts:
+def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
     seen = statistics(rgb)
     return Facts(
         brightness=round(seen.brightness, DIGITS),
@@ -89,7 +88,17 @@ def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None) -> Fact
         thumbnail=thumbnail(rgb).tobytes(),
         mask_problem=problem,
         mask_area_share=share,
+        matte_problem=matte,
     )
+
+
+def _matte_problem(row: Row, data: bytes | None) -> str:
+    try:
+        if data is not None:
+            images.decoded_matte(data, row.foreground_path, row)
+    except DataError as error:
+        return error.found
+    return ""
 
 
 def _mask_facts(row: Row, data: bytes | None) -> tuple[MaskProblem, float | None]:

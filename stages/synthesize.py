@@ -24,7 +24,7 @@ def main(task: str) -> None:
     kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
     part = foreground(normal, mattes, kind)
     samples = held_out.draw(rows, normal, textures, part, block, params.read("seed", int))
-    held_out.write(Path("data/synthetic", task), samples, part.source)
+    held_out.write(Path("data/synthetic", task), samples)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
     assert set(findings) == {
         *(name for name in Severities.model_fields if name != "enough_for_alpha"),  # not split
         *("image_id_unique", "only_normal_to_learn", "no_split_leakage", "enough_normal_images"),
+        "mattes_fit",
     }
     assert expectations.refusal("tiny", list(findings.values())) is None
     assert findings["same_size"].expected == "Every image is, as most are, 64 x 48 px."
@@ -110,7 +111,7 @@ def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> Non
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
     fixed = [f.severity for f in findings if f.name not in SEVERITY]
-    assert fixed == ["error"] * 4
+    assert fixed == ["error"] * 5
 
 
 FIRST = "train/good/000.png"
@@ -129,12 +130,23 @@ def test_each_of_many_planted_faults_is_found_and_names_its_image_alone(tmp_path
         ("mask_binary", {}, {"mask_problem": "not binary"}),
         ("mask_size", {}, {"mask_problem": "other size"}),
         ("mask_not_empty", {}, {"mask_problem": "empty"}),
+        ("mattes_fit", {}, {"matte_problem": "foreground matte is 1 x 1 pixels"}),
     ]
     for index, (check, row, facts) in enumerate(faults):
         found, old_row, old_facts = made[index]
         made[index] = (found, replace(old_row, **row), replace(old_facts, **facts))  # type: ignore[arg-type]
         planted_faults[check] = [found.image_path]
     assert failed(judged(made, tmp_path / "docs")) == planted_faults
+
+
+def test_mattes_are_for_all_images_to_learn_from_or_for_none(tmp_path: Path) -> None:
+    made = [
+        (found, replace(row, foreground_path="m.png" if found.part == "learn" else ""), facts)
+        for found, row, facts in clean()
+    ]
+    assert failed(judged(made, tmp_path / "all")) == {}
+    made[3] = clean()[3]
+    assert failed(judged(made, tmp_path / "some")) == {"mattes_fit": ["train/good/003.png"]}
 
 
 def test_bounds_are_inclusive_and_the_shorter_side_counts(tmp_path: Path) -> None:

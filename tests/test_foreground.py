@@ -13,7 +13,7 @@ from admodels.errors import DataError
 from admodels.foreground import estimated, foreground
 from admodels.inspection import described
 from admodels.manifest import Found
-from admodels.params import PerKind
+from admodels.params import Kind, PerKind
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.augmenters import shuffled_strips
@@ -58,46 +58,78 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+def part_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    found = estimated(image)
+    assert found is not None
+    assert set(np.unique(found)) == {0, 255}
+    return found > 0
+
+
 @pytest.mark.parametrize("inside", [RED, (20, 20, 20), (250, 240, 90)])
 def test_the_estimate_is_what_differs_from_the_border(inside: tuple[int, ...]) -> None:
-    found = estimated(picture(disc(20), inside))
-    assert set(np.unique(found)) == {0, 255}
-    assert overlap(found > 0, disc(20)) > 0.85
+    assert overlap(part_of(picture(disc(20), inside)), disc(20)) > 0.85
 
 
 def test_holes_of_the_part_belong_to_it() -> None:
-    assert overlap(estimated(picture(disc(22, hole=10))) > 0, disc(22)) > 0.85
+    assert overlap(part_of(picture(disc(22, hole=10))), disc(22)) > 0.85
+
+
+@pytest.mark.parametrize("noise", [8, 20])
+def test_a_faint_part_is_found_even_where_it_reaches_two_borders(noise: int) -> None:
+    strip = np.zeros((PX, PX), dtype=np.bool_)
+    strip[:, 20:44] = True
+    ground = np.random.default_rng(4).integers(100, 100 + noise, (3, PX, PX))
+    assert overlap(part_of((ground + 30 * strip).astype(np.uint8)), strip) > 0.85
+
+
+def speckled(low: int, high: int, side: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(low, high, (3, side, side), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
-def test_an_implausible_estimate_is_the_whole_image(image: NDArray[np.uint8]) -> None:
-    assert (estimated(image) == 255).all()
+def test_an_implausible_estimate_is_none(image: NDArray[np.uint8]) -> None:
+    assert estimated(image) is None
 
 
-def test_objects_are_estimated_textures_whole_and_mattes_taken_as_they_are() -> None:
-    normal = np.stack([picture(disc(20)), picture(disc(14))])
+@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize(("low", "high"), [(100, 111), (100, 103), (0, 256)])
+def test_noise_has_no_part(low: int, high: int, side: int) -> None:
+    assert all(estimated(speckled(low, high, side, seed)) is None for seed in range(10))
+
+
+def test_every_image_says_where_its_matte_comes_from() -> None:
+    normal = np.stack([picture(disc(20)), speckled(100, 111, PX, 0), picture(disc(14))])
     found = foreground(normal, None, "object")
-    assert found.source == "estimated"
-    assert found.mattes.shape == (2, 1, PX, PX)
-    shares = [overlap(m[0] > 0, disc(r)) for m, r in zip(found.mattes, (20, 14), strict=True)]
-    assert min(shares) > 0.8
+    assert found.sources == ("estimated", "whole", "estimated")
+    assert found.mattes.shape == (3, 1, PX, PX)
+    assert overlap(found.mattes[0, 0] > 0, disc(20)) > 0.8
+    assert (found.mattes[1] == 255).all()
+    assert overlap(found.mattes[2, 0] > 0, disc(14)) > 0.8
     whole = foreground(normal, None, "texture")
-    assert (whole.source, whole.mattes.shape) == ("whole", (2, 1, PX, PX))
+    assert whole.sources == ("whole",) * 3
+    assert whole.mattes.shape == (3, 1, PX, PX)
     assert (whole.mattes == 255).all()
-    mine = np.full((2, 1, PX, PX), 77, dtype=np.uint8)
-    for kind in ("object", "texture"):
+    mine = np.full((3, 1, PX, PX), 77, dtype=np.uint8)
+    kinds: tuple[Kind, ...] = ("object", "texture")
+    for kind in kinds:
         given = foreground(normal, mine, kind)
-        assert given.source == "manifest"
+        assert given.sources == ("manifest",) * 3
         assert given.mattes is mine
 
 
-def placed(generator: SelfMix, matte: NDArray[np.uint8], batch: int = 12, step: int = 0) -> Batch:
+def placed(
+    generator: SelfMix,
+    matte: NDArray[np.uint8],
+    batch: int = 12,
+    step: int = 0,
+    kind: Kind = "object",
+) -> Batch:
     rng = np.random.default_rng(0)
     normal = torch.from_numpy(rng.integers(1, 256, (3, 3, PX, PX), dtype=np.uint8))
     textures = torch.from_numpy(rng.integers(0, 256, (4, 3, PX, PX), dtype=np.uint8))
     mattes = torch.from_numpy(matte)[None, None].expand(3, 1, PX, PX)
     return placed_batch(
-        normal, textures, mattes, generator, kind="object", batch=batch, seed=2, step=step
+        normal, textures, mattes, generator, kind=kind, batch=batch, seed=2, step=step
     )
 
 
@@ -160,17 +192,37 @@ def is_painted_with_itself(batch: Batch) -> list[bool]:
     return found
 
 
+BARE = changed(
+    augmenters_per_texture=3,
+    augmenters_per_self=0,
+    image_opacity_min=0.0,
+    image_opacity_max=0.0,
+    self_share=PerKind[float](object=1.0, texture=0.0),
+)
+
+
 def test_a_share_of_the_anomalies_is_painted_with_the_image_itself() -> None:
-    bare = changed(
-        augmenters_per_texture=0,
-        augmenters_per_self=0,
-        image_opacity_min=0.0,
-        image_opacity_max=0.0,
-    )
-    always = bare.model_copy(update={"self_share": PerKind[float](object=1.0, texture=0.0)})
-    assert all(is_painted_with_itself(placed(always, WHOLE)))
-    mixed = [own for s in range(4) for own in is_painted_with_itself(placed(bare, WHOLE, 25, s))]
+    assert all(is_painted_with_itself(placed(BARE, WHOLE)))
+    half = BARE.model_copy(update={"self_share": PerKind[float](object=0.5, texture=0.0)})
+    mixed = [own for s in range(4) for own in is_painted_with_itself(placed(half, WHOLE, 25, s))]
     assert 30 < sum(mixed) < 70
+    assert not any(is_painted_with_itself(placed(BARE, WHOLE, kind="texture")))
+
+
+def test_an_image_is_painted_with_its_own_strips_elsewhere() -> None:
+    places = np.stack(np.broadcast_arrays(*np.ogrid[1 : PX + 1, 1 : PX + 1], 0)).astype(np.uint8)
+    image, whole = torch.from_numpy(places)[None], torch.from_numpy(WHOLE)[None, None]
+    drawn = {"batch": 12, "seed": 2, "step": 0}
+    found = placed_batch(image, 0 * image, whole, BARE, kind="object", **drawn)
+    origins = (found.augmented * 255).round().int().numpy() - 1
+    for (row, column, _), mask in zip(origins, found.mask[:, 0].numpy() > 0, strict=True):
+        i, j = np.nonzero(mask)
+        row_of, column_of = row[mask], column[mask]
+        assert ((row_of - i) % 8 == 0).all()
+        assert len(set(zip(i, row_of, strict=True))) == len(set(i))  # one order of rows
+        assert len(set(zip(j, column_of, strict=True))) == len(set(j))  # and one of columns
+    moved = (origins[:, :2] != places[None, :2].astype(int) - 1) & (found.mask > 0).numpy()
+    assert moved.any(axis=1).mean() > 0.9 * found.mask.mean()
 
 
 def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
@@ -236,9 +288,40 @@ def test_a_matte_missing_for_some_images_is_refused_by_their_names(raw: Path) ->
 
 
 def test_a_matte_of_another_size_is_refused(raw: Path) -> None:
-    images.write_png(raw / "foreground/train/good/1.png", np.zeros((50, 40), np.uint8))
+    images.write_png(raw / "foreground/train/good/1.png", np.full((50, 40), 255, np.uint8))
     with pytest.raises(DataError, match=r"matte is 40 x 50 pixels[\s\S]*50 x 40"):
         images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+@pytest.mark.parametrize("brightest", [0, 1, 127])
+def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
+    raw: Path, brightest: int
+) -> None:
+    matte = np.zeros((40, 50), dtype=np.uint8)
+    matte[:, :25] = brightest
+    images.write_png(raw / "foreground/train/good/1.png", matte)
+    with pytest.raises(DataError, match=rf"brightest {brightest} of 255[\s\S]*good/1\.png"):
+        images.load_foreground(rows_of(raw), raw, 32, "area")
+
+
+def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
+    def problems() -> list[str]:
+        found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+        return [described(one, raw)[1].matte_problem for one in found]
+
+    assert problems() == ["", ""]
+    images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
+    (raw / "foreground/train/good/1.png").write_bytes(b"no picture")
+    dark, broken = problems()
+    assert dark == "foreground matte is 50 x 40 pixels, its brightest 1 of 255"
+    assert broken.startswith("image is undecodable")
+
+
+def test_a_grey_matte_is_one(raw: Path) -> None:
+    images.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
+    loaded = images.load_foreground(rows_of(raw), raw, 32, "area")
+    assert loaded is not None
+    assert (loaded[1] == 128).all()
 
 
 def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:

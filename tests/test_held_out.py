@@ -1,6 +1,8 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -115,7 +117,7 @@ def test_a_generator_that_paints_nothing_is_refused():
 
 def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples, "whole")
+    held_out.write(tmp_path / "task", samples)
     found, masks = held_out.read(tmp_path / "task", PX, "bilinear")
     assert found.dtype == np.uint8
     assert np.array_equal(found, np.stack([s.image.transpose(2, 0, 1) for s in samples]))
@@ -124,7 +126,7 @@ def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
 
 def test_the_written_set_is_read_back_at_another_size(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples, "whole")
+    held_out.write(tmp_path / "task", samples)
     found, masks = held_out.read(tmp_path / "task", 16, "area")
     averaged = images.resized(samples[5].image, 16, "area")
     assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
@@ -136,7 +138,7 @@ def test_the_written_set_is_read_back_at_another_size(tmp_path):
 
 def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples, "whole")
+    held_out.write(tmp_path / "task", samples)
     with (tmp_path / "task/index.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert tuple(lines[0]) == held_out.COLUMNS
@@ -152,7 +154,7 @@ def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
 
 def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     samples = drawn()
-    held_out.write(tmp_path / "task", samples, "whole")
+    held_out.write(tmp_path / "task", samples)
     found = json.loads((tmp_path / "task/statistics.json").read_text(encoding="utf-8"))
     empty = sum(s.empty_draws for s in samples)
     assert found == {
@@ -160,21 +162,21 @@ def test_statistics_count_images_areas_and_empty_draws(tmp_path):
         "mean_area_share": pytest.approx(np.mean([s.mask for s in samples]), abs=1e-6),
         "empty_draw_share": pytest.approx(empty / (empty + 12), abs=1e-6),
         "foreground_share": 1.0,
-        "foreground": "whole",
+        "foreground": {"whole": 12},
     }
 
 
 def test_writing_twice_gives_the_same_bytes_and_nothing_else(tmp_path):
     for _ in range(2):
-        held_out.write(tmp_path / "first", drawn(), "whole")
-    held_out.write(tmp_path / "second", drawn(), "whole")
+        held_out.write(tmp_path / "first", drawn())
+    held_out.write(tmp_path / "second", drawn())
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "second"]
 
 
 def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path):
-    held_out.write(tmp_path / "task", drawn(), "whole")
-    held_out.write(tmp_path / "task", drawn(ROWS[:1], NORMAL[:1]), "whole")
+    held_out.write(tmp_path / "task", drawn())
+    held_out.write(tmp_path / "task", drawn(ROWS[:1], NORMAL[:1]))
     assert len(list((tmp_path / "task/images").iterdir())) == 3
     assert len(list((tmp_path / "task/masks").iterdir())) == 3
 
@@ -195,11 +197,22 @@ def test_the_contact_sheet_shows_up_to_24_samples_and_outlines_their_masks(count
     assert yellow.sum() > 50 * min(count, 24)
 
 
+def test_the_contact_sheet_says_where_the_foreground_comes_from():
+    sheets = [
+        held_out.contact_sheet([replace(sample, part_source=source) for sample in drawn()[:3]])
+        for source in ("manifest", "estimated", "whole")
+    ]
+    for a, b in combinations(sheets, 2):
+        rows = np.flatnonzero((a != b).any(axis=(1, 2)))
+        assert 0 < len(rows) < held_out.CAPTION_PX + held_out.GAP_PX  # one line of captions
+
+
 def test_an_outline_follows_the_border_of_the_mask():
     mask = np.zeros((PX, PX), dtype=bool)
     mask[16:48, 16:48] = True
     black = np.zeros((PX, PX, 3), dtype=np.uint8)
-    sample = held_out.Sample("a", "b", black, black, mask, 255 * mask[:, ::-1].astype(np.uint8), 0)
+    part = 255 * mask[:, ::-1].astype(np.uint8)
+    sample = held_out.Sample("a", "b", black, black, mask, part, "estimated", 0)
     sheet = held_out.contact_sheet([sample])
     rows, columns = np.nonzero((sheet == [255, 255, 0]).all(axis=2))
     side = held_out.TILE_PX // 2
@@ -209,7 +222,7 @@ def test_an_outline_follows_the_border_of_the_mask():
 
 
 def test_paths_in_the_index_are_relative_and_posix(tmp_path):
-    held_out.write(tmp_path / "task", drawn(), "whole")
+    held_out.write(tmp_path / "task", drawn())
     text = Path(tmp_path / "task/index.csv").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     assert "images/00000.png,masks/00000.png,train/good/000," in text
@@ -270,21 +283,27 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
             cyan = (np.asarray(sheet) == [0, 255, 255]).all(axis=2).sum()
         return facts["foreground"], facts["foreground_share"], cyan
 
-    assert found()[:2] == ("whole", 1.0)
+    assert found()[:2] == ({"whole": 9}, 1.0)
     values = json.loads(Path("params.yaml").read_text(encoding="utf-8"))
     values["tasks"]["t"]["kind"] = "object"
     Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
-    assert found()[0] == "estimated"
+    assert found()[0] == {"whole": 9}  # noise has no part
+    planes = tiny.discs(1, seed=1)[0][0].transpose(1, 2, 0)
+    images.write_png(Path("data/raw/t/train/good/0.png"), planes)
+    rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
+    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    manifest.write(Path("data/manifests/t/validation.csv"), listed)
+    assert found()[0] == {"estimated": 3, "whole": 6}
+    images.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
     matte = np.zeros((90, 70), dtype=np.uint8)
     matte[:45] = 255
     for i in range(3):
         images.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
-    rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
     listed = [described(row, Path("data/raw/t"))[0] for row in rows]
     for split in ("validation", "train"):
         manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
     source, share, cyan = found()
-    assert source == "manifest"
+    assert source == {"manifest": 9}
     assert share == pytest.approx(0.5, abs=0.02)
     assert cyan > 9 * 300  # around half of each of 9 tiles of 160 px
 

@@ -107,6 +107,7 @@ PARAMS = {
         "eval_t_s": 200,
         "eval_t_b": 400,
         "eval_draws": 1,
+        "foreground": "auto",
         "generator": {
             "clean_share": 0.5,
             "lattice_exponent_max": 5,
@@ -126,7 +127,8 @@ PARAMS = {
         "length_unit": "steps",
         "denoiser_learning_rate": 0.001,
         "segmentation_learning_rate": 0.001,
-        "schedule": "cosine",
+        "denoiser_schedule": "cosine",
+        "segmentation_schedule": "cosine",
         "ema_decay": 0.9,
         "score_pixels": 50,
     },

@@ -92,13 +92,13 @@ def placed_batch(
     for index in range(batch):
         rng = np.random.default_rng([seed, step, index])
         chosen = rng.integers(len(normal))
-        image, texture = normal[chosen], textures[rng.integers(len(textures))]
+        image = interleaved(normal[chosen].numpy())
+        texture = textures[rng.integers(len(textures))].numpy()
         paint = None
         if rng.random() >= generator.clean_share:
             part = foreground[chosen, 0].numpy().astype(np.float32) / np.float32(255)
-            sources = interleaved(image.numpy()), interleaved(texture.numpy())
-            paint = _placed_paint(*sources, part, generator, share, rng)
-        samples.append((interleaved(image.numpy()), paint))
+            paint = _placed_paint(image, interleaved(texture), part, generator, share, rng)
+        samples.append((image, paint))
     return _batch(samples)
 
 

@@ -148,8 +148,8 @@ def shuffled_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) 
 def shuffled_strips(image: UInt8, strips: int, rng: np.random.Generator) -> UInt8:
     """`image` cut into equal columns that change places, then into rows that do.
 
-    Even columns come first, then odd ones, so that no column strip stays where it was for all of
-    them; rows take any order. Both sides are multiples of `strips`.
+    Even columns come first, then odd ones, so from three strips on some column always moves; rows
+    take any order. Both sides are multiples of `strips`.
     """
     height, width = (side // strips for side in image.shape[:2])
     columns = np.concatenate([rng.permutation(np.arange(first, strips, 2)) for first in (0, 1)])

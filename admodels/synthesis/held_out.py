@@ -6,9 +6,11 @@ It watches training, so that no real anomaly has to.
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +36,8 @@ SHEET_SAMPLES, SHEET_COLUMNS, TILE_PX, GAP_PX, CAPTION_PX = 24, 3, 160, 4, 18
 class Sample:
     """One synthetic anomaly: `normal`, `image` (H, W, 3) uint8, `mask` (H, W) bool, not empty.
 
-    `part` (H, W) uint8 is the image's foreground: what methods that need one train with.
+    `part` (H, W) uint8 is the image's foreground, for the eye: the anomaly may lie beside it. A
+    method that paints on the part finds that of its own training images, at its own size.
     """
 
     image_id: str
@@ -43,6 +46,7 @@ class Sample:
     image: UInt8
     mask: NDArray[np.bool_]
     part: UInt8
+    part_source: Source
     empty_draws: int
 
 
@@ -63,29 +67,23 @@ def draw(
         DataError: the mask came out empty every time, so there would be nothing to find.
     """
     samples = []
-    triples = zip(rows, normal, part.mattes, strict=True)
-    for row, planes, matte in progress(triples, len(rows), "draw held-out anomalies"):
+    found = zip(rows, normal, part.mattes[:, 0], part.sources, strict=True)
+    for row, planes, matte, source in progress(found, len(rows), "draw held-out anomalies"):
         image, content = interleaved(planes), int(row.image_sha256[:16], 16)
         for repeat in range(params.per_image):
             rng = np.random.default_rng([seed, content, repeat])
-            samples.append(_sample(row.image_id, image, matte[0], textures, params.generator, rng))
+            texture = list(textures)[rng.integers(len(textures))]
+            pasted = interleaved(textures[texture])
+            paint, empty = _drawn_until_visible(pasted, params.generator, rng)
+            about = (row.image_id, texture, image, _painted(image, paint), paint.mask > 0)
+            samples.append(Sample(*about, matte, source, empty))
     return samples
 
 
-def _sample(
-    image_id: str,
-    normal: UInt8,
-    part: UInt8,
-    textures: Mapping[str, UInt8],
-    anomaly: Anomaly,
-    rng: np.random.Generator,
-) -> Sample:
-    texture = list(textures)[rng.integers(len(textures))]
-    paint, empty = _drawn_until_visible(interleaved(textures[texture]), anomaly, rng)
-    pixels = normal.astype(np.float32) / np.float32(255)
+def _painted(image: UInt8, paint: Paint) -> UInt8:
+    pixels = image.astype(np.float32) / np.float32(255)
     apply(paint, pixels)
-    image = np.rint(pixels * 255).astype(np.uint8)
-    return Sample(image_id, texture, normal, image, paint.mask > 0, part, empty)
+    return np.asarray(np.rint(pixels * 255), dtype=np.uint8)
 
 
 def _drawn_until_visible(
@@ -103,15 +101,14 @@ def _drawn_until_visible(
     )
 
 
-def write(folder: Path, samples: Sequence[Sample], part_source: Source) -> None:
+def write(folder: Path, samples: Sequence[Sample]) -> None:
     """Write images, masks, index, statistics and contact sheet; the folder appears whole."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
     with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
-    facts = statistics(samples) | {"foreground": part_source}
-    text = json.dumps(facts, indent=2)
+    text = json.dumps(statistics(samples), indent=2)
     (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
     images.write_png(partial / "contact_sheet.png", contact_sheet(samples))
     shutil.rmtree(folder, ignore_errors=True)
@@ -127,10 +124,10 @@ def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, 
     return image_path, mask_path, sample.image_id, sample.texture, area_share
 
 
-def statistics(samples: Sequence[Sample]) -> dict[str, float | str]:
+def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     """How many anomalies, their mean share of the image, the share of draws that were empty.
 
-    And the foreground's mean share of the image.
+    And the foreground's mean share of the image, and how many images have theirs from where.
     """
     empty = sum(sample.empty_draws for sample in samples)
     return {
@@ -138,6 +135,7 @@ def statistics(samples: Sequence[Sample]) -> dict[str, float | str]:
         "mean_area_share": round(float(np.mean([sample.mask.mean() for sample in samples])), 6),
         "empty_draw_share": round(empty / (empty + len(samples)), 6),
         "foreground_share": round(float(np.mean([(s.part > 0).mean() for s in samples])), 6),
+        "foreground": dict(sorted(Counter(s.part_source for s in samples).items())),
     }
 
 
@@ -171,7 +169,8 @@ def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np
 def contact_sheet(samples: Sequence[Sample]) -> UInt8:
     """Up to 24 samples spread over the set: normal, synthetic, outlined; (H, W, 3) uint8.
 
-    The foreground is outlined in cyan on the normal image, the mask in yellow on the synthetic one.
+    The foreground, whose source the caption names, is outlined in cyan on the normal image, the
+    mask in yellow on the synthetic one.
     """
     count = min(len(samples), SHEET_SAMPLES)
     shown = [samples[int(at)] for at in np.linspace(0, len(samples) - 1, count)]
@@ -185,7 +184,8 @@ def contact_sheet(samples: Sequence[Sample]) -> UInt8:
 
 
 def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
-    caption = f"{sample.image_id}   {sample.mask.mean():.1%}   {sample.texture}"
+    area, part = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
+    caption = "   ".join((sample.image_id, area, sample.texture, part))
     font = ImageFont.load_default(size=12)
     ImageDraw.Draw(sheet).text((left, top), caption, fill="black", font=font)
     tiles = (

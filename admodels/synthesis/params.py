@@ -38,7 +38,7 @@ class SelfMix(Anomaly):
     clean_share: float = Field(ge=0, le=1)  # of the samples stay normal
     self_share: PerKind[Annotated[float, Field(ge=0, le=1)]]  # of the anomalies
     augmenters_per_self: int = Field(ge=0, le=10)
-    tiles_per_side: int = Field(ge=1, le=64)  # of the image, shuffled
+    tiles_per_side: int = Field(ge=3, le=64)  # of the image, shuffled; two would often stay
 
 
 class Synthesize(Strict):

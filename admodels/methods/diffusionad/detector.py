@@ -7,6 +7,7 @@ instead of guessed from a NaN, and the last weights are kept: there, test labels
 
 import copy
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.foreground import foreground
+from admodels.foreground import foreground, whole
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
 from admodels.methods.diffusionad.losses import (
@@ -28,6 +29,7 @@ from admodels.methods.diffusionad.losses import (
     smooth_l1_loss,
 )
 from admodels.methods.diffusionad.params import Params as DiffusionAdParams
+from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
 from admodels.params import Kind
@@ -35,7 +37,7 @@ from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.training import Training, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
-OFFICIAL_PERIOD = 20  # steps of the segmentation's cosine, which was perhaps meant per epoch
+OFFICIAL_PERIOD = 20  # steps of a wave of the segmentation's rate, perhaps meant per epoch
 NOISE_STREAM = 1  # beside the synthesiser's, from the same seed
 
 
@@ -67,9 +69,9 @@ class DiffusionAd(nn.Module):
     def forward(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Denoised, Tensor]:
         """x0 (B, 3, H, W), t (2, B), noise (2, B, 3, H, W) -> estimate, logits (B, 1, H, W).
 
-        In training the denoiser sees `micro_batch_images` at once, and again in the backward pass,
-        where one such part is all that is in memory: gradients are those of the whole batch, the
-        batch norms of the segmentation included.
+        In training the denoiser sees `micro_batch_images` at once, and again in the backward pass:
+        the maps of one such part are in memory. The segmentation, whose norms need the whole
+        batch, keeps the maps of it: the floor, 0.36 GiB per image at the official size.
         """
         chunk = self.params.micro_batch_images if torch.is_grad_enabled() else len(x0)
         pieces = [slice(at, at + chunk) for at in range(0, len(x0), chunk)]
@@ -111,7 +113,9 @@ class Detector(methods.Detector):
         """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
         p, steps = self.params, self.params.steps(len(data.normal))
         mattes = None if data.foreground is None else data.foreground.numpy()
-        part = torch.from_numpy(foreground(data.normal.numpy(), mattes, kind).mattes)
+        normal = data.normal.numpy()
+        known = whole(normal) if p.foreground == "whole" else foreground(normal, mattes, kind)
+        part = torch.from_numpy(known.mattes)
         with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
             torch.manual_seed(seed)
             self.net.load_state_dict(DiffusionAd(p).state_dict())
@@ -124,9 +128,12 @@ class Detector(methods.Detector):
             placed_batch, data.normal, data.textures, part, p.generator, kind=kind, seed=seed
         )
 
+        sources = {f"foreground_{k}": float(n) for k, n in Counter(known.sources).items()}
+
         def one_step(step: int) -> dict[str, float]:
             batch = drawn(batch=p.batch_images, step=step)
-            return self._step(run, batch, *training_noise(p, seed, step), step, steps)
+            found = self._step(run, batch, *training_noise(p, seed, step), step, steps)
+            return found if step else found | sources
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
@@ -150,7 +157,7 @@ class Detector(methods.Detector):
         refuse_divergence("diffusionad", values["loss"], step)
         rates = learning_rates(self.params, step, steps)
         run.update(loss, rates)
-        return values | {"learning_rate": rates[0]}
+        return values | {"learning_rate": rates[0], "segmentation_learning_rate": rates[1]}
 
     def _ranged(self, image: Tensor) -> Tensor:
         """An image in 0..1 as the networks see it."""
@@ -166,7 +173,9 @@ class Detector(methods.Detector):
         """Focal loss on some held-out synthetic anomalies: the curve to watch, chooses nothing."""
         scorer = for_inference(copy.deepcopy(net), self.precision)
         images = held_out.images[:VALIDATION_IMAGES]
-        logits, _ = self._run_scorer(scorer, images, self.net.noise[0])
+        pieces = torch.split(images, self.params.micro_batch_images)
+        found = [self._run_scorer(scorer, piece, self.net.noise[0])[0] for piece in pieces]
+        logits = torch.cat(found)
         mask = held_out.masks[:VALIDATION_IMAGES, None].to(logits)
         return focal_loss(logits, mask).item()
 
@@ -217,15 +226,17 @@ def training_noise(params: DiffusionAdParams, seed: int, step: int) -> tuple[Ten
 
 
 def learning_rates(params: DiffusionAdParams, step: int, steps: int) -> tuple[float, float]:
-    """Of the denoiser and of the segmentation.
+    """Of the denoiser and of the segmentation, at `step` of `steps`."""
+    return (
+        params.denoiser_learning_rate * share_left(params.denoiser_schedule, step, steps),
+        params.segmentation_learning_rate * share_left(params.segmentation_schedule, step, steps),
+    )
 
-    `official`: constant, and a cosine that reaches 0 and returns every 20 steps; `cosine`: both
-    fall once, over the whole training.
-    """
-    period = OFFICIAL_PERIOD if params.schedule == "official" else 2 * steps
-    falling = 0.5 * (1 + math.cos(2 * math.pi * step / period))
-    constant = 1.0 if params.schedule == "official" else falling
-    return constant * params.denoiser_learning_rate, falling * params.segmentation_learning_rate
+
+def share_left(schedule: Schedule, step: int, steps: int) -> float:
+    """Of a learning rate: all of it, a cosine that falls once, or waves to 0 and back."""
+    period = OFFICIAL_PERIOD if schedule == "waves" else 2 * steps
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(2 * math.pi * step / period))
 
 
 def highest_mean(anomaly_map: Tensor, pixels: int) -> Tensor:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FOCAL_ALPHA, FOCAL_GAMMA, FOCAL_WEIGHT = 0.5, 4, 5  # the official code; the paper's formula 9
+FOCAL_ALPHA, FOCAL_GAMMA, FOCAL_WEIGHT = 0.5, 4, 5  # the official code
 
 
 def noise_loss(noise_error: Tensor, normal: Tensor) -> Tensor:
-    """Mean over the samples that are `normal` (B,) bool of `noise_error` (B,); 0 if none is.
+    """The paper's formula 9: the mean of `noise_error` (B,) where `normal` (B,) bool, 0 if nowhere.
 
     By count: the official code tests for NaN instead, which hides a network that has diverged.
     """

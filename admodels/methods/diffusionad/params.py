@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from admodels.methods import MethodParams
 from admodels.synthesis.params import SelfMix
 
+Schedule = Literal["constant", "cosine", "waves"]  # waves: to 0 and back in 20 steps
+
 
 class Params(MethodParams):
     """DiffusionAD's params; the values of the authors' code stand in presets/official.yaml."""
@@ -25,24 +27,29 @@ class Params(MethodParams):
     eval_t_s: int = Field(ge=0)
     eval_t_b: int
     eval_draws: int = Field(ge=1)  # of inference noise, averaged
+    foreground: Literal["auto", "whole"]  # auto: the user's mattes, else an estimate for objects
     generator: SelfMix
     batch_images: int = Field(ge=2)  # batch norm needs two
-    micro_batch_images: int = Field(ge=1)  # in the denoiser at once; changes memory alone
+    micro_batch_images: int = Field(ge=1)  # in the denoiser at once: memory, and last digits
     checkpointing: bool  # of the denoiser's blocks; changes memory alone
     length: int = Field(ge=1)
     length_unit: Literal["epochs", "steps"]
     denoiser_learning_rate: float = Field(gt=0)
     segmentation_learning_rate: float = Field(gt=0)
-    schedule: Literal["official", "cosine"]
+    denoiser_schedule: Schedule
+    segmentation_schedule: Schedule
     ema_decay: float = Field(ge=0, lt=1)  # 0 is off
     score_pixels: int = Field(ge=1)  # the image's score is the mean of so many
 
     @model_validator(mode="after")
-    def _noise_is_ordered(self) -> Self:
-        if not self.t_split < self.t_b_max <= self.noise_steps:
-            raise ValueError("needs t_split < t_b_max <= noise_steps")
-        if not self.eval_t_s < self.eval_t_b < self.noise_steps:
-            raise ValueError("needs eval_t_s < eval_t_b < noise_steps")
+    def _scales_are_ordered(self) -> Self:
+        if not self.eval_t_s < self.t_split <= self.eval_t_b < self.t_b_max <= self.noise_steps:
+            raise ValueError(
+                "needs eval_t_s < t_split <= eval_t_b < t_b_max <= noise_steps: nothing is scored "
+                "at a scale that was not trained"
+            )
+        if self.micro_batch_images > self.batch_images:
+            raise ValueError("micro_batch_images is more than batch_images")
         return self
 
     @model_validator(mode="after")

@@ -5,10 +5,12 @@ The guided-diffusion family (Dhariwal and Nichol 2021) with additive time condit
 
 import math
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from admodels.nets import ExactConv2d
@@ -66,6 +68,12 @@ class ResBlock(nn.Module):
         return result
 
 
+def _reproducible_attention(x: Tensor) -> AbstractContextManager[None]:
+    """On CUDA, the fused kernels' gradients differ from run to run: there, none where one comes."""
+    trains_on_cuda = x.is_cuda and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if trains_on_cuda else nullcontext()
+
+
 class Attention(nn.Module):
     """Every pixel looks at every other, with 4 heads; starts as the identity."""
 
@@ -81,7 +89,8 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)  # no copy in channels_last
         heads = qkv.reshape(batch, height * width, HEADS, 3, channels // HEADS)
         q, k, v = heads.permute(3, 0, 2, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        with _reproducible_attention(x):
+            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         back = mixed.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
         result: Tensor = x + self.project(back)
         return result
