@@ -13,7 +13,6 @@ from admodels.methods.diffusionad.detector import (
     Detector,
     DiffusionAd,
     highest_mean,
-    learning_rates,
     training_noise,
 )
 from admodels.methods.diffusionad.diffusion import (
@@ -175,28 +174,6 @@ def test_the_noise_loss_counts_normal_samples_and_hides_no_nan() -> None:
     broken = torch.tensor([1.0, math.nan, 3.0])
     assert math.isnan(noise_loss(broken, normal).item())
     assert math.isnan(noise_loss(broken, torch.zeros(3, dtype=torch.bool)).item())
-
-
-def test_official_rates_are_constant_and_a_cosine_of_20_steps() -> None:
-    official = block(
-        denoiser_schedule="constant",
-        denoiser_learning_rate=1e-4,
-        segmentation_schedule="waves",
-        segmentation_learning_rate=1e-5,
-    )
-    rates = [learning_rates(official, step, 663_000) for step in range(40)]
-    assert {rate for rate, _ in rates} == {1e-4}
-    expected = [1, 0.9755, 0.9045, 0.7939, 0.6545, 0.5, 0.3455, 0.2061, 0.0955, 0.0245, 0]
-    assert [r / 1e-5 for _, r in rates[:11]] == pytest.approx(expected, abs=5e-5)
-    segmentation = [r for _, r in rates]
-    assert segmentation[20:] == pytest.approx(segmentation[:20], abs=1e-18)
-
-
-def test_the_cosine_schedule_falls_once() -> None:
-    p = block(denoiser_learning_rate=1e-3, segmentation_learning_rate=1e-2)
-    assert learning_rates(p, 0, 100) == pytest.approx((1e-3, 1e-2))
-    assert learning_rates(p, 50, 100) == pytest.approx((5e-4, 5e-3))
-    assert learning_rates(p, 99, 100) == pytest.approx((2.467e-7, 2.467e-6), rel=1e-3)
 
 
 def test_the_image_score_is_the_mean_of_the_highest_pixels_wherever_they_are() -> None:

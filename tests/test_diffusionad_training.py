@@ -19,7 +19,12 @@ from admodels import params
 from admodels.foreground import estimated
 from admodels.methods import Synthetic, TrainingData
 from admodels.methods.diffusionad import detector as module
-from admodels.methods.diffusionad.detector import Detector, DiffusionAd, training_noise
+from admodels.methods.diffusionad.detector import (
+    Detector,
+    DiffusionAd,
+    learning_rates,
+    training_noise,
+)
 from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
 from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
@@ -165,6 +170,28 @@ def test_scoring_denoises_at_both_steps_and_shows_what_the_segmentation_saw(seen
     assert found.reconstruction is not None
     torch.testing.assert_close(found.reconstruction, given[:, 3:].clamp(0, 1))
     torch.testing.assert_close(found.anomaly_map, logits[:, 0].sigmoid())
+
+
+def test_official_rates_are_constant_and_a_cosine_of_20_steps() -> None:
+    official = detector_of(
+        denoiser_schedule="constant",
+        denoiser_learning_rate=1e-4,
+        segmentation_schedule="waves",
+        segmentation_learning_rate=1e-5,
+    ).params
+    rates = [learning_rates(official, step, 663_000) for step in range(40)]
+    assert {rate for rate, _ in rates} == {1e-4}
+    expected = [1, 0.9755, 0.9045, 0.7939, 0.6545, 0.5, 0.3455, 0.2061, 0.0955, 0.0245, 0]
+    assert [r / 1e-5 for _, r in rates[:11]] == pytest.approx(expected, abs=5e-5)
+    segmentation = [r for _, r in rates]
+    assert segmentation[20:] == pytest.approx(segmentation[:20], abs=1e-18)
+
+
+def test_the_cosine_schedule_falls_once() -> None:
+    p = detector_of(denoiser_learning_rate=1e-3, segmentation_learning_rate=1e-2).params
+    assert learning_rates(p, 0, 100) == pytest.approx((1e-3, 1e-2))
+    assert learning_rates(p, 50, 100) == pytest.approx((5e-4, 5e-3))
+    assert learning_rates(p, 99, 100) == pytest.approx((2.467e-7, 2.467e-6), rel=1e-3)
 
 
 def test_each_network_has_its_own_learning_rate(
