@@ -2,6 +2,8 @@
 
 Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
 bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
+The image score is the mean of the highest pixels, as usually described; the official code sums,
+which ranks alike but cannot be held against the map.
 """
 
 import copy
@@ -159,7 +161,7 @@ class Detector(methods.Detector):
         )
         blurred = gaussian_blur(maps, self.params.blur_sigma_px)
         top = blurred.flatten(1).topk(self.params.score_pixels, dim=1).values
-        return Prediction(blurred.cpu(), top.sum(1).cpu())
+        return Prediction(blurred.cpu(), top.mean(1).cpu())
 
     def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
         """One image's distances before the blur, (image_px, image_px); section 12, steps 1 to 5."""
