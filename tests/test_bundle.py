@@ -155,6 +155,6 @@ def test_the_model_fingerprint_follows_weights_and_precision(saved, copied: Path
     assert bundle.load(copied, CPU).model_fingerprint == first.model_fingerprint
     card = bundle.read_card(copied)
     other = card.model_copy(update={"precision": "bfloat16"})
-    assert bundle._model_fingerprint(other) != first.model_fingerprint
+    assert bundle.fingerprints(other)[0] != first.model_fingerprint
     other = card.model_copy(update={"files": card.files | {"model.safetensors": "0" * 64}})
-    assert bundle._model_fingerprint(other) != first.model_fingerprint
+    assert bundle.fingerprints(other)[0] != first.model_fingerprint
