@@ -1,0 +1,168 @@
+"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from admodels.errors import ConfigurationError
+
+app = typer.Typer()
+
+LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and verdicts")
+LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
+MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
+SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="the images")],
+    bundle: Annotated[Path, typer.Option(help="e.g. data/models/draem/sample_brick")],
+    out: Annotated[Path, typer.Option(help="gets the tables and the summary")],
+    alpha: Annotated[float | None, typer.Option(help="default: evaluate.alpha of params")] = None,
+    line: Annotated[str | None, typer.Option(help="default: the folder's name")] = None,
+    csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
+    fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
+) -> None:
+    """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
+    from dataclasses import asdict
+
+    from admodels.scoring.discover import shown
+    from admodels.scoring.engine import Model, Source
+    from admodels.scoring.limits import ALARM, Limit, expected_images
+    from admodels.scoring.single import score_folder
+
+    limits = [Limit.of(text) for text in fail_if]
+    budget = _shipped_alpha() if alpha is None else alpha
+    source = Source(shown(line or folder.resolve().name), folder)
+    summary = score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv)
+    typer.echo(summary)
+    images, unreadable = expected_images(summary.statuses)
+    told = asdict(summary) | {"images": images, "unreadable": unreadable}
+    code = ALARM if any(limit.is_exceeded(images, told) for limit in limits) else 0
+    _tell(told | {"exit_code": code})
+    raise typer.Exit(code)
+
+
+@app.command()
+def nightly(
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+    fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
+    settle_seconds: Annotated[float, SETTLE] = 60,
+    rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+) -> None:
+    """Score what is new on every line; the last line of the output is a summary as JSON."""
+    from admodels.scoring import nightly as night
+    from admodels.scoring import params
+    from admodels.scoring.limits import Limit
+
+    limits = [Limit.of(text) for text in fail_if]
+    options = night.Options(models, settle_seconds, rehash, limits, pictures)
+    told = night.nightly(params.lines(lines), ledger, options)
+    _tell(told)
+    raise typer.Exit(told["exit_code"])
+
+
+@app.command()
+def watch(
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+    settle_seconds: Annotated[float, SETTLE] = 5,
+    every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
+) -> None:
+    """Score files as they arrive, until a signal; a line of JSON for every look that found some."""
+    from admodels.scoring import nightly as night
+    from admodels.scoring import params
+
+    options = night.Options(models, settle_seconds)
+    told = night.watch(params.lines(lines), ledger, options, every_seconds, _tell)
+    _tell(told)
+    raise typer.Exit(told["exit_code"])
+
+
+@app.command()
+def calibrate(
+    name: Annotated[str, typer.Argument(metavar="LINE")],
+    folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Rest the promise of a line on its own normal images, and judge all its scores anew."""
+    from admodels.calibration import smallest_alpha
+    from admodels.scoring import calibrating, params, verdicts
+    from admodels.scoring.engine import Model
+    from admodels.scoring.ledger import opened
+    from admodels.scoring.stopping import on_signals
+
+    line = params.named(name, lines)
+    with on_signals() as stop, opened(ledger) as held:
+        model = Model.at(models / line.method / line.task).tiled(line.tile)
+        manifests = Path("data/manifests")
+        found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
+        verdicts.rebuild(held, name, line.alpha)
+    count = len(found.scores)
+    typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")
+
+
+@app.command()
+def rethreshold(
+    alpha: Annotated[float, typer.Option(min=1e-9, max=1, help="the false-alarm budget")],
+    name: Annotated[str | None, typer.Option("--line", help="default: all lines")] = None,
+    write: Annotated[bool, typer.Option(help="write the verdicts, not only the preview")] = False,
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Say what another budget changes, from the ledger alone; nothing is scored."""
+    from admodels.scoring import params, verdicts
+    from admodels.scoring.ledger import opened
+
+    names = [name] if name else list(params.lines(lines))
+    with opened(ledger) as held:
+        for each in names:
+            typer.echo(verdicts.change(held, each, alpha))
+            if write:
+                verdicts.rebuild(held, each, alpha)
+    typer.echo(f"written; set `alpha: {alpha:g}` in {lines} to keep it" if write else "a preview")
+
+
+@app.command()
+def feedback(
+    table: Annotated[Path, typer.Argument(help="CSV: line, path or image_sha256, verdict")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Keep what people said of images (fine, defect), and say what the promise was worth."""
+    from admodels.scoring import feedback as said
+    from admodels.scoring import params
+    from admodels.scoring.ledger import opened
+
+    with opened(ledger) as held:
+        for name in said.take(held, table):
+            typer.echo(said.realised(held, name, params.named(name, lines).alpha))
+            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
+def _tell(told: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(told, sort_keys=True))
+
+
+def _shipped_alpha() -> float:
+    from admodels import params
+
+    if not params.PARAMS_FILE.is_file():
+        raise ConfigurationError(
+            "no false-alarm budget: there is no params.yaml here to take it from",
+            where=Path.cwd(),
+            expected="`--alpha`, or a run in the repository root",
+            next_step="add the share of normal images that may be flagged, e.g. `--alpha 0.01`",
+        )
+    return params.read("evaluate.alpha", float)
