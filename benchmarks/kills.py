@@ -42,8 +42,8 @@ def fill(folder: Path, count: int, rng: random.Random) -> None:
         if drawn < BAD_SHARE:
             data = path.read_bytes()
             path.write_bytes(data[: rng.randrange(len(data))])
-        elif drawn < BAD_SHARE + COPY_SHARE:
-            shutil.copyfile(next(folder.rglob("*.png")), path)
+        elif at and drawn < BAD_SHARE + COPY_SHARE:
+            shutil.copyfile(folder / "cam0" / "00000.png", path)
 
 
 def score(folder: Path, ledger: Path, scored: Path) -> None:
