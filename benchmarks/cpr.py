@@ -122,8 +122,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, fp32")
+    show_memory(arguments.images)  # first: the unfold form would be the peak
     show_speed(arguments.repeats)
-    show_memory(arguments.images)
 
 
 if __name__ == "__main__":
