@@ -1,11 +1,15 @@
 """The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from admodels.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from admodels.scoring.engine import Engine
 
 app = typer.Typer()
 
@@ -14,6 +18,9 @@ LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a p
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
 FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
+ADDRESS = typer.Option(envvar="RAY_ADDRESS", help="of a cluster; default: one that starts here")
+WORKERS = typer.Option(min=1, help="default: as many as fit")
 
 
 @app.command()
@@ -55,6 +62,9 @@ def nightly(
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
     pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+    engine: Annotated[Literal["local", "ray"], ENGINE] = "local",
+    ray_address: Annotated[str | None, ADDRESS] = None,
+    ray_workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
     """Score what is new on every line; the last line of the output is a summary as JSON."""
     from admodels.scoring import nightly as night
@@ -62,8 +72,9 @@ def nightly(
     from admodels.scoring.limits import Limit
 
     limits = [Limit.of(text) for text in fail_if]
-    options = night.Options(models, settle_seconds, rehash, limits, pictures)
-    told = night.nightly(params.lines(lines), ledger, options)
+    with _engine(engine, ray_address, ray_workers) as chosen:
+        options = night.Options(models, settle_seconds, rehash, limits, pictures, chosen)
+        told = night.nightly(params.lines(lines), ledger, options)
     _tell(told)
     raise typer.Exit(told["exit_code"])
 
@@ -147,6 +158,18 @@ def feedback(
         for name in said.take(held, table):
             typer.echo(said.realised(held, name, params.named(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
+def _engine(
+    name: str, address: str | None, workers: int | None
+) -> "AbstractContextManager[Engine]":
+    if name == "local":
+        from admodels.scoring.engine import local
+
+        return nullcontext(local)
+    from admodels.scoring.ray_rows import on_cluster
+
+    return on_cluster(address, workers)
 
 
 def _tell(told: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from admodels.errors import AdmodelsError, StorageError
 from admodels.scoring import overlays, verdicts
 from admodels.scoring.discover import files, shown
-from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.limits import ALARM, Limit, expected_images
 from admodels.scoring.params import Line
@@ -36,6 +36,7 @@ class Options:
     rehash: bool = False
     limits: Sequence[Limit] = ()
     pictures: int = 500  # of a line and a night, at most
+    engine: Engine = local
 
 
 @dataclass
@@ -158,7 +159,7 @@ def _score(
     folder = Path(line.folder)
     source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
     try:
-        report.take(score_line(ledger, source, model, stop))
+        report.take(score_line(ledger, source, model, stop, options.engine))
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     report.model_fingerprint = model.model_fingerprint
