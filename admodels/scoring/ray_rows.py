@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import admodels
 from admodels.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
 from admodels.scoring.discover import Status, stamp_of
-from admodels.scoring.engine import Engine, Model, Source
+from admodels.scoring.engine import Engine, Model, Source, local
 from admodels.scoring.index import Index
 from admodels.scoring.rows import Known, Read, rows, with_score
 from admodels.scoring.stopping import Stop
@@ -88,6 +88,9 @@ class _Cluster:
         known = partial(index.score, model=fingerprints[0], contract=fingerprints[1])
         step = 1 if source.tile else SHARD_IMAGES
         shards = [names[at : at + step] for at in range(0, len(names), step)]
+        if len(shards) == 1 and not self.has_gpus:  # done before a worker has started
+            yield from local(source, names, model, index, stopped)
+            return
         for at in range(0, len(shards), SHARDS_AT_ONCE):
             part = shards[at : at + SHARDS_AT_ONCE]
             for shard, found in zip(part, self._found(part, worker, stopped), strict=False):
@@ -173,7 +176,7 @@ def _settled(read: Read, path: Path, known: Known) -> Read:
     score = known(row.image_sha256)
     if score is None:
         return read
-    unscored = replace(row, status=Status.SCORED, reason="", reused=True)
+    unscored = replace(row, status=Status.SCORED, reason="", reused=True, anomaly_score=None)
     return replace(read, row=with_score(unscored, score))
 
 
