@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from admodels import images
 from admodels.errors import SourceError
@@ -112,7 +113,8 @@ def worker(place: Path, **changes: object) -> ray_rows._Worker:
         "bundle": place / "bundle",
         "fingerprints": (model.model_fingerprint, model.contract_fingerprint),
         "known": np.empty(0, "S64"),
-        "threads": 1,
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
     }
     return ray_rows._Worker(**asked | changes)
 

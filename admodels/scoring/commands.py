@@ -32,6 +32,9 @@ def score(
     line: Annotated[str | None, typer.Option(help="default: the folder's name")] = None,
     csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
     fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
+    engine: Annotated[Literal["local", "ray"], ENGINE] = "local",
+    ray_address: Annotated[str | None, ADDRESS] = None,
+    ray_workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
     """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
     from dataclasses import asdict
@@ -44,7 +47,9 @@ def score(
     limits = [Limit.of(text) for text in fail_if]
     budget = _shipped_alpha() if alpha is None else alpha
     source = Source(shown(line or folder.resolve().name), folder)
-    summary = score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv)
+    model = Model.at(bundle)
+    with _engine(engine, ray_address, ray_workers) as chosen:
+        summary = score_folder(source, model, out, alpha=budget, csv=csv, engine=chosen)
     typer.echo(summary)
     images, unreadable = expected_images(summary.statuses)
     told = asdict(summary) | {"images": images, "unreadable": unreadable}

@@ -40,6 +40,7 @@ class _Worker:
     fingerprints: tuple[str, str]
     known: NDArray[np.bytes_]
     threads: int
+    device: str
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """The `Read` of each name, or what is wrong here."""
@@ -57,7 +58,8 @@ class _Worker:
 
     @cached_property
     def _model(self) -> Model:
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)  # scores repeat to the bit with as many
+        os.environ["ADMODELS_DEVICE"] = self.device
         model = Model.at(self.bundle).tiled(self.source.tile)
         if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:
             raise _refused("another bundle stands there", self.bundle)
@@ -84,7 +86,8 @@ class _Cluster:
         assert model.folder is not None
         source = replace(source, folder=source.folder.resolve())
         digests = np.fromiter((sha.encode() for sha in index.digests(*fingerprints)), "S64")
-        worker = (source, model.folder.resolve(), fingerprints, digests, self.threads)
+        folder, device = model.folder.resolve(), "cuda" if self.has_gpus else "cpu"
+        worker = (source, folder, fingerprints, digests, self.threads, device)
         known = partial(index.score, model=fingerprints[0], contract=fingerprints[1])
         step = 1 if source.tile else SHARD_IMAGES
         shards = [names[at : at + step] for at in range(0, len(names), step)]
@@ -95,7 +98,7 @@ class _Cluster:
             part = shards[at : at + SHARDS_AT_ONCE]
             for shard, found in zip(part, self._found(part, worker, stopped), strict=False):
                 if isinstance(found, str):
-                    raise _refused(found, model.folder)
+                    raise _refused(found, folder)
                 for name, read in zip(shard, found, strict=True):
                     yield _settled(read, source.folder / name, known)
             if stopped():
