@@ -19,6 +19,7 @@ from admodels.methods.draem.detector import Detector
 from admodels.methods.draem.losses import focal_loss, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params
+from admodels.synthesis.anomalies import Batch
 from admodels.training import Training
 from benchmarks.timing import compared
 
@@ -64,7 +65,7 @@ def main() -> None:
         "score one image": (lambda: reference_score(theirs, x[:1]), lambda: ours.score(pixels)),
         "training step": (
             lambda: reference_step(theirs, adam, x),
-            lambda: ours._step(run, x, x, mask, 0, 1),
+            lambda: ours._step(run, Batch(x, x, mask), 0, 1),
         ),
     }
     for name, (slow, fast) in pairs.items():

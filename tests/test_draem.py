@@ -16,6 +16,7 @@ from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
 from admodels.nets import ExactConv2d, SegmentationUNet, for_inference, upsampled
+from admodels.training import ahead
 from tests import tiny
 
 
@@ -354,3 +355,17 @@ def test_the_upsampling_of_a_gpu_in_training_is_that_of_torch(shape: tuple[int, 
     torch.testing.assert_close(
         torch.autograd.grad((found * weight).sum(), x)[0], expected, rtol=0, atol=5e-6
     )
+
+
+def test_what_is_drawn_ahead_is_what_was_asked_for_and_drawn_once() -> None:
+    asked: list[int] = []
+
+    def draw(step: int) -> int:
+        asked.append(step)
+        return step**2
+
+    found = ahead(draw, torch.device("cuda"))
+    assert [found(step) for step in (3, 4, 5, 9, 10)] == [9, 16, 25, 81, 100]
+    assert {3, 4, 5, 9, 10} <= set(asked) <= {3, 4, 5, 6, 9, 10, 11}
+    assert len(asked) == len(set(asked))
+    assert ahead(draw, torch.device("cpu")) is draw
