@@ -32,7 +32,8 @@ def _scored(
     progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
-        pixels = images.load(rows[part], root, contract.image_px, contract.resize)
+        reading = contract.learnt.reading
+        pixels = images.load(rows[part], root, contract.image_px, contract.resize, reading)
         found = bundle.score(fitted.detector, pixels)
         scores[part] = found.anomaly_score
         maps[part] = evaluation.maps_resized(found.anomaly_map, mask_px)

@@ -221,7 +221,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle.save(
         detector,
         here / "data/models/draem/stripes",
-        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}),
+        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
         calibration_scores=calibration.tolist(),
         golden=tiny.stripes(2, seed=8),
     )
@@ -265,7 +265,7 @@ def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
         table = list(csv.DictReader(file))
     rows = manifest.read(repository / "data/manifests/stripes/test.csv")
     assert [r["image_id"] for r in table] == [row.image_id for row in rows]
-    pixels = images.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear")
+    pixels = images.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear", images.STORED)
     fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
     expected = bundle.score(fitted.detector, pixels).anomaly_score
     found = np.array([r["anomaly_score"] for r in table], np.float32)

@@ -16,6 +16,7 @@ from admodels.inspection import described
 from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
+from admodels.writing import write_json
 from stages import synthesize, train
 from tests import tiny
 
@@ -238,8 +239,9 @@ def project(tmp_path, monkeypatch):
         images.write_png(
             Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
         )
-    rows = [described(one, Path("data/raw/t"))[0] for one in found]
+    rows = [described(one, Path("data/raw/t"), images.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
+    write_json(Path("data/manifests/t/contract.json"), tiny.CONTRACT.model_dump(mode="json"))
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/assets/textures", name)
         images.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
@@ -291,7 +293,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     planes = tiny.discs(1, seed=1)[0][0].transpose(1, 2, 0)
     images.write_png(Path("data/raw/t/train/good/0.png"), planes)
     rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
-    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
     manifest.write(Path("data/manifests/t/validation.csv"), listed)
     assert found()[0] == {"estimated": 3, "whole": 6}
     images.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
@@ -299,7 +301,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     matte[:45] = 255
     for i in range(3):
         images.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
-    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
     for split in ("validation", "train"):
         manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
     source, share, cyan = found()
@@ -309,7 +311,8 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
 
     detector = tiny.detector("diffusionad").params
     Path("data/assets/diffusionad").mkdir()
-    data = train._training_data(detector, "diffusionad", "t", Path("data/manifests/t/train.csv"))
+    split = Path("data/manifests/t/train.csv")
+    data = train._training_data(detector, "diffusionad", "t", split, images.STORED)
     assert data.foreground is not None
     assert data.foreground.shape == (3, 1, tiny.PX, tiny.PX)
     assert (data.foreground[:, :, : tiny.PX // 2 - 1] == 255).all()

@@ -53,7 +53,7 @@ def found_in(root, name="a.png", array=None, mask=None, label="normal"):
 
 
 def row_of(found, root):
-    return described(found, root)[0]
+    return described(found, root, images.STORED)[0]
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF"])
@@ -270,7 +270,7 @@ def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
 def test_loading_keeps_the_order_of_many_rows(tmp_path):
     found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
     rows = [row_of(one, tmp_path) for one in found][::-1]
-    stack = images.load(rows, tmp_path, 5, "bilinear")
+    stack = images.load(rows, tmp_path, 5, "bilinear", images.STORED)
     assert (stack.shape, stack.dtype) == ((40, 3, 5, 5), np.uint8)
     assert stack.flags.c_contiguous
     np.testing.assert_array_equal(stack[:, 0, 0, 0], np.arange(40)[::-1])
@@ -279,13 +279,13 @@ def test_loading_keeps_the_order_of_many_rows(tmp_path):
 def test_channels_are_rgb_and_come_first(tmp_path):
     array = pixels(4, 4)
     row = row_of(found_in(tmp_path, array=array), tmp_path)
-    stack = images.load([row], tmp_path, 4, "area")
+    stack = images.load([row], tmp_path, 4, "area", images.STORED)
     for channel in range(3):
         np.testing.assert_array_equal(stack[0, channel], array[:, :, channel])
 
 
 def test_no_rows_give_empty_arrays(tmp_path):
-    assert images.load([], tmp_path, 8, "area").shape == (0, 3, 8, 8)
+    assert images.load([], tmp_path, 8, "area", images.STORED).shape == (0, 3, 8, 8)
     assert images.load_masks([], tmp_path, 8).shape == (0, 8, 8)
 
 
@@ -294,7 +294,7 @@ def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
     images.write_png(tmp_path / "a.png", pixels(seed=1))
     now = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     with pytest.raises(DataError, match=r"a\.png[\s\S]*dvc repro fetch validate") as refusal:
-        images.load([row], tmp_path, 8, "area")
+        images.load([row], tmp_path, 8, "area", images.STORED)
     assert row.image_sha256 in str(refusal.value)
     assert now in str(refusal.value)
 
@@ -303,7 +303,7 @@ def test_a_missing_image_is_refused_by_name(tmp_path):
     row = row_of(found_in(tmp_path), tmp_path)
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png"):
-        images.load([row], tmp_path, 8, "area")
+        images.load([row], tmp_path, 8, "area", images.STORED)
 
 
 def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
@@ -361,5 +361,5 @@ def test_real_images_and_masks_load():
         for m in masks
     ]
     rows = [row_of(one, root) for one in found]
-    assert images.load(rows, root, 64, "bilinear").shape == (8, 3, 64, 64)
+    assert images.load(rows, root, 64, "bilinear", images.STORED).shape == (8, 3, 64, 64)
     assert images.load_masks(rows, root, 256).any(axis=(1, 2)).all()
