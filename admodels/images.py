@@ -295,6 +295,12 @@ def resized_mask(mask: Bool, mask_px: int) -> Bool:
     return np.asarray(scaled, dtype=np.bool_)
 
 
+def load_one(row: Row, root: Path, reading: Reading) -> UInt8:
+    """The image of a row as the camera took it, (H, W, 3) uint8 RGB; refusals as in `load`."""
+    path = root / row.image_path
+    return decoded(_read_checked(path, row.image_sha256), path, reading).rgb
+
+
 def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Reading) -> UInt8:
     """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
 
@@ -304,9 +310,7 @@ def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Re
     """
 
     def planes(row: Row) -> UInt8:
-        path = root / row.image_path
-        rgb = decoded(_read_checked(path, row.image_sha256), path, reading).rgb
-        return resized(rgb, image_px, resize).transpose(2, 0, 1)
+        return resized(load_one(row, root, reading), image_px, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
     return stacked(planes, rows, (3, image_px, image_px), np.uint8, label)

@@ -153,6 +153,14 @@ def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
         assert np.array_equal(image, sample.image)
 
 
+def test_coverage_is_what_some_mask_is_on():
+    one, two = drawn()[:2]
+    left, right = (np.zeros(one.mask.shape, bool) for _ in range(2))
+    left[:, :4] = right[:, 2:6] = True
+    samples = [replace(one, mask=left), replace(two, mask=right)]
+    assert held_out.statistics(samples)["coverage"] == round(6 / left.shape[1], 6)
+
+
 def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
@@ -161,6 +169,7 @@ def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     assert found == {
         "images": 12,
         "mean_area_share": pytest.approx(np.mean([s.mask for s in samples]), abs=1e-6),
+        "coverage": round(float(np.any([s.mask for s in samples], axis=0).mean()), 6),
         "empty_draw_share": pytest.approx(empty / (empty + 12), abs=1e-6),
         "foreground_share": 1.0,
         "foreground": {"whole": 12},
