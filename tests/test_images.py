@@ -137,16 +137,55 @@ def test_cmyk_becomes_rgb():
     assert (image.rgb == 0).all()
 
 
+def test_a_cmyk_jpeg_which_is_stored_inverted_has_its_colours():
+    array = np.full((16, 16, 3), (200, 90, 40), dtype=np.uint8)
+    image = images.decoded(encoded(array, "JPEG", mode="CMYK", quality=95), "x")
+    assert image.mode == "CMYK"
+    assert np.abs(image.rgb.astype(int) - array).max() <= 8  # a flat colour, quantised
+
+
+def interlaced(array):
+    """A grey PNG of 8 bits in the seven passes of Adam7 (PNG, third edition, section 8.2)."""
+    starts_and_steps = (
+        *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+        *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+    )
+    passes = [array[top::down, left::right] for top, left, down, right in starts_and_steps]
+    rows = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 8, 0, 0, 0, 1)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def test_an_interlaced_png_is_read_and_half_of_one_is_truncated():
+    array = pixels(21, 30, channels=1)
+    data = interlaced(array)
+    np.testing.assert_array_equal(images.decoded(data, "x").rgb[:, :, 0], array)
+    with pytest.raises(images.UnreadableImage) as refusal:
+        images.decoded(data[: len(data) // 2], "x")
+    assert refusal.value.reason == "truncated"
+
+
+def test_a_progressive_jpeg_is_read_and_one_without_its_last_scans_is_truncated():
+    array = np.kron(pixels(4, 5), np.ones((16, 16, 1), np.uint8))
+    plain, data = (encoded(array, "JPEG", quality=95, progressive=p) for p in (False, True))
+    np.testing.assert_array_equal(images.decoded(data, "x").rgb, images.decoded(plain, "x").rgb)
+    with pytest.raises(images.UnreadableImage) as refusal:
+        images.decoded(data[: len(data) * 3 // 4], "x")
+    assert refusal.value.reason == "truncated"
+
+
 def test_one_bit_images_are_black_and_white():
     image = images.decoded(encoded(np.array([[True, False]])), "x")
     np.testing.assert_array_equal(image.rgb[0, :, 0], [255, 0])
     assert (image.mode, image.bit_depth) == ("1", 1)
 
 
-def test_the_first_frame_of_an_animation_is_taken():
+@pytest.mark.parametrize("fmt", ["TIFF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_taken(fmt):
     first, second = (Pillow.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    file = io.BytesIO()
-    first.save(file, format="TIFF", save_all=True, append_images=[second])
+    file, options = io.BytesIO(), {"lossless": True} if fmt == "WEBP" else {}
+    first.save(file, format=fmt, save_all=True, append_images=[second], **options)
     assert (images.decoded(file.getvalue(), "x").rgb == (255, 0, 0)).all()
 
 

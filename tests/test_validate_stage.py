@@ -309,6 +309,19 @@ def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(
     assert failed()["fits_contract"] == ["test/good/plain.png"]
 
 
+def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: Path) -> None:
+    names = ["Gr\u00fc\u00dfe \u65e5\u672c", "=cmd", 'a,"b"', "<b>&amp;", "x" * 251, "\u65e5" * 83]
+    for i, name in enumerate(names):
+        (RAW / f"train/good/{i:03}.png").rename(RAW / f"train/good/{name}.png")
+    for name in ("._000.png", "Thumbs.db", ".DS_Store", "notes.txt"):
+        (RAW / "train/good" / name).write_bytes(b"no image")
+    validate.main("tiny")
+    assert failed() == {}
+    rows = [row for s in manifest.SPLITS for row in manifest.read(MANIFESTS / f"{s}.csv")]
+    assert len(rows) == 22
+    assert {f"train/good/{name}" for name in names} < {row.image_id for row in rows}
+
+
 def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:
     save("train/good/000.png", np.full((40, 60, 3), 90, np.uint8) + np.arange(3, dtype=np.uint8))
     validate.main("tiny")
