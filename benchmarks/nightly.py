@@ -60,7 +60,7 @@ def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle
     bundles.save(
         detector,
         folder,
-        origin=bundles.Origin("draem", "bench", "texture", "CC0", {}),
+        origin=bundles.Origin("draem", "bench", "texture", "CC0", {}, tiny.CONTRACT),
         calibration_scores=scores.tolist(),
         golden=pixels[:1],
     )

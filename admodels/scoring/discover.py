@@ -19,6 +19,11 @@ class Status(StrEnum):
     TRUNCATED = "truncated"
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"  # more bytes or pixels than are safe to decode
+    WRONG_BIT_DEPTH = "wrong_bit_depth"  # this and the next four: none of the kind learnt from
+    WRONG_SIZE = "wrong_size"
+    WRONG_CHANNELS = "wrong_channels"  # grey where all were colour, or the other way round
+    BLANK = "blank"  # nothing is on it: a closed shutter, a lamp out
+    OVEREXPOSED = "overexposed"
     UNSCORABLE = "unscorable"  # decoded, but the detector's answer is not a finite number
     NOT_AN_IMAGE = "not_an_image"  # by name or kind; not read
     OUTSIDE_FOLDER = "outside_folder"  # a link that leads out; not read

@@ -81,7 +81,7 @@ def _draw(
     canvases: dict[Path, Pixels] = {}
     maps, pixels = [], []
     for target, wanted in part:
-        rgb = _rgb(source, wanted)
+        rgb = _rgb(source, wanted, bundle.contract.learnt.reading)
         if rgb is not None:
             canvases[target] = _shrunk(rgb)
             if source.tile is not None:
@@ -116,13 +116,13 @@ def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: Source, wanted: Wanted) -> Pixels | None:
+def _rgb(source: Source, wanted: Wanted, reading: images.Reading) -> Pixels | None:
     """The image, unless the file has changed since it was scored."""
     try:
         data = contents(source.folder.resolve(), os.fspath(wanted.path))
         if hashlib.sha256(data).hexdigest() != wanted.image_sha256:
             return None
-        return images.decoded(data, wanted.path).rgb
+        return images.decoded(data, wanted.path, reading).rgb
     except (OSError, Refused, Unsettled, images.UnreadableImage):
         return None
 
