@@ -1,11 +1,12 @@
-"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
+"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback, alert."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from admodels.errors import ConfigurationError
+from admodels.scoring.log_lines import log_as
 
 app = typer.Typer()
 
@@ -13,6 +14,7 @@ LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and v
 LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+LOG = typer.Option(envvar="ADMODELS_LOG", help="how stderr speaks, e.g. to a log collector")
 FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
 
 
@@ -55,8 +57,10 @@ def nightly(
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
     pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+    log: Annotated[Literal["plain", "json"], LOG] = "plain",
 ) -> None:
     """Score what is new on every line; the last line of the output is a summary as JSON."""
+    log_as(log)
     from admodels.scoring import nightly as night
     from admodels.scoring import params
     from admodels.scoring.limits import Limit
@@ -75,8 +79,10 @@ def watch(
     models: Annotated[Path, MODELS] = Path("data/models"),
     settle_seconds: Annotated[float, SETTLE] = 5,
     every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
+    log: Annotated[Literal["plain", "json"], LOG] = "plain",
 ) -> None:
     """Score files as they arrive, until a signal; a line of JSON for every look that found some."""
+    log_as(log)
     from admodels.scoring import nightly as night
     from admodels.scoring import params
 
@@ -147,6 +153,24 @@ def feedback(
         for name in said.take(held, table):
             typer.echo(said.realised(held, name, params.named(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
+@app.command()
+def alert(
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    log: Annotated[
+        Path | None, typer.Option("--from", help="a log of the night, instead of the ledger")
+    ] = None,
+    code: Annotated[
+        str, typer.Option(envvar="MONITOR_EXIT_STATUS", help="how the scheduler saw it end")
+    ] = "",
+    always: Annotated[bool, typer.Option(help="tell of a good night as well")] = False,
+) -> None:
+    """Tell people of a night that needs them (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
+    from admodels.scoring import alerting
+
+    for fault in alerting.alert(ledger, log, code, always):
+        typer.echo(f"alert: {fault}", err=True)
 
 
 def _tell(told: dict[str, Any]) -> None:
