@@ -1,4 +1,4 @@
-"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
+"""The commands of the night: scoring, verdicts, what people say, and whose bundle counts."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and v
 LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+ALIAS = typer.Option(help="of the registered model admodels-TASK")
 FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
 
 
@@ -97,13 +98,15 @@ def calibrate(
     """Rest the promise of a line on its own normal images, and judge all its scores anew."""
     from admodels.calibration import smallest_alpha
     from admodels.scoring import calibrating, params, verdicts
-    from admodels.scoring.engine import Model
     from admodels.scoring.ledger import opened
+    from admodels.scoring.pinned import Pinned
     from admodels.scoring.stopping import on_signals
 
     line = params.named(name, lines)
     with on_signals() as stop, opened(ledger) as held:
-        model = Model.at(models / line.method / line.task).tiled(line.tile)
+        pinned = Pinned(models, ledger)
+        pinned.look_up([line])
+        model, _, _ = pinned.of(line)
         manifests = Path("data/manifests")
         found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
@@ -147,6 +150,27 @@ def feedback(
         for name in said.take(held, table):
             typer.echo(said.realised(held, name, params.named(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
+@app.command()
+def promote(
+    method: str,
+    task: str,
+    alias: Annotated[str, ALIAS] = "champion",
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
+    from admodels import registry
+
+    typer.echo(registry.promote(Path(), models / method / task, alias))
+
+
+@app.command()
+def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
+    """Let the bundle that was promoted before count again; a second time undoes it."""
+    from admodels import registry
+
+    typer.echo(registry.rollback(Path(), task, alias))
 
 
 def _tell(told: dict[str, Any]) -> None:
