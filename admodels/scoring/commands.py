@@ -153,6 +153,25 @@ def feedback(
 
 
 @app.command()
+def collect(
+    name: Annotated[str, typer.Argument(metavar="LINE")],
+    folder: Annotated[Path, typer.Argument(help="the source of a task, of layout `folder`")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Add the images that people called fine to those that a task learns from."""
+    from admodels.scoring import feedback as said
+    from admodels.scoring import params
+    from admodels.scoring.ledger import opened
+
+    line = params.named(name, lines)
+    with opened(ledger) as held:
+        kept, gone = said.collect(held, name, Path(line.folder), folder)
+    typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
+    typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")
+
+
+@app.command()
 def promote(
     method: str,
     task: str,

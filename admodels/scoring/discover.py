@@ -1,5 +1,6 @@
 """Which files a folder holds, and what may be read of them; no file is passed over in silence."""
 
+import hashlib
 import os
 import stat
 from enum import StrEnum
@@ -122,6 +123,15 @@ def contents(root: Path, name: str) -> bytes:
         if stamp(os.fstat(stream.fileno())) != before:
             raise Unsettled
     return data
+
+
+def same_contents(root: Path, name: str, sha256: str) -> bytes | None:
+    """The bytes of `name` below `root`, if they are still those of this hash."""
+    try:
+        data = contents(root.resolve(), name)
+    except (OSError, Refused, Unsettled):
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def _check_kind(path: Path, mode: int) -> None:
