@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from admodels import bundle as bundles
 from admodels import runtime, tracking
 from admodels.errors import BundleError, SourceError
 from admodels.manifest import sha256_of
+from admodels.params import Strict, parsed
 from admodels.writing import whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "admodels-bundles"
 FOLDER = "bundle"  # of the run of a version: its files
 SHA256 = "admodels.bundle_sha256"  # of bundle.json, which has the hashes of all other files
+HEX = "^[0-9a-f]{64}$"
 MEASURED = ("image_auroc", "false_alarm_rate")
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter: no such alias
 
@@ -41,6 +45,13 @@ class Move:
     def __str__(self) -> str:
         told = f"{self.address} is {_told(self.now)}"
         return told if self.before is None else f"{told}\nbefore it was {_told(self.before)}"
+
+
+class Copy(Strict):
+    """Which version an address meant when the registry was asked last, and its files' folder."""
+
+    version: str
+    sha256: str = Field(pattern=HEX)
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ def _revision(repo: Path) -> str:
         return subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False).stdout
 
     changed = git("status", "--porcelain", "dvc.lock")
-    return "workspace" if changed else git("rev-parse", "HEAD").strip()
+    return "workspace" if changed else git("rev-parse", "HEAD").strip() or "workspace"
 
 
 def _registered(
@@ -177,25 +188,26 @@ def resolved(address: str, repo: Path, cache: Path) -> Resolved:
         SourceError: the registry is away, and the address is new to `cache`.
         StorageError: the local database cannot be used.
     """
-    known, note = _json(cache / "known.json"), ""
+    path, note = cache / "known.json", ""
+    known = parsed(_json(path), dict[str, Copy], str(path))
     try:
         with tracking.reached(repo, must_exist=True) as client:
             known[address] = _copied(client, address, cache)
     except SourceError as error:
-        if address not in known:
+        if address not in known or not _is_whole(cache, known[address].sha256):
             raise
         note = f"scored with the last version known: {error.found}"
     else:
-        write_json(cache / "known.json", known)
-        kept = {entry["sha256"] for entry in known.values()}
+        write_json(path, {name: copy.model_dump() for name, copy in known.items()})
+        kept = {copy.sha256 for copy in known.values()}
         for folder in cache.iterdir():
             if folder.is_dir() and folder.name not in kept:
                 shutil.rmtree(folder)
-    entry = known[address]
-    return Resolved(cache / entry["sha256"] / FOLDER, entry["version"], note)
+    copy = known[address]
+    return Resolved(cache / copy.sha256 / FOLDER, copy.version, note)
 
 
-def _copied(client: "MlflowClient", address: str, cache: Path) -> dict[str, str]:
+def _copied(client: "MlflowClient", address: str, cache: Path) -> Copy:
     """The version that the address means; afterwards its files are in `cache`."""
     name, _, alias = address.removeprefix("models:/").partition("@")
     model, _, number = name.partition("/")
@@ -206,23 +218,26 @@ def _copied(client: "MlflowClient", address: str, cache: Path) -> dict[str, str]
             else client.get_model_version(model, number)
         )
     )
-    sha256 = "" if version is None else version.tags.get(SHA256, "")
-    if version is None or not re.fullmatch("[0-9a-f]{64}", sha256):
+    if version is None or not re.fullmatch(HEX, version.tags.get(SHA256, "")):
         raise _absent(address)
-    if not _is_whole(cache / sha256 / FOLDER, sha256):
-        with whole_folder(cache / sha256) as building:
+    copy = Copy(version=str(version.version), sha256=version.tags[SHA256])
+    if not _is_whole(cache, copy.sha256):
+        with whole_folder(cache / copy.sha256) as building:
             client.download_artifacts(str(version.run_id), FOLDER, str(building))
-            if not _is_whole(building / FOLDER, sha256):
-                raise BundleError(
-                    f"version {version.version} is not the bundle that was registered",
-                    where=address,
-                    expected=f"a bundle.json of sha256 {sha256} and the files it names",
-                    next_step="delete the version in MLflow, then `admodels promote` again",
-                )
-    return {"version": str(version.version), "sha256": sha256}
+        if not _is_whole(cache, copy.sha256):
+            shutil.rmtree(cache / copy.sha256)
+            raise BundleError(
+                f"version {version.version} is not the bundle that was registered",
+                where=address,
+                expected=f"a bundle.json of sha256 {copy.sha256} and the files it names",
+                next_step="delete the version in MLflow, then `admodels promote` again",
+            )
+    return copy
 
 
-def _is_whole(folder: Path, sha256: str) -> bool:
+def _is_whole(cache: Path, sha256: str) -> bool:
+    """Whether the copy is a bundle whose files have the hashes that its bundle.json names."""
+    folder = cache / sha256 / FOLDER
     try:
         bundles.read_card(folder)
     except BundleError:

@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds, for a server that is dead or only slow
 }
@@ -321,7 +322,7 @@ def _away(uri: str, reason: str) -> SourceError:
         f"MLflow cannot be reached: {_shown(_gist(reason))}",
         where=_shown(uri),
         expected="a tracking server that answers",
-        next_step="the same command when it is back; everything else is done, DVC knows it all",
+        next_step="when it is back, what you ran or `admodels track sync`; all else is done",
     )
 
 

@@ -188,6 +188,17 @@ def main() -> None:
             drawn(inbox, count, count + asked.new)
             told[f"next night, {asked.new} new"] = night(place)
         told["nothing new"] = night(place)
+        start = time.monotonic()
+        words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
+        code = "from admodels.cli import main; main()"
+        subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=place,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        told["rethreshold, all verdicts"] = round(time.monotonic() - start, 1)
         used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
         told["ledger_mib"] = round(used / 2**20, 1)
     for what, figures in told.items():

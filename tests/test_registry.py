@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from admodels import images, registry
+from admodels import cli, images, registry
 from admodels.errors import BundleError, ConfigurationError, SourceError
 from admodels.params import parsed
 from admodels.scoring.nightly import Options, nightly
@@ -180,3 +181,26 @@ def test_a_line_names_exactly_one_bundle(changes: dict[str, object]) -> None:
     block = {"folder": "press", "task": "stripes", "alpha": 0.2} | changes
     with pytest.raises(ConfigurationError, match="model"):
         parsed(block, Line, "lines.press")
+
+
+def test_the_commands_promote_calibrate_and_roll_back(
+    plant: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["admodels", *words])
+        with pytest.raises(SystemExit) as end:
+            sys.exit(cli.main())
+        return f"{end.value.code or 0} {capsys.readouterr().out}"
+
+    for name in ("one", "two"):
+        shutil.copytree(plant / name, plant / name / "draem/stripes")
+        told = said("promote", "draem", "stripes", "--models", name)
+        assert told.startswith(f"0 {ADDRESS} is version {1 + (name == 'two')}, draem: image_auroc")
+    block = {"folder": "press", "task": "stripes", "model": ADDRESS, "alpha": 0.2}
+    (plant / "lines.yaml").write_text(json.dumps({"lines": {"press": block}}), encoding="utf-8")
+    told = said("calibrate", "press", "press", "--lines", "lines.yaml")
+    assert told == "0 press: 3 images, the smallest alpha is 0.25\n"
+    (kept,) = (plant / "ledger/calibration/press").iterdir()
+    assert kept.name.startswith(of("two"))
+    assert said("rollback", "stripes").startswith(f"0 {ADDRESS} is version 1, draem")
+    assert said("rollback", "other").startswith("4 ")

@@ -47,7 +47,8 @@ class Refused(Exception):  # noqa: N818  one row of a table, not the failure of 
 
 def shown(name: str) -> str:
     """`name` as text that any file can hold: only bytes that are no UTF-8 change, to their hex."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if text == name else text  # one object for two lists of a million names
 
 
 def files(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from admodels.errors import AdmodelsError, BundleError, StorageError
+from admodels.errors import BundleError
 from admodels.scoring.engine import Model
 from admodels.scoring.params import Line
 
@@ -18,7 +18,7 @@ class Pinned:
         """`models` holds METHOD/TASK; `ledger` gets copies of what the registry holds."""
         self._models, self._cache = models, ledger / BUNDLES
         self._held: dict[str, tuple[Path, str, str]] = {}  # folder, name, note
-        self._failed: dict[str, AdmodelsError] = {}
+        self._failed: dict[str, Exception] = {}
 
     def look_up(self, lines: Iterable[Line]) -> None:
         """Ask the registry for all addresses that it has not answered for."""
@@ -27,9 +27,8 @@ class Pinned:
 
             try:
                 found = registry.resolved(address, Path(), self._cache)
-            except (AdmodelsError, OSError) as error:
-                known = StorageError.of(error) if isinstance(error, OSError) else error
-                self._failed[address] = known
+            except Exception as error:  # of these lines alone: `of` raises it
+                self._failed[address] = error
                 continue
             self._held[address] = (found.folder, f"{address} version {found.version}", found.note)
             if found.note:
