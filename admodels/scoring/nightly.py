@@ -16,7 +16,7 @@ from typing import Any
 from admodels.errors import AdmodelsError, StorageError
 from admodels.scoring import overlays, verdicts
 from admodels.scoring.discover import files, shown
-from admodels.scoring.engine import Counts, Source, score_line
+from admodels.scoring.engine import Counts, Engine, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.limits import ALARM, Limit, expected_images
 from admodels.scoring.params import Line
@@ -37,6 +37,7 @@ class Options:
     rehash: bool = False
     limits: Sequence[Limit] = ()
     pictures: int = 500  # of a line and a night, at most
+    engine: Engine = local
 
 
 @dataclass
@@ -174,7 +175,7 @@ def _score(
     folder = Path(line.folder)
     source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
     try:
-        report.take(score_line(ledger, source, model, stop))
+        report.take(score_line(ledger, source, model, stop, options.engine))
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     report.model_fingerprint = model.model_fingerprint
