@@ -88,7 +88,7 @@ def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | No
         "exit_code": process.returncode,
         "seconds": round(time.monotonic() - start, 1),
         "of_them_scoring": round(line["seconds"], 1),
-        "images_per_second": round(line["images"] / line["seconds"], 1),
+        "images_per_second": round(line["images"] / max(line["seconds"], 1e-3), 1),
         "new_rows": line["images"],
         "told": line["told"],
     }
