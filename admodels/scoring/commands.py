@@ -1,4 +1,4 @@
-"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback, alert."""
+"""The commands of the night: scoring, verdicts, what people say and hear, whose bundle counts."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a p
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
 LOG = typer.Option(envvar="ADMODELS_LOG", help="how stderr speaks, e.g. to a log collector")
+ALIAS = typer.Option(help="of the registered model admodels-TASK")
 FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
 
 
@@ -103,13 +104,15 @@ def calibrate(
     """Rest the promise of a line on its own normal images, and judge all its scores anew."""
     from admodels.calibration import smallest_alpha
     from admodels.scoring import calibrating, params, verdicts
-    from admodels.scoring.engine import Model
     from admodels.scoring.ledger import opened
+    from admodels.scoring.pinned import Pinned
     from admodels.scoring.stopping import on_signals
 
     line = params.named(name, lines)
     with on_signals() as stop, opened(ledger) as held:
-        model = Model.at(models / line.method / line.task).tiled(line.tile)
+        pinned = Pinned(models, ledger)
+        pinned.look_up([line])
+        model, _, _ = pinned.of(line)
         manifests = Path("data/manifests")
         found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
@@ -171,6 +174,46 @@ def alert(
 
     for fault in alerting.alert(ledger, log, code, always):
         typer.echo(f"alert: {fault}", err=True)
+
+
+@app.command()
+def collect(
+    name: Annotated[str, typer.Argument(metavar="LINE")],
+    folder: Annotated[Path, typer.Argument(help="the source of a task, of layout `folder`")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Add the images that people called fine to those that a task learns from."""
+    from admodels.scoring import feedback as said
+    from admodels.scoring import params
+    from admodels.scoring.ledger import opened
+
+    line = params.named(name, lines)
+    with opened(ledger) as held:
+        kept, gone = said.collect(held, name, Path(line.folder), folder)
+    typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
+    typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")
+
+
+@app.command()
+def promote(
+    method: str,
+    task: str,
+    alias: Annotated[str, ALIAS] = "champion",
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
+    from admodels import registry
+
+    typer.echo(registry.promote(Path(), models / method / task, alias))
+
+
+@app.command()
+def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
+    """Let the bundle that was promoted before count again; a second time undoes it."""
+    from admodels import registry
+
+    typer.echo(registry.rollback(Path(), task, alias))
 
 
 def _tell(told: dict[str, Any]) -> None:
