@@ -1,4 +1,4 @@
-"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
+"""The commands of the night: score, nightly, page, watch, calibrate, rethreshold, feedback."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +66,19 @@ def nightly(
     told = night.nightly(params.lines(lines), ledger, options)
     _tell(told)
     raise typer.Exit(told["exit_code"])
+
+
+@app.command()
+def page(
+    run: Annotated[str | None, typer.Option(help="e.g. 000012; default: the last")] = None,
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Write the page of a night and the index over nights, from the ledger alone."""
+    from admodels.scoring import page as morning_page
+    from admodels.scoring.ledger import opened
+
+    with opened(ledger) as held:
+        typer.echo(morning_page.write(held, run))
 
 
 @app.command()
