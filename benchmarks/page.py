@@ -92,7 +92,7 @@ def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) ->
         ledger.write(LINE, rows)
     for at in np.argsort(found)[::-1][:pictures]:
         draw(ledger, digests[at], side, rng)
-    report = LineReport("in", "cpr", "brick", 0.02, images=len(rows), flagged=flagged, **keys)
+    report = LineReport("in", 0.02, bundle="cpr/brick", images=len(rows), flagged=flagged, **keys)
     told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
     told |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
     ledger.finish(told | {"versions": {}, "lines": {LINE: asdict(report)}})

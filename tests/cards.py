@@ -59,7 +59,7 @@ def make_bundle(calibration: list[float] | None = None) -> Bundle:
         task="grey_cards",
         kind="object",
         params=params,
-        contract=bundles.contract_of(params),
+        contract=bundles.contract_of(params, tiny.CONTRACT),
         calibration_scores=np.array(
             [50.0, 60, 70, 80, 90, 100, 110, 120, 130] if calibration is None else calibration
         ),
@@ -137,12 +137,12 @@ EXPECTED = {
 }
 
 
-def save_draem(folder: Path) -> None:
+def save_draem(folder: Path, **changes: object) -> None:
     """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
     torch.manual_seed(2)
-    detector = tiny.detector("draem")
+    detector = tiny.detector("draem", **changes)
     calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
-    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {})
+    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT)
     golden = tiny.stripes(2, seed=8)
     bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
 

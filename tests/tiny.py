@@ -8,9 +8,22 @@ import torch
 from numpy.typing import NDArray
 
 from admodels import methods, runtime
+from admodels.contract import Contract
+from admodels.images import STORED
 from admodels.methods import Synthetic, TrainingData
 
 PX = 64
+CONTRACT = Contract(  # of anything that decodes
+    reading=STORED,
+    width_px=(1, 100_000),
+    height_px=(1, 100_000),
+    side_ratio=(0.01, 100),
+    size_tolerance=1.25,
+    bit_depths=(8, 16),
+    channels="both",
+    brightness=(0, 255),
+    min_contrast=0,
+)
 PARAMS = {
     "draem": {
         "image_px": PX,

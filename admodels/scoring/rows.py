@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from admodels import bundle as bundles
 from admodels import images
 from admodels.bundle import Bundle
+from admodels.contract import DIGITS, Look
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.params import Tile
@@ -92,11 +93,12 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         row = read.row
         if row is not None and row.status == Status.SCORED:
             score = found.get(row.image_sha256)
-            row = _with_score(row, known(row.image_sha256) if score is None else score)
+            row = with_score(row, known(row.image_sha256) if score is None else score)
         yield Read(row, read.stamp)
 
 
-def _with_score(row: Row, score: float | None) -> Row:
+def with_score(row: Row, score: float | None) -> Row:
+    """The row of a decoded image, with its score if that is a number."""
     if score is not None and np.isfinite(score):
         return replace(row, anomaly_score=score)
     return replace(row, status=Status.UNSCORABLE, reason="the detector's score is not finite")
@@ -134,7 +136,7 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = images.decoded(data, row.path)
+        image = images.decoded(data, row.path, bundle.contract.learnt.reading)
     except Unsettled:
         return Read(None, looks)
     except images.UnreadableImage as error:
@@ -146,18 +148,23 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
-    facts = replace(
-        row,
-        width=image.width,
-        height=image.height,
-        bit_depth=image.bit_depth,
-        **asdict(statistics(image.rgb)),
-    )
-    if whole:
-        return Read(facts, looks, image.rgb)
+    row = _seen(row, image, bundle, whole)
+    if whole or row.status != Status.SCORED:
+        return Read(row, looks, image.rgb if row.status == Status.SCORED else None)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
-    return Read(facts, looks, resized.transpose(2, 0, 1))
+    return Read(row, looks, resized.transpose(2, 0, 1))
+
+
+def _seen(row: Row, image: images.Image, bundle: Bundle, whole: bool) -> Row:
+    """The row with what the image looks like, and whether it is of the kind learnt from."""
+    seen, sizes = statistics(image.rgb), (image.width, image.height, image.bit_depth)
+    width, height, bit_depth = sizes
+    row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(seen))
+    levels = (round(seen.brightness, DIGITS), round(seen.contrast, DIGITS))
+    look = Look(*sizes, images.is_grey(image.rgb), *levels)
+    fault = bundle.contract.learnt.fault(look, any_size=whole)
+    return row if fault is None else _refused(row, Status(fault[0]), fault[1])
 
 
 def _refused(row: Row, status: Status, reason: str) -> Row:
