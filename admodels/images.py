@@ -45,6 +45,7 @@ TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 
 EXIF_ORIENTATION = 0x0112  # Exif 2.32, section 4.6.4
+TURNED = "turned"  # as which orientation says
 TURNS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -54,6 +55,7 @@ TURNS = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
+UNDONE = TURNS | {6: TURNS[8], 8: TURNS[6]}  # every other turn undoes itself
 COLOURS = ("RGB", "RGBA", "LA")  # Pillow's names for what it cuts to 8 bits
 
 BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
@@ -118,8 +120,7 @@ def decoded(data: bytes, where: object, reading: Reading = STORED) -> Image:
     image, bit_depth = _whole(data, where)
     try:
         rgb = _rgb(image) if bit_depth <= 8 else _windowed(_deep(image, data), bit_depth, reading)
-        if reading.orientation == "exif" and (turn := TURNS.get(_orientation(image))) is not None:
-            rgb = np.asarray(Pillow.fromarray(rgb).transpose(turn))
+        rgb = _turned(rgb, image, reading.orientation)
     except (ValueError, OSError, cv2.error) as error:
         raise UnreadableImage("undecodable", str(error), where) from error
     return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, bit_depth)
@@ -157,6 +158,8 @@ def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
             raise UnreadableImage("too_large", f"{image.width} x {image.height} pixels", where)
         if image.format == "PNG":
             _opened(data).verify()  # checksums, which load() ignores
+        if image.format == "TIFF":
+            image.info[TURNED] = _orientation(image)  # load() turns, and forgets
         image.load()
         return image, _bit_depth(image, data)
     except AdmodelsError:
@@ -194,6 +197,15 @@ def _orientation(image: Pillow.Image) -> int:
             return int(image.getexif().get(EXIF_ORIENTATION, 1))
         except Exception:  # whatever stands there, it is no orientation
             return 1
+
+
+def _turned(pixels: NDArray[Any], image: Pillow.Image, policy: Orientation) -> NDArray[Any]:
+    """Turned as `policy` says; of all formats only TIFF comes turned, from both decoders."""
+    if image.format == "TIFF":
+        turn = UNDONE.get(image.info[TURNED]) if policy == "stored" else None
+    else:
+        turn = TURNS.get(_orientation(image)) if policy == "exif" else None
+    return pixels if turn is None else np.asarray(Pillow.fromarray(pixels).transpose(turn))
 
 
 def _rgb(image: Pillow.Image) -> UInt8:
@@ -255,7 +267,7 @@ def decoded_mask(data: bytes, where: object) -> Bool:
             expected="a binary mask: 0 is normal, one other value is defective",
             next_step="mend the mask (store it lossless), then `admodels task refresh` of its task",
         )
-    return defective
+    return _turned(defective, image, "stored")
 
 
 def decoded_matte(data: bytes, where: object, row: Row) -> UInt8:

@@ -1,6 +1,7 @@
 """The image contract: learnt from normal images, kept to by every one that is scored."""
 
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,13 +174,42 @@ def test_exif_turns_an_image_by_policy_alone(tag: int, fmt: str) -> None:
     exif[0x0112] = tag
     file = io.BytesIO()
     Pillow.fromarray(array.astype(np.uint8)).save(file, format=fmt, exif=exif)
-    with Pillow.open(file) as stored:
-        plain, turned = np.asarray(stored), np.asarray(ImageOps.exif_transpose(stored))
+    with Pillow.open(file) as stored:  # Pillow turns TIFFs whatever it is asked
+        plain = array if fmt == "TIFF" else np.asarray(stored)
+        turned = np.asarray(ImageOps.exif_transpose(stored))
     as_stored = images.decoded(file.getvalue(), "x", STORED)
     as_told = images.decoded(file.getvalue(), "x", Reading(window=None, orientation="exif"))
     np.testing.assert_array_equal(as_stored.rgb, plain)
     np.testing.assert_array_equal(as_told.rgb, turned)
     assert (as_told.width, as_told.height) == (turned.shape[1], turned.shape[0])
+
+
+def turned_tiff(values: np.ndarray, tag: int) -> bytes:
+    """A TIFF of OpenCV with an orientation, in a new directory at the end of the file."""
+    data = cv2.imencode(".tiff", values, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes()
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    fields = [data[start + 2 + 12 * i :][:12] for i in range(count)]
+    fields = [f for f in fields if f[:2] != b"\x12\x01"] + [
+        struct.pack("<HHIHH", 274, 3, 1, tag, 0)
+    ]
+    fields.sort(key=lambda field: struct.unpack_from("<H", field))
+    end = struct.pack("<H", len(fields)) + b"".join(fields) + bytes(4)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + end
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("tag", [1, 3, 6, 8])
+def test_a_tiff_of_16_bits_and_its_mask_are_turned_by_policy_alone(channels: int, tag: int) -> None:
+    levels = np.arange(24, dtype=np.uint16).reshape(4, 6) * 10
+    values = np.squeeze(np.repeat(levels[:, :, None] << 8, channels, axis=2))
+    data = turned_tiff(values, tag)
+    turned = {1: levels, 3: np.rot90(levels, 2), 6: np.rot90(levels, -1), 8: np.rot90(levels)}[tag]
+    for orientation, expected in (("stored", levels), ("exif", turned)):
+        reading = Reading(window=None, orientation=orientation)
+        np.testing.assert_array_equal(images.decoded(data, "x", reading).rgb[:, :, 1], expected)
+    mask = turned_tiff((levels > 90).astype(np.uint8), tag)
+    np.testing.assert_array_equal(images.decoded_mask(mask, "x"), levels > 90)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01", b"Exif\0\0MM", b"?"])
