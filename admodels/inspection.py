@@ -57,18 +57,14 @@ def inspected(
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
 
-def learnt_window(found: Sequence[Inspected], root: Path) -> tuple[int, int] | None:
+def learnt_window(learnt: Sequence[Row], root: Path) -> tuple[int, int] | None:
     """The window (low, high) of the images with more than 8 bits; None: there is none to learn of.
 
-    From the darkest to the brightest value of the normal images to learn from and to calibrate
-    with, but for the TAILS of each, and WINDOW_MARGIN of that span more at both ends: a camera of
-    12 bits in files of 16 fills the grey levels, and so does one that uses a part of its range.
+    From the darkest to the brightest value of the images to learn from, but for the TAILS of each,
+    and WINDOW_MARGIN of that span more at both ends: a camera of 12 bits in files of 16 fills the
+    grey levels, and so does one that uses a part of its range.
     """
-    rows = [
-        row
-        for one, row, _ in found
-        if one.part != "test" and one.label == "normal" and row.bit_depth > PLAIN_BITS
-    ]
+    rows = [row for row in learnt if row.bit_depth > PLAIN_BITS]
     if not rows:
         return None
 

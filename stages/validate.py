@@ -11,7 +11,7 @@ from admodels.contract import Contract
 from admodels.datasets import Task, found
 from admodels.errors import DataError
 from admodels.expectations import Needs, Validate
-from admodels.images import Reading, UnreadableImage
+from admodels.images import Reading
 from admodels.inspection import Inspected
 from admodels.manifest import NAMES_SHOWN
 from admodels.similarity import Pair, near_pairs
@@ -30,16 +30,13 @@ PAIRS_SHOWN = 12
 ODD_SHOWN = (4, 4)  # rows, images in each
 
 
-def _inspected(
-    listed: list[manifest.Found], raw: Path, reading: Reading
-) -> tuple[list[Inspected], list[UnreadableImage], Reading]:
-    """What is found in the images, once more if there is a window to see them through."""
-    inspected, unreadable = inspection.inspected(listed, raw, reading)
-    window = inspection.learnt_window(inspected, raw)
-    if window is None:
-        return inspected, unreadable, reading
-    reading = Reading(window=window, orientation=reading.orientation)
-    return *inspection.inspected(listed, raw, reading), reading
+def _window(
+    inspected: list[Inspected], splits: dict[str, list[manifest.Row]], raw: Path
+) -> tuple[int, int] | None:
+    """Of the images to learn from: those that calibrate must not shape how others are seen."""
+    held = {row.image_path for row in splits.get("calibration", ())}
+    learnt = [row for one, row, _ in inspected if one.part == "learn"]
+    return inspection.learnt_window([row for row in learnt if row.image_path not in held], raw)
 
 
 def _contract(
@@ -114,10 +111,13 @@ def main(task: str) -> None:
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     listed = found(block, raw)
-    stored = Reading(window=None, orientation=bounds.orientation)
-    inspected, unreadable, reading = _inspected(listed, raw, stored)
-    contract, faults = _contract(inspected, reading, bounds)
+    reading = Reading(window=None, orientation=bounds.orientation)
+    inspected, unreadable = inspection.inspected(listed, raw, reading)
     splits, no_splits = _shared_out(inspected, task)
+    if window := _window(inspected, splits, raw):
+        reading = Reading(window=window, orientation=bounds.orientation)
+        inspected, unreadable = inspection.inspected(listed, raw, reading)
+    contract, faults = _contract(inspected, reading, bounds)
     table = expectations.frame(
         listed,
         [(row, facts) for _, row, facts in inspected],

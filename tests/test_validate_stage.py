@@ -12,6 +12,7 @@ from PIL import Image
 
 from admodels import contract, manifest
 from admodels.errors import DataError
+from admodels.inspection import learnt_window
 from stages import validate
 
 REPO = Path(__file__).parents[1]
@@ -307,6 +308,20 @@ def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(
     save("test/good/plain.png", plain)
     validate.main("tiny")
     assert failed()["fits_contract"] == ["test/good/plain.png"]
+
+
+def test_what_calibrates_or_tests_does_not_shape_the_window(tiny: Path) -> None:
+    for i, path in enumerate(sorted((*RAW.glob("train/*/*.png"), *RAW.glob("test/*/*.png")))):
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(values + 1000 * i).save(path)
+    validate.main("tiny")
+    rows = {s: manifest.read(MANIFESTS / f"{s}.csv") for s in manifest.SPLITS}
+    window = contract.read(MANIFESTS / "contract.json").reading.window
+    learnt = [*rows["train"], *rows["validation"]]
+    assert window == learnt_window(learnt, RAW)
+    for split in ("validation", "calibration", "test"):  # each has an image beyond the others
+        others = [row for name in {"train", "validation"} - {split} for row in rows[name]]
+        assert learnt_window(others + rows[split] * (split != "validation"), RAW) != window
 
 
 def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: Path) -> None:
