@@ -35,7 +35,7 @@ class Contract(Strict):
     """Of the normal images to learn from and to calibrate with; pairs are least and greatest.
 
     `size_tolerance`: so many times smaller or larger than any of them may a side, and the ratio of
-    the sides, be. Brightness and contrast: bounds of `validate`, or what was seen beyond them.
+    the sides, be. Brightness and contrast: bounds of `validate`, wider where the images need it.
     """
 
     reading: Reading

@@ -18,6 +18,8 @@ from admodels.statistics import statistics, thumbnail
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
 TAILS = (0.1, 99.9)  # percentiles of an image's values: what lies beyond are dead and hot pixels
 WINDOW_MARGIN = 0.25  # of the span learnt from, on both sides: a defect may be darker or brighter
+LEEWAY = 2  # times nearer to black, white or one flat grey than any image learnt from
+WHITE = 255
 LEAST_WINDOW = 256  # stored values: fewer cannot fill 256 grey levels
 
 
@@ -107,8 +109,11 @@ def learnt_contract(
         size_tolerance=size_tolerance,
         bit_depths=tuple(sorted({max(PLAIN_BITS, look.bit_depth) for look in looks})),
         channels="both" if len(greys) == 2 else "grey" if True in greys else "colour",
-        brightness=(min(brightness[0], *seen), max(brightness[1], *seen)),
-        min_contrast=min(min_contrast, *(look.contrast for look in looks)),
+        brightness=(
+            min(brightness[0], min(seen) / LEEWAY),
+            max(brightness[1], WHITE - (WHITE - max(seen)) / LEEWAY),
+        ),
+        min_contrast=min(min_contrast, min(look.contrast for look in looks) / LEEWAY),
     )
 
 

@@ -90,6 +90,17 @@ def test_no_image_learnt_from_has_a_fault_however_odd() -> None:
     assert found.bit_depths == (8, 16)
 
 
+@pytest.mark.parametrize("change", ["brightness", "contrast"])
+def test_an_image_somewhat_beyond_the_oddest_one_learnt_from_is_still_of_its_kind(change) -> None:
+    for seen, near, far in ((1.1, 0.9, 0.5), (0.5, 0.3, 0.2)):
+        found = learnt(LOOK, replace(LOOK, **{change: seen}))
+        assert found.fault(replace(LOOK, **{change: near})) is None
+        assert found.fault(replace(LOOK, **{change: far}))[0] == "blank"
+    found = learnt(LOOK, replace(LOOK, brightness=253.5))
+    assert found.fault(replace(LOOK, brightness=254.0)) is None
+    assert found.fault(replace(LOOK, brightness=254.5))[0] == "overexposed"
+
+
 def test_a_contract_comes_back_as_it_was_and_a_missing_one_names_the_stage(tmp_path: Path) -> None:
     found = learnt()
     write_json(tmp_path / "contract.json", found.model_dump(mode="json"))
