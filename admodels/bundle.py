@@ -29,7 +29,7 @@ from admodels.methods import Detector, MethodParams
 from admodels.params import Kind, Resize, Strict
 from admodels.sources import is_non_commercial
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
 TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within it
 
@@ -55,7 +55,7 @@ class Golden(Strict):
 class Card(Strict):
     """bundle.json. No path, host or time in it: two trainings alike give the same bytes."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     method: str
     task: str
     kind: Kind

@@ -114,7 +114,7 @@ def test_a_bundle_cannot_point_outside_its_folder(copied: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"method": "nothing"},
         {"surprise": 1},
         {"golden": []},
