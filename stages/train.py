@@ -92,13 +92,8 @@ def main(method: str, task: str) -> None:
     data = _training_data(block, method, task, split["train"], reading)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)
-    detector.fit(
-        data,
-        kind=origin.kind,
-        seed=params.read("seed", int),
-        checkpoints=checkpoints,
-        log=history,
-    )
+    seed = params.read("seed", int)
+    detector.fit(data, kind=origin.kind, seed=seed, checkpoints=checkpoints, log=history)
     calibration = _pixels(split["calibration"], task, block, reading)
     bundle.save(
         detector,

@@ -102,6 +102,16 @@ def _odd_rows(table: "pd.DataFrame") -> list[tuple[str, list[tuple[str, str]]]]:
     return [("oddity and name", row) for row in shown if len(row) == width]
 
 
+def _about(task: str, block: Task) -> dict[str, object]:
+    return {
+        "task": task,
+        "dataset": block.dataset,
+        "category": block.category,
+        "licence": block.licence,
+        "non_commercial": is_non_commercial(block.licence),
+    }
+
+
 def main(task: str) -> None:
     """Write what was found, readable even when refused; then stop, or write the manifests."""
     block, bounds = params.read(f"tasks.{task}", Task), params.read("validate", Validate)
@@ -131,16 +141,12 @@ def main(task: str) -> None:
         findings = expectations.findings(task, table, pairs, bounds, needs, docs)
         data_docs.make_offline(docs)
         refusal = expectations.refusal(task, findings) or no_splits
-        about = {
-            "task": task,
-            "dataset": block.dataset,
-            "category": block.category,
-            "licence": block.licence,
-            "non_commercial": is_non_commercial(block.licence),
+        outcome = {
             "near_pairs": [asdict(pair) for pair in pairs[:NAMES_SHOWN]],
             "refused": refusal.found if refusal else None,
         }
-        write_json(partial / "report.json", about | expectations.report(table, findings))
+        about = _about(task, block) | outcome | expectations.report(table, findings)
+        write_json(partial / "report.json", about)
         _write_sheet(partial / "near_duplicates.png", raw, reading, _pair_rows(pairs))
         _write_sheet(partial / "odd_images.png", raw, reading, _odd_rows(table))
         statistics = partial / "statistics.csv"
