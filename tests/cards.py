@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from admodels import bundle as bundles
 from admodels.bundle import Bundle
+from admodels.images import Reading
 from admodels.methods import Detector, MethodParams, Prediction
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import Summary, score_folder
@@ -67,6 +69,21 @@ def make_bundle(calibration: list[float] | None = None) -> Bundle:
         contract_fingerprint="c" * 16,
         licence="CC0",
     )
+
+
+def windowed(window: tuple[int, int]) -> Bundle:
+    """A bundle of a camera of more than 8 bits."""
+    bundle = make_bundle()
+    reading = Reading(window=window, orientation="stored")
+    learnt = bundle.contract.learnt.model_copy(update={"reading": reading})
+    return replace(bundle, contract=bundle.contract.model_copy(update={"learnt": learnt}))
+
+
+def deep_card(path: Path, value: int) -> Path:
+    """A grey PNG of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((50, 60), value, np.uint16)).save(path)
+    return path
 
 
 def card(path: Path, level: int, side: int = 40, mode: str = "RGB") -> Path:

@@ -270,3 +270,12 @@ def test_new_images_of_another_kind_get_a_row_with_their_looks_and_no_score(tmp_
         )
         assert row.image_sha256
     assert sum(len(chunk) for chunk in bundle.detector.chunks) == cards.CHUNK  # one chunk, padded
+
+
+@pytest.mark.parametrize(("window", "level"), [((0, 4095), 70), ((1024, 2047), 24)])
+def test_new_images_of_12_bits_are_seen_through_the_window_of_their_bundle(
+    tmp_path: Path, window: tuple[int, int], level: int
+) -> None:
+    cards.deep_card(tmp_path / "a.png", 70 << 4)
+    (read,) = rows(tmp_path, ["a.png"], cards.windowed(window), "press", {}.get)
+    assert (read.row.anomaly_score, read.row.brightness) == (level, level)

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from admodels import bundle, evaluation, images, manifest
 from admodels.errors import DataError
 from admodels.evaluation import Evaluate, ScoredSet
-from admodels.manifest import Row
+from admodels.inspection import described
+from admodels.manifest import Found, Row
 from admodels.power import Power
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
-from tests import tiny
+from tests import cards, tiny
 
 CALIBRATION = np.arange(19) / 19  # the largest is 18/19
 POWER = Power(images=2, diameter_shares=(0.1, 0.5), contrasts=(60.0,))
@@ -321,6 +322,20 @@ def test_the_power_of_a_cell_is_measured_on_its_validation_images(repository: Pa
         ("60.0", "0.5", "32.0", "2"),
     ]
     assert all(float(r["caught_share"]) == int(r["caught"]) / 2 for r in table)
+
+
+def test_12_bits_are_measured_through_the_window_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 7\n", encoding="utf-8")
+    raw, fitted = Path("data/raw/grey_cards"), cards.windowed((0, 4095))
+    cards.deep_card(raw / "a.png", 70 << 4)
+    found = described(Found("a.png", "normal", "", "", "test"), raw, images.STORED)[0]
+    assert evaluate_stage._scored(fitted, [found], 32)[0].anomaly_scores.tolist() == [70]
+    for threshold, caught in ((69.9, 1), (70.1, 0)):
+        table = evaluate_stage._power(fitted, [found], POWER, threshold)
+        assert table.set_index("contrast")["caught"][0] == caught
 
 
 def cell(method: str, task: str, history: str, **changes: float | None) -> None:

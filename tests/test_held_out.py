@@ -18,7 +18,7 @@ from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
 from admodels.writing import write_json
 from stages import synthesize, train
-from tests import tiny
+from tests import cards, tiny
 
 PX = 64
 ANOMALY = Anomaly(
@@ -271,6 +271,18 @@ def test_the_stage_paints_every_validation_image_and_repeats_itself_to_the_byte(
         *("0", "1", "2")
     }
     assert any(",a/1.png," in line or ",b.png," in line for line in index.splitlines())
+
+
+def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project):
+    raw, found = Path("data/raw/t"), Found("train/good/0.png", "normal", "", "", "learn")
+    cards.deep_card(raw / found.image_path, 70 << 4)
+    row = described(found, raw, images.STORED)[0]
+    manifest.write(Path("data/manifests/t/validation.csv"), [row])
+    learnt = cards.windowed((0, 4095)).contract.learnt
+    write_json(Path("data/manifests/t/contract.json"), learnt.model_dump(mode="json"))
+    synthesize.main("t")
+    painted, masks = held_out.read(Path("data/synthetic/t"), PARAMS.image_px, "area")
+    assert (painted.transpose(0, 2, 3, 1)[~masks] == 70).all()
 
 
 def test_the_stage_refuses_an_image_that_is_not_the_one_of_the_manifest(project):
