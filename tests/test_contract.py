@@ -36,7 +36,7 @@ def learnt(*looks: Look) -> Contract:
         ({"width": 512, "height": 384}, None),
         ({"width": 801, "height": 600}, "wrong_size"),
         ({"width": 511, "height": 384}, "wrong_size"),
-        ({"width": 480, "height": 560}, "wrong_size"),  # turned: its sides fit, their ratio not
+        ({"width": 520, "height": 600}, "wrong_size"),  # its sides fit, their ratio does not
         ({"bit_depth": 4}, None),
         ({"bit_depth": 12}, "wrong_bit_depth"),
         ({"bit_depth": 16}, "wrong_bit_depth"),
