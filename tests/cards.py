@@ -137,10 +137,10 @@ EXPECTED = {
 }
 
 
-def save_draem(folder: Path) -> None:
+def save_draem(folder: Path, **changes: object) -> None:
     """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
     torch.manual_seed(2)
-    detector = tiny.detector("draem")
+    detector = tiny.detector("draem", **changes)
     calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
     origin = bundles.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT)
     golden = tiny.stripes(2, seed=8)

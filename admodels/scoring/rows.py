@@ -93,11 +93,12 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         row = read.row
         if row is not None and row.status == Status.SCORED:
             score = found.get(row.image_sha256)
-            row = _with_score(row, known(row.image_sha256) if score is None else score)
+            row = with_score(row, known(row.image_sha256) if score is None else score)
         yield Read(row, read.stamp)
 
 
-def _with_score(row: Row, score: float | None) -> Row:
+def with_score(row: Row, score: float | None) -> Row:
+    """The row of a decoded image, with its score if that is a number."""
     if score is not None and np.isfinite(score):
         return replace(row, anomaly_score=score)
     return replace(row, status=Status.UNSCORABLE, reason="the detector's score is not finite")
