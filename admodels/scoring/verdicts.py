@@ -82,11 +82,13 @@ def keep_calibration(path: Path, found: Calibration) -> None:
         write_json(partial, found.model_dump(mode="json"))
 
 
-def judged(ledger: Ledger, line: str, alpha: float) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """(run, scores, verdicts) of all rows of a line, a group at a time."""
-    for run, group in ledger.groups(line):
+def judged(
+    ledger: Ledger, line: str, alpha: float, run: str = "*"
+) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+    """(run, scores, verdicts) of all rows of a line, or those of one run, a group at a time."""
+    for number, group in ledger.groups(line, run):
         calibration = _calibration_of(ledger, line, group)
-        yield run, group, tables.verdicts(group, calibration, alpha)
+        yield number, group, tables.verdicts(group, calibration, alpha)
 
 
 def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.float64]:
