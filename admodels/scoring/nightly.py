@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.errors import AdmodelsError, StorageError
-from admodels.scoring import overlays, verdicts
+from admodels.scoring import drifting, overlays, verdicts
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened
@@ -42,7 +42,8 @@ class Options:
 class LineReport:
     """A line's night: `images` are the new rows of what should be an image.
 
-    `unreadable` of them have no score; `flagged` is None where nothing can be promised.
+    `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
+    the likely cause if the line did not look or score like its reference.
     """
 
     found: int = 0
@@ -56,6 +57,8 @@ class LineReport:
     expected_false_alarms: float | None = None
     listed: int | None = None
     pictures: int = 0
+    drift: str = ""
+    drift_not_judged: str = ""
     calibration: str | None = None
     model_fingerprint: str | None = None
     seconds: float = 0.0
@@ -163,6 +166,8 @@ def _score(
         report.seconds = round(time.monotonic() - start, 3)
     report.model_fingerprint = model.model_fingerprint
     calibration = verdicts.ensure_calibration(ledger, name, model)
+    drift = drifting.watch(ledger, name, model, calibration)
+    report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     if report.images:
         kept = (calibration, line.alpha, options.pictures, stop)
         report.pictures = overlays.draw(ledger, source, model, *kept)
@@ -177,7 +182,8 @@ def _score(
         limit for limit in options.limits if limit.is_exceeded(report.images, asdict(report))
     ]
     report.told += [f"more than allowed: {limit}" for limit in exceeded]
-    report.exit_code = ALARM if exceeded else 0
+    report.told += [f"drift: {report.drift}"] if report.drift else []
+    report.exit_code = ALARM if report.told else 0
 
 
 def _unclaimed(lines: Mapping[str, Line]) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from admodels import bundle as bundles
 from admodels import images
+from admodels.appearance import appearance
 from admodels.bundle import Bundle
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
@@ -36,13 +37,14 @@ REASON_CHARACTERS = 200
 class Read:
     """A file: its row (None where it changed meanwhile), how it looked before it was read.
 
-    `pixels` (3, image_px, image_px) is what the detector gets, or (H, W, 3) what will be cut into
-    tiles; None where nothing can be scored.
+    `appearance` is the record of its image. `pixels` (3, image_px, image_px) is what the detector
+    gets, or (H, W, 3) what will be cut into tiles; None where nothing can be scored.
     """
 
     row: Row | None
     stamp: str
     pixels: Pixels | None = None
+    appearance: NDArray[np.void] | None = None
 
 
 def rows(
@@ -71,7 +73,7 @@ def rows(
             if not reused:
                 fresh[row.image_sha256] = read.pixels
             row = replace(row, reused=reused)
-        pending.append(Read(row, read.stamp))
+        pending.append(replace(read, row=row, pixels=None))
         if len(fresh) == chunk or len(pending) == PENDING_ROWS:
             yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
             fresh, pending = {}, []
@@ -93,7 +95,7 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         if row is not None and row.status == Status.SCORED:
             score = found.get(row.image_sha256)
             row = _with_score(row, known(row.image_sha256) if score is None else score)
-        yield Read(row, read.stamp)
+        yield replace(read, row=row)
 
 
 def _with_score(row: Row, score: float | None) -> Row:
@@ -146,18 +148,20 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
+    plain = statistics(image.rgb)
     facts = replace(
         row,
         width=image.width,
         height=image.height,
         bit_depth=image.bit_depth,
-        **asdict(statistics(image.rgb)),
+        **asdict(plain),
     )
+    seen = appearance(image.rgb, plain)
     if whole:
-        return Read(facts, looks, image.rgb)
+        return Read(facts, looks, image.rgb, seen)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
-    return Read(facts, looks, resized.transpose(2, 0, 1))
+    return Read(facts, looks, resized.transpose(2, 0, 1), seen)
 
 
 def _refused(row: Row, status: Status, reason: str) -> Row:

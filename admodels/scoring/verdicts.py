@@ -84,9 +84,21 @@ def keep_calibration(path: Path, found: Calibration) -> None:
 
 def judged(ledger: Ledger, line: str, alpha: float) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, a group at a time."""
+    drifted = drifted_runs(ledger, line)
     for run, group in ledger.groups(line):
         calibration = _calibration_of(ledger, line, group)
-        yield run, group, tables.verdicts(group, calibration, alpha)
+        yield run, group, tables.verdicts(group, calibration, alpha, run not in drifted)
+
+
+def drift_folder(ledger: Ledger, line: str) -> Path:
+    """Where `admodels.scoring.drifting` keeps what it found of each run of a line."""
+    return ledger.folder / "drift" / folder_name(line)
+
+
+def drifted_runs(ledger: Ledger, line: str) -> set[str]:
+    """The runs in which the line did not look or score like its reference."""
+    paths = drift_folder(ledger, line).glob("*.json")
+    return {p.stem for p in paths if not json.loads(p.read_text(encoding="utf-8"))["trusted"]}
 
 
 def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.float64]:
