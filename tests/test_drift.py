@@ -160,7 +160,7 @@ def test_every_statistic_has_values_a_floor_and_words() -> None:
 
 
 def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
-    """At this level 0.15 are expected without the least effect; the benchmark simulates more."""
+    """At this level 0.015 could be expected; the benchmark simulates more."""
     rng = np.random.default_rng(11)
     ours, past, alarms = rng.normal(size=80), [], 0
     for at in range(2 * 365):

@@ -25,7 +25,7 @@ from admodels.appearance import CELLS, PROFILE_BINS
 Values = NDArray[np.float64]
 Alarm = Literal["", "calibration", "past nights"]
 
-LEVEL = 1e-4  # of a night, a statistic and a test: 365 nights, two tests, 0.07 false alarms
+LEVEL = 1e-5  # of a night, a statistic and a test: at most 0.007 false alarms a year
 EFFECT = 1.0  # robust standard deviations of the reference images, at least
 PAST_EFFECT = 0.5  # the same, from the mean of the past nights
 PAST_NIGHTS = (14, 60)  # at least, at most
