@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from admodels import images, methods
 from admodels.appearance import read_records, write_records
+from admodels.contract import Contract
 from admodels.errors import BundleError, ConfigurationError
 from admodels.manifest import sha256_of
 from admodels.methods import Detector, MethodParams
@@ -37,11 +38,14 @@ TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within 
 
 
 class ImageContract(Strict):
-    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`."""
+    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
+
+    `learnt` says how it is read before, and which images are none of its kind.
+    """
 
     image_px: int
     resize: Resize
-    channels: Literal["RGB"] = "RGB"
+    learnt: Contract
 
 
 class Golden(Strict):
@@ -73,13 +77,17 @@ class Card(Strict):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a detector comes from: `trained_on` maps each input (manifest, assets) to its hash."""
+    """Where a detector comes from, and which images it is for.
+
+    `trained_on` maps each input (manifest, assets) to its hash.
+    """
 
     method: str
     task: str
     kind: Kind
     licence: str
     trained_on: Mapping[str, str]
+    learnt: Contract
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,9 @@ def score(detector: Detector, pixels: NDArray[np.uint8]) -> Scored:
     )
 
 
-def contract_of(params: MethodParams) -> ImageContract:
-    """The image contract that a method's params imply."""
-    return ImageContract(image_px=params.image_px, resize=params.resize)
+def contract_of(params: MethodParams, learnt: Contract) -> ImageContract:
+    """The image contract of a method's params and a task's images."""
+    return ImageContract(image_px=params.image_px, resize=params.resize, learnt=learnt)
 
 
 def _digest(value: object) -> str:
@@ -182,7 +190,7 @@ def save(
         non_commercial=is_non_commercial(origin.licence),
         params=detector.params.model_dump(mode="json"),
         precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
-        contract=contract_of(detector.params),
+        contract=contract_of(detector.params, origin.learnt),
         calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
         golden=tuple(
             Golden(file=n, anomaly_score=float(s)) for n, s in zip(names, scores, strict=True)
@@ -269,7 +277,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
     except (ConfigurationError, ValidationError, SafetensorError) as error:
         found = f"method, params or weights of another version of admodels: {error}"
         raise _refused(found, folder, f"what admodels {version('admodels')} writes") from None
-    if card.contract != contract_of(params):
+    if card.contract != contract_of(params, card.contract.learnt):
         raise _refused("the image contract is not that of the params", folder, "the same one")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)

@@ -82,7 +82,10 @@ def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
     yield from _cells_without_block("tasks", run.tasks, list(tasks))
     for name, line in typed["lines"].items():
         if line.method not in run.methods or line.task not in run.tasks:
-            yield f"lines.{name}: `run` trains no {line.method} on {line.task}"
+            more = " (what MLflow names needs a file of its own, --lines)" * (
+                line.model is not None
+            )
+            yield f"lines.{name}: `run` trains no {line.method or line.model} on {line.task}{more}"
 
 
 def _cells_without_block(key: str, names: tuple[str, ...], blocks: list[str]) -> Iterator[str]:

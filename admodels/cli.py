@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -186,8 +186,15 @@ def report() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    max_age: Annotated[
+        str | None, typer.Option(help="e.g. 26h: only ask if a night ended since; 5 if none did")
+    ] = None,
+    ledger: Annotated[Path, commands.LEDGER] = Path("ledger"),
+) -> None:
     """Say what this machine is, and what is missing with the command that makes it."""
+    if max_age is not None:
+        _dead_man(ledger, max_age)
     from admodels import doctor as found
 
     for what, how in found.machine():
@@ -197,6 +204,15 @@ def doctor() -> None:
         typer.echo(f"- {line}")
     if not missing:
         typer.echo("nothing is missing")
+
+
+def _dead_man(ledger: Path, max_age: str) -> NoReturn:
+    from admodels.scoring import nights
+    from admodels.scoring.limits import ALARM
+
+    is_well, told = nights.dead_man(ledger, nights.age_of(max_age))
+    typer.echo(told)
+    raise typer.Exit(0 if is_well else ALARM)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from admodels import calibration, metrics
 from admodels.params import Strict
+from admodels.power import Power
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ class Evaluate(Strict):
     aupro_fpr_limit: float = Field(gt=0, le=1)
     alpha: float = Field(gt=0, lt=1)
     overlay_images: int = Field(ge=1, le=100)
+    power: Power
 
 
 @dataclass(frozen=True)

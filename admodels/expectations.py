@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from admodels import similarity
 from admodels.calibration import images_needed
 from admodels.errors import DataError
+from admodels.images import Orientation
 from admodels.judging import Check, Severity, results
 from admodels.manifest import NAMES_SHOWN, SPLITS, Found, Row, listed
 from admodels.params import Strict
@@ -44,6 +45,7 @@ class Severities(Strict):
     same_size: Severity
     same_mode: Severity
     same_bit_depth: Severity
+    fits_contract: Severity
     side: Severity
     brightness: Severity
     contrast: Severity
@@ -57,8 +59,10 @@ class Severities(Strict):
 
 
 class Validate(Strict):
-    """The bounds of an image, in pixels and grey levels, and how serious each finding is."""
+    """How images are read, their bounds in pixels and grey levels, how serious each finding is."""
 
+    orientation: Orientation
+    size_tolerance: float = Field(ge=1, le=100)
     min_side_px: int = Field(ge=1)
     min_brightness: float = Field(ge=0, le=GREY_LEVELS)
     max_brightness: float = Field(ge=0, le=GREY_LEVELS)
@@ -102,10 +106,12 @@ def frame(
     facts: "Sequence[tuple[Row, Facts]]",
     unreadable: dict[str, str],
     splits: dict[str, list[Row]],
+    faults: dict[str, str],
 ) -> "pd.DataFrame":
     """One row per image found, sorted by path: manifest columns, facts, what is wrong with it.
 
-    `unreadable` is the reason by image path. An image in none of `splits` has its dataset's part.
+    `unreadable` is the reason by image path, and `faults` what a test image has against the
+    contract. An image in none of `splits` has its dataset's part.
     """
     import pandas as pd
 
@@ -114,7 +120,10 @@ def frame(
     split_of = {row.image_path: name for name, rows in splits.items() for row in rows}
     known = {row.image_path: _described(row, fact) for row, fact in facts}
     names = (f.name for model in (Found, Row, Facts) for f in fields(model))
-    derived = ("split", "problem", "is_learnable", "size", "shorter_side_px", "perceptual_hash")
+    derived = (
+        *("split", "problem", "contract_fault", "is_learnable"),
+        *("size", "shorter_side_px", "perceptual_hash"),
+    )
     records = [
         asdict(one)
         | known.get(one.image_path, {})
@@ -122,6 +131,7 @@ def frame(
             "image_id": one.image_path.rsplit(".", 1)[0],
             "split": split_of.get(one.image_path, one.part),
             "problem": unreadable.get(one.image_path, ""),
+            "contract_fault": faults.get(one.image_path, ""),
             "is_learnable": int(one.part == "learn" and one.image_path in known),
             "perceptual_hash": "",
         }
@@ -227,6 +237,7 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
     lit = f"The mean grey level is in {darkest}..{brightest}: neither black nor burnt out."
     seen = f"Grey levels deviate by at least {bounds.min_contrast}: the image shows something."
     large = f"No side is shorter than {bounds.min_side_px} px."
+    fits = "Every image to test with is of the kind learnt from; a line would give it no score."
     usual = [
         Check(f"same_{column}", f"Every image is, as most are, {value}.", "in", column, (value,))
         for column in ("size", "mode", "bit_depth")
@@ -234,6 +245,7 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
     ]
     return [
         *usual,
+        Check("fits_contract", fits, "in", "contract_fault", ("",)),
         Check("side", large, "between", "shorter_side_px", (bounds.min_side_px, None)),
         Check("brightness", lit, "between", "brightness", (darkest, brightest)),
         Check("contrast", seen, "between", "contrast", (bounds.min_contrast, None)),

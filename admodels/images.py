@@ -1,8 +1,7 @@
 """Bytes to arrays and back: the only place where images and masks are decoded and resized.
 
 Pillow decodes, because it refuses truncated files where OpenCV fills them with grey; OpenCV
-resizes. EXIF orientation is not applied: pixels come as the camera stored them, so that masks,
-which carry no EXIF, fit.
+resizes, and reads the full depth of colours, which Pillow cuts to 8 bits.
 """
 
 import hashlib
@@ -12,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,12 +24,13 @@ from PIL import Image as Pillow
 from admodels.errors import AdmodelsError, DataError
 from admodels.manifest import FOREGROUND, Row, listed
 from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.params import Resize
+from admodels.params import Resize, Strict
 from admodels.progress import progress
 from admodels.writing import whole_file
 
 T = TypeVar("T")
 R = TypeVar("R")
+Orientation = Literal["stored", "exif"]
 Reason = Literal["empty", "truncated", "undecodable", "too_large"]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -37,10 +38,23 @@ Bool = NDArray[np.bool_]
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
 LARGEST_PIXELS = 200_000_000
 STRIP_ROWS = 512
+GRID_PX = 16
 LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
+
+EXIF_ORIENTATION = 0x0112  # Exif 2.32, section 4.6.4
+TURNS = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
+COLOURS = ("RGB", "RGBA", "LA")  # Pillow's names for what it cuts to 8 bits
 
 BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
 
@@ -66,6 +80,21 @@ class UnreadableImage(DataError):  # noqa: N818
         self.where = where
 
 
+class Reading(Strict):
+    """How stored values become 8-bit RGB: fixed for a task, never chosen by the image itself.
+
+    `window` (low, high) becomes 0..255 where there are more than 8 bits; None: all that they can
+    hold. `orientation`: pixels `stored` by the camera, so that masks, which carry no EXIF, fit, or
+    turned as `exif` says.
+    """
+
+    window: tuple[int, int] | None
+    orientation: Orientation
+
+
+STORED = Reading(window=None, orientation="stored")
+
+
 @dataclass(frozen=True)
 class Image:
     """A decoded image: `rgb` (H, W, 3) uint8; `mode` and `bit_depth` as stored."""
@@ -77,21 +106,45 @@ class Image:
     bit_depth: int
 
 
-def decoded(data: bytes, where: object) -> Image:
+def decoded(data: bytes, where: object, reading: Reading = STORED) -> Image:
     """An encoded image as RGB; the first frame where there are several.
 
-    16 bits become 8 by one fixed window (v >> 8), never by a stretch of their own, so that
-    brightness stays comparable. Grey is replicated; alpha is dropped, not composited.
+    More than 8 bits go through one fixed window, never a stretch of their own, so that brightness
+    stays comparable. Grey is replicated; alpha is dropped, not composited.
 
     Raises:
         UnreadableImage: no bytes, bytes missing, not an image, or too large.
     """
     image, bit_depth = _whole(data, where)
     try:
-        rgb = _rgb(image, bit_depth)
-    except (ValueError, OSError) as error:
+        rgb = _rgb(image) if bit_depth <= 8 else _windowed(_deep(image, data), bit_depth, reading)
+        if reading.orientation == "exif" and (turn := TURNS.get(_orientation(image))) is not None:
+            rgb = np.asarray(Pillow.fromarray(rgb).transpose(turn))
+    except (ValueError, OSError, cv2.error) as error:
         raise UnreadableImage("undecodable", str(error), where) from error
-    return Image(rgb, image.width, image.height, image.mode, bit_depth)
+    return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, bit_depth)
+
+
+def deep_values(data: bytes, where: object) -> NDArray[np.uint16]:
+    """The stored values (H, W, C) of an image that has more than 8 bits.
+
+    Raises:
+        UnreadableImage: the file does not give an image.
+    """
+    image, _ = _whole(data, where)
+    try:
+        return _deep(image, data)
+    except (ValueError, cv2.error) as error:
+        raise UnreadableImage("undecodable", str(error), where) from error
+
+
+def is_grey(rgb: UInt8) -> bool:
+    """Whether the channels of (H, W, 3) are equal everywhere; a few pixels mostly tell."""
+    return all(
+        np.array_equal(part[:, :, at], part[:, :, 0])
+        for part in (rgb[::GRID_PX, ::GRID_PX], rgb)
+        for at in (1, 2)
+    )
 
 
 def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
@@ -134,10 +187,16 @@ def _bit_depth(image: Any, data: bytes) -> int:
     return 16 if image.mode.startswith("I;16") else 1 if image.mode == "1" else 8
 
 
-def _rgb(image: Pillow.Image, bit_depth: int) -> UInt8:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> (bit_depth - 8)).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+def _orientation(image: Pillow.Image) -> int:
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return int(image.getexif().get(EXIF_ORIENTATION, 1))
+        except Exception:  # whatever stands there, it is no orientation
+            return 1
+
+
+def _rgb(image: Pillow.Image) -> UInt8:
     if image.mode in ("I", "F"):
         raise ValueError("32 bits per channel have no fixed window to 8 bits")
     rgb = np.empty((image.height, image.width, 3), np.uint8)
@@ -145,6 +204,30 @@ def _rgb(image: Pillow.Image, bit_depth: int) -> UInt8:
         part = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
         rgb[top : top + STRIP_ROWS] = np.asarray(part.convert("RGB"))
     return rgb
+
+
+def _deep(image: Pillow.Image, data: bytes) -> NDArray[np.uint16]:
+    if image.mode.startswith("I;16"):
+        return np.asarray(image)[:, :, None]
+    read = None
+    if image.mode in COLOURS:
+        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if read is None or read.dtype != np.uint16 or read.ndim != 3:
+        raise ValueError(f"more than 8 bits of {image.mode} have no fixed window to 8 bits")
+    return np.asarray(read[:, :, 2::-1], np.uint16)  # BGR and perhaps alpha
+
+
+def _windowed(values: NDArray[np.uint16], bit_depth: int, reading: Reading) -> UInt8:
+    mapped = _table(reading.window or (0, (1 << bit_depth) - 1))[values]
+    return np.repeat(mapped, 3, axis=2) if mapped.shape[2] == 1 else mapped
+
+
+@lru_cache(maxsize=8)
+def _table(window: tuple[int, int]) -> UInt8:
+    """The grey level of each 16-bit value: 256 equal steps from low to high, clipped."""
+    low, high = window
+    levels = (np.arange(1 << 16) - low) * 256 // (high - low + 1)
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def decoded_mask(data: bytes, where: object) -> Bool:
@@ -212,7 +295,13 @@ def resized_mask(mask: Bool, mask_px: int) -> Bool:
     return np.asarray(scaled, dtype=np.bool_)
 
 
-def load(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8:
+def load_one(row: Row, root: Path, reading: Reading) -> UInt8:
+    """The image of a row as the camera took it, (H, W, 3) uint8 RGB; refusals as in `load`."""
+    path = root / row.image_path
+    return decoded(_read_checked(path, row.image_sha256), path, reading).rgb
+
+
+def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Reading) -> UInt8:
     """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
 
     Raises:
@@ -221,9 +310,7 @@ def load(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8:
     """
 
     def planes(row: Row) -> UInt8:
-        path = root / row.image_path
-        rgb = decoded(_read_checked(path, row.image_sha256), path).rgb
-        return resized(rgb, image_px, resize).transpose(2, 0, 1)
+        return resized(load_one(row, root, reading), image_px, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
     return stacked(planes, rows, (3, image_px, image_px), np.uint8, label)

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
+
 from admodels import images
+from admodels.contract import DIGITS, PLAIN_BITS, Contract, Look
 from admodels.errors import DataError
-from admodels.images import UnreadableImage
+from admodels.images import Reading, UnreadableImage
 from admodels.manifest import FOREGROUND, Found, Row
 from admodels.statistics import statistics, thumbnail
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
-DIGITS = 4
+TAILS = (0.1, 99.9)  # percentiles of an image's values: what lies beyond are dead and hot pixels
+WINDOW_MARGIN = 0.25  # of the span learnt from, on both sides: a defect may be darker or brighter
+LEAST_WINDOW = 256  # stored values: fewer cannot fill 256 grey levels
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Facts:
     brightness: float
     contrast: float
     sharpness: float
+    is_grey: bool
     thumbnail: bytes
     mask_problem: MaskProblem = ""
     mask_area_share: float | None = None
@@ -35,12 +41,14 @@ class Facts:
 Inspected = tuple[Found, Row, Facts]
 
 
-def inspected(found: Sequence[Found], root: Path) -> tuple[list[Inspected], list[UnreadableImage]]:
+def inspected(
+    found: Sequence[Found], root: Path, reading: Reading
+) -> tuple[list[Inspected], list[UnreadableImage]]:
     """Every image that can be read, in order, and the refusals of the others."""
 
     def inspected_or_refused(one: Found) -> Inspected | UnreadableImage:
         try:
-            return one, *described(one, root)
+            return one, *described(one, root, reading)
         except UnreadableImage as error:
             return error
 
@@ -49,14 +57,73 @@ def inspected(found: Sequence[Found], root: Path) -> tuple[list[Inspected], list
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
 
-def described(found: Found, root: Path) -> tuple[Row, Facts]:
+def learnt_window(found: Sequence[Inspected], root: Path) -> tuple[int, int] | None:
+    """The window (low, high) of the images with more than 8 bits; None: there is none to learn of.
+
+    From the darkest to the brightest value of the normal images to learn from and to calibrate
+    with, but for the TAILS of each, and WINDOW_MARGIN of that span more at both ends: a camera of
+    12 bits in files of 16 fills the grey levels, and so does one that uses a part of its range.
+    """
+    rows = [
+        row
+        for one, row, _ in found
+        if one.part != "test" and one.label == "normal" and row.bit_depth > PLAIN_BITS
+    ]
+    if not rows:
+        return None
+
+    def ends(row: Row) -> tuple[float, float]:
+        path = root / row.image_path
+        low, high = np.percentile(images.deep_values(path.read_bytes(), path), TAILS)
+        return float(low), float(high)
+
+    lows, highs = zip(*images.in_threads(ends, rows, f"learn window of {root.name}"), strict=True)
+    middle = (min(lows) + max(highs)) / 2
+    half = max((max(highs) - min(lows)) * (0.5 + WINDOW_MARGIN), LEAST_WINDOW / 2)
+    largest = (1 << max(row.bit_depth for row in rows)) - 1
+    return max(0, round(middle - half)), min(largest, round(middle + half))
+
+
+def looked(row: Row, facts: Facts) -> Look:
+    """What the contract asks of an image."""
+    about = (facts.is_grey, facts.brightness, facts.contrast)
+    return Look(row.width, row.height, row.bit_depth, *about)
+
+
+def learnt_contract(
+    looks: Sequence[Look],
+    reading: Reading,
+    *,
+    size_tolerance: float,
+    brightness: tuple[float, float],
+    min_contrast: float,
+) -> Contract:
+    """What all of `looks`, those of the images to learn from, keep to."""
+    widths, heights = [look.width for look in looks], [look.height for look in looks]
+    ratios = [look.width / look.height for look in looks]
+    seen = [look.brightness for look in looks]
+    greys = {look.is_grey for look in looks}
+    return Contract(
+        reading=reading,
+        width_px=(min(widths), max(widths)),
+        height_px=(min(heights), max(heights)),
+        side_ratio=(min(ratios), max(ratios)),
+        size_tolerance=size_tolerance,
+        bit_depths=tuple(sorted({max(PLAIN_BITS, look.bit_depth) for look in looks})),
+        channels="both" if len(greys) == 2 else "grey" if True in greys else "colour",
+        brightness=(min(brightness[0], *seen), max(brightness[1], *seen)),
+        min_contrast=min(min_contrast, *(look.contrast for look in looks)),
+    )
+
+
+def described(found: Found, root: Path, reading: Reading) -> tuple[Row, Facts]:
     """The manifest row and the facts of one image, read and decoded once, as are mask and matte.
 
     Raises:
         UnreadableImage: the file does not give an image.
     """
     data = (root / found.image_path).read_bytes()
-    image = images.decoded(data, found.image_path)
+    image = images.decoded(data, found.image_path, reading)
     mask = root / found.mask_path
     mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
     matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
@@ -85,6 +152,7 @@ def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None, matte: 
         brightness=round(seen.brightness, DIGITS),
         contrast=round(seen.contrast, DIGITS),
         sharpness=round(seen.sharpness, DIGITS),
+        is_grey=images.is_grey(rgb),
         thumbnail=thumbnail(rgb).tobytes(),
         mask_problem=problem,
         mask_area_share=share,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.params import Run, load, parsed
+from admodels.power import RELIABLE, smallest_caught
 from admodels.sources import told
 from admodels.writing import whole_folder, write_text
 
@@ -65,7 +66,9 @@ class _Results:
         self.run = parsed(self.params.get("run"), Run, "run")
         self.metrics = self.json("reports/metrics.json")
         self.cost = self.json("reports/cost.json")
-        plots = {name: self._text(f"reports/plots/{name}.csv") for name in (*CURVES, "training")}
+        plots = {
+            name: self._text(f"reports/plots/{name}.csv") for name in (*CURVES, "training", "power")
+        }
         self.plots = {name: list(csv.DictReader(StringIO(text))) for name, text in plots.items()}
 
     def json(self, path: str) -> dict[str, Any]:
@@ -211,6 +214,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "licence": _licence(results, task),
         "recalls": {name: [_share(recalls[m].get(name)) for m in methods] for name in types},
         "curves": [_curve(results, plot, task) for plot in CURVES],
+        "power": {m: _power(results, m, task) for m in methods},
         "losses": [_losses(results, m, task) for m in methods],
         "overlays": {
             m: _brought(results.repo / f"data/evaluation/{m}/{task}/overlays.png", images, m, task)
@@ -221,6 +225,38 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "validation": results.json(f"data/validation/{task}/report.json"),
         "docs": f"../../data/validation/{task}/docs/index.html",
         "methods": methods,
+    }
+
+
+def _power(results: _Results, method: str, task: str) -> dict[str, Any]:
+    """Which painted defects are caught: a sentence, and shares by contrast and diameter."""
+    cell = [r for r in results.plots["power"] if (r["method"], r["task"]) == (method, task)]
+    rows: dict[str, dict[str, float | None]] = {}
+    for row in cell:
+        share = float(row["caught_share"]) if row["caught_share"] else None
+        rows.setdefault(row["contrast"], {})[row["diameter_px"]] = share
+    clean = next(iter(rows.pop("0.0", {}).values()), None)
+    found = {
+        contrast: smallest_caught([(float(px), share) for px, share in shares.items()])
+        for contrast, shares in rows.items()
+    }
+    told = "; ".join(
+        f"{float(contrast):g} grey levels: "
+        + ("none of these sizes" if px is None else f"{px:.3g} px across")
+        for contrast, px in found.items()
+    )
+    told = (
+        "Without a threshold no defect is caught or missed."
+        if clean is None
+        else f"The smallest defect caught {RELIABLE:.0%} of the time, by contrast: {told}. "
+        f"With no defect at all {_share(clean)} of these images are flagged."
+    )
+    return {
+        "told": told,
+        "diameters": [f"{float(px):.3g}" for px in next(iter(rows.values()), {})],
+        "rows": {
+            f"{float(c):g}": [_share(s) for s in shares.values()] for c, shares in rows.items()
+        },
     }
 
 

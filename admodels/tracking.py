@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,11 +37,13 @@ DIGEST_TAG = "admodels.digest"
 MEAN = "mean"  # what reports/metrics.json calls the mean over tasks: no cell, no run
 PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
 METRICS_PER_CALL = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
+SQLITE = "sqlite:///"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds, for a server that is dead or only slow
 }
@@ -110,40 +113,50 @@ def sync(repo: Path) -> SyncSummary:
         SourceError: the tracking server is away; nothing else is harmed.
         StorageError: the SQLite database cannot be written.
     """
+    shown = list(_revisions(repo))
+    with reached(repo) as client:
+        where = experiment(client, repo, EXPERIMENT)
+        counts = {"created": 0, "updated": 0, "unchanged": 0}
+        skipped = 0
+        for revision in shown:
+            cells = list(_cells(repo, revision))
+            skipped += not cells
+            for cell in cells:
+                counts[_upsert(client, where, cell)] += 1
+    return SyncSummary(**counts, skipped=skipped, uri=tracking_uri(repo))
+
+
+@contextmanager
+def reached(repo: Path, *, must_exist: bool = False) -> Iterator["MlflowClient"]:
+    """A client of the store of `repo`; what goes wrong in there is told as errors of ours.
+
+    Raises:
+        SourceError: the tracking server is away, or there is no database where one `must_exist`.
+        StorageError: the SQLite database cannot be used.
+    """
     os.environ.update(ENVIRONMENT | os.environ)
     from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
-    shown = list(_revisions(repo))
     uri = tracking_uri(repo)
     _probe(uri)
+    if must_exist and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise _away(uri, "no such database; is MLFLOW_TRACKING_URI set?")
     try:
-        return _projected(repo, uri, shown)
+        yield MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise (_unusable if uri.startswith("sqlite:") else _away)(uri, str(error)) from error
 
 
-def _projected(repo: Path, uri: str, shown: list[dict[str, Any]]) -> SyncSummary:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = _experiment(client, repo, uri)
-    counts = {"created": 0, "updated": 0, "unchanged": 0}
-    skipped = 0
-    for revision in shown:
-        cells = list(_cells(repo, revision))
-        skipped += not cells
-        for cell in cells:
-            counts[_upsert(client, experiment, cell)] += 1
-    return SyncSummary(**counts, skipped=skipped, uri=uri)
-
-
-def _experiment(client: "MlflowClient", repo: Path, uri: str) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+def experiment(client: "MlflowClient", repo: Path, name: str) -> str:
+    """The id of the experiment of that name; its files stand below `repo`, or on the server."""
+    found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = (repo.resolve() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-    return client.create_experiment(EXPERIMENT, artifact_location=local)
+    is_local = tracking_uri(repo).startswith("sqlite:")
+    local = (repo.resolve() / "mlruns").as_uri() if is_local else None
+    return client.create_experiment(name, artifact_location=local)
 
 
 def _upsert(client: "MlflowClient", experiment: str, cell: Cell) -> str:
@@ -306,19 +319,19 @@ def _probe(uri: str) -> None:
 
 def _away(uri: str, reason: str) -> SourceError:
     return SourceError(
-        f"MLflow cannot be reached, everything else is done: {_shown(_gist(reason))}",
+        f"MLflow cannot be reached: {_shown(_gist(reason))}",
         where=_shown(uri),
         expected="a tracking server that answers",
-        next_step="`admodels track sync` when it is back; nothing is lost, DVC knows it all",
+        next_step="when it is back, what you ran or `admodels track sync`; all else is done",
     )
 
 
 def _unusable(uri: str, reason: str) -> StorageError:
     return StorageError(
-        f"the MLflow database cannot be used, everything else is done: {_gist(reason)}",
+        f"the MLflow database cannot be used: {_gist(reason)}",
         where=uri,
         expected="a SQLite file that can be written, of this MLflow's version",
-        next_step="move mlflow.db away, then `admodels track sync`: DVC knows it all",
+        next_step="move mlflow.db away, then `admodels track sync`: DVC knows all of its runs",
     )
 
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from admodels.checkpoint import Checkpoint
 from admodels.errors import BundleError, ConfigurationError
 from admodels.methods import Log
+
+T = TypeVar("T")
 
 VALIDATIONS, LEAST_STEPS_APART = 20, 4
 
@@ -28,6 +31,25 @@ def refuse_divergence(method: str, loss: float, step: int) -> None:
             expected="a finite loss",
             next_step="lower the learning rate, or set `precision: fp32`",
         )
+
+
+def ahead(draw: Callable[[int], T], device: torch.device) -> Callable[[int], T]:
+    """`draw`, a pure function of the step; a thread draws the next one while a GPU trains on this.
+
+    On a CPU it stays as it is: the thread would take the cores that train.
+    """
+    if device.type == "cpu":
+        return draw
+    pool = ThreadPoolExecutor(1)
+    drawn: dict[int, Future[T]] = {}
+
+    def found(step: int) -> T:
+        now = drawn.pop(step, None) or pool.submit(draw, step)
+        drawn.clear()
+        drawn[step + 1] = pool.submit(draw, step + 1)
+        return now.result()
+
+    return found
 
 
 def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

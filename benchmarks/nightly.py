@@ -3,7 +3,10 @@
     python -m benchmarks.nightly --images 10000 100000           # light: widths 8/8 at 64 px
     python -m benchmarks.nightly --images 400 --folder FOLDER --px 256 --width 128 --plain 8
 
-One untrained DRAEM, one folder that grows (or FOLDER as it is); each night is a process of its own.
+One untrained DRAEM, one folder that grows (or FOLDER as it is); each night is a process of its own,
+which says where its CPU-seconds go: `start` (imports, the bundle and its golden images), `read`
+(hash, decode, statistics, resize: one thread each), `ledger` (index, parts, verdicts); the rest is
+the detector, pictures included.
 """
 
 import argparse
@@ -13,7 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,21 +27,60 @@ import numpy as np
 import torch
 
 from admodels import bundle as bundles
-from admodels import images, runtime
+from admodels import cli, images, runtime
+from admodels.scoring import engine, verdicts
+from admodels.scoring import rows as scoring_rows
+from admodels.scoring.ledger import Ledger
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = 200
-# ru_maxrss counts the parent from before exec; VmHWM is of the process alone
-PEAK_TOLD = """
-from pathlib import Path
-from admodels.cli import main
-try:
-    main()
-finally:
-    told = Path("/proc/self/status").read_text()
-    Path("peak").write_text(told.split("VmHWM:")[1].split()[0])
-"""
+SPENT: Counter[str] = Counter()  # CPU-seconds of a night, in the process of its own
+LOCK = threading.Lock()
+
+
+def timed(owner: object, name: str, what: str) -> None:
+    """Count the CPU-seconds of the calling thread in `owner.name` as those of `what`."""
+    inner = getattr(owner, name)
+
+    def outer(*words: object, **more: object) -> object:
+        start = time.thread_time()
+        try:
+            return inner(*words, **more)
+        finally:
+            with LOCK:
+                SPENT[what] += time.thread_time() - start
+
+    setattr(owner, name, outer)
+
+
+def drawn_from(found: Iterator[object]) -> Iterator[object]:
+    """`found`; what is spent in it is none of the ledger's, which asks for it."""
+    SPENT["start"] += time.process_time()
+    while True:
+        start = time.thread_time()
+        one = next(found, None)
+        SPENT["ledger"] -= time.thread_time() - start
+        if one is None:
+            return
+        yield one
+
+
+def child() -> None:
+    """`admodels nightly`, which leaves what it needed in the file `needed`."""
+    rows = engine.rows
+    engine.rows = lambda *words: drawn_from(rows(*words))
+    timed(scoring_rows, "_read", "read")
+    timed(engine, "_keep", "ledger")
+    timed(Ledger, "compact", "ledger")
+    timed(verdicts, "rebuild", "ledger")
+    try:
+        cli.main()
+    finally:  # ru_maxrss counts the parent from before exec; VmHWM is of the process alone
+        peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+        needed = {"peak_mib": round(int(peak) / 1024, 1)}
+        needed |= {f"cpu_seconds_{what}": round(spent, 3) for what, spent in SPENT.items()}
+        Path("needed").write_text(json.dumps(needed))
 
 
 def drawn(folder: Path, start: int, end: int) -> None:
@@ -60,7 +105,7 @@ def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle
     bundles.save(
         detector,
         folder,
-        origin=bundles.Origin("draem", "bench", "texture", "CC0", {}),
+        origin=bundles.Origin("draem", "bench", "texture", "CC0", {}, tiny.CONTRACT),
         calibration_scores=scores.tolist(),
         golden=pixels[:1],
     )
@@ -89,7 +134,7 @@ def night(place: Path) -> dict[str, float]:
     words = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0"]
     start = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-c", PEAK_TOLD, "nightly", *words],
+        [sys.executable, "-c", "from benchmarks.nightly import child; child()", "nightly", *words],
         cwd=place,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -107,7 +152,7 @@ def night(place: Path) -> dict[str, float]:
         "seconds": round(seconds, 1),
         "images_per_second": round(line["images"] / seconds, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "peak_mib": round(int((place / "peak").read_text()) / 1024, 1),
+        **json.loads((place / "needed").read_text()),
     }
 
 
@@ -143,6 +188,17 @@ def main() -> None:
             drawn(inbox, count, count + asked.new)
             told[f"next night, {asked.new} new"] = night(place)
         told["nothing new"] = night(place)
+        start = time.monotonic()
+        words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
+        code = "from admodels.cli import main; main()"
+        subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=place,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        told["rethreshold, all verdicts"] = round(time.monotonic() - start, 1)
         used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
         told["ledger_mib"] = round(used / 2**20, 1)
     for what, figures in told.items():

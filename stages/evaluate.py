@@ -1,17 +1,23 @@
-"""Measure one cell: test.csv and bundle -> metrics, curves, scores, overlays, cost."""
+"""Measure one cell: test.csv, validation.csv, bundle -> metrics, curves, power, overlays, cost."""
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle, evaluation, figures, images, manifest, params, runtime
+from admodels import bundle, evaluation, figures, images, manifest, params, power, runtime
 from admodels.errors import DataError
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
+from admodels.foreground import foreground
+from admodels.power import Defect, Power
 from admodels.progress import Progress
 from admodels.writing import whole_folder, write_json
 from stages import run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Tiles = list[NDArray[np.uint8]]
 
@@ -32,7 +38,8 @@ def _scored(
     progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
-        pixels = images.load(rows[part], root, contract.image_px, contract.resize)
+        reading = contract.learnt.reading
+        pixels = images.load(rows[part], root, contract.image_px, contract.resize, reading)
         found = bundle.score(fitted.detector, pixels)
         scores[part] = found.anomaly_score
         maps[part] = evaluation.maps_resized(found.anomaly_map, mask_px)
@@ -51,13 +58,43 @@ def _scored(
     return scored, tiles, rebuilt
 
 
-def _write(folder: Path, measured: Evaluation, sheet: NDArray[np.uint8]) -> None:
+def _power(
+    fitted: bundle.Bundle, rows: list[manifest.Row], block: Power, threshold: float | None
+) -> "pd.DataFrame":
+    """The table of painted defects on the first images of `rows`, by their content."""
+    chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
+    contract, root = fitted.contract, Path("data/raw", fitted.task)
+    px, resize, reading = contract.image_px, contract.resize, contract.learnt.reading
+    normal = images.load(chosen, root, px, resize, reading)
+    mattes = images.load_foreground(chosen, root, px, resize)
+    parts = foreground(normal, mattes, fitted.kind).mattes[:, 0]
+    seed = params.read("seed", int)
+    defects: list[Defect] = []
+    scores: list[float] = []
+    progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
+    for at, (row, part) in enumerate(zip(chosen, parts, strict=True), 1):
+        rgb = images.load_one(row, root, reading)
+        drawn = []
+        for number, defect in enumerate(power.grid(rgb, block)):
+            rng = np.random.default_rng([seed, int(row.image_sha256[:16], 16), number])
+            drawn.append(images.resized(power.painted(rgb, part, defect, rng), px, resize))
+            defects.append(defect)
+        stack = np.stack(drawn).transpose(0, 3, 1, 2)
+        scores += bundle.score(fitted.detector, stack).anomaly_score.tolist()
+        progress.at(at)
+    return power.table(defects, np.array(scores), threshold)
+
+
+def _write(
+    folder: Path, measured: Evaluation, found: "pd.DataFrame", sheet: NDArray[np.uint8]
+) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
         (partial / "curves").mkdir()
         for name, curve in measured.curves.items():
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
         measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
+        found.to_csv(partial / "power.csv", index=False, lineterminator="\n")
         images.write_png(partial / "overlays.png", sheet)
 
 
@@ -80,7 +117,9 @@ def main(method: str, task: str) -> None:
     speed = len(rows) / (time.monotonic() - start)
     measured = evaluation.evaluate(scored, fitted.calibration_scores, block)
     sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
-    _write(Path("data/evaluation", method, task), measured, sheet)
+    normal = manifest.read(listed.with_name("validation.csv"))
+    found = _power(fitted, normal, block.power, measured.threshold)
+    _write(Path("data/evaluation", method, task), measured, found, sheet)
     costs = Path("data/costs/evaluate", method, f"{task}.json")
     # git keeps costs per revision, and figures are numbers only: so this says whose they are.
     fingerprint = fitted.model_fingerprint

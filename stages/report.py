@@ -1,4 +1,4 @@
-"""Gather the results of every cell into reports/: metrics.json, cost.json and plots/*.csv."""
+"""Gather the results of every cell into reports/: three JSONs of figures and plots/*.csv."""
 
 import csv
 import io
@@ -104,15 +104,21 @@ def main() -> None:
     evaluation = "data/evaluation/{method}/{task}/"
     trained = _texts(block, "data/costs/train/{method}/{task}.json", "train")
     evaluated = _texts(block, "data/costs/evaluate/{method}/{task}.json", "evaluate")
+    synthesis = {
+        task: json.loads(_text(Path("data/synthetic", task, "statistics.json"), "synthesize"))
+        for task in block.tasks
+    }
     metrics = _metrics(_texts(block, evaluation + "metrics.json", "evaluate"))
     tables = {
         curve: _table(_texts(block, f"{evaluation}curves/{curve}.csv", "evaluate"))
         for curve in ("roc", "pr", "pro")
     }
+    tables["power"] = _table(_texts(block, f"{evaluation}power.csv", "evaluate"))
     history = "data/training/{method}/{task}/history.csv"
     tables["training"] = _table(_texts(block, history, "train"), _worth_keeping)
     reports = Path("reports")
     write_json(reports / "metrics.json", metrics)
+    write_json(reports / "synthesis.json", synthesis)
     write_json(reports / "cost.json", _costs(trained, evaluated))
     for name, table in tables.items():
         write_text(reports / f"plots/{name}.csv", table)

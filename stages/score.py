@@ -12,7 +12,7 @@ from stages import run
 def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
     line = params.read(f"lines.{name}", Line)
-    model = Model.at(Path("data/models", line.method, line.task)).tiled(line.tile)
+    model = Model.at(Path("data/models", line.bundle)).tiled(line.tile)
     source = Source(name, Path(line.folder), line.pattern, tile=line.tile)
     print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
 

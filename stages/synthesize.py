@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from admodels import images, manifest, params
+from admodels import contract, images, manifest, params
 from admodels.assets import load_textures, texture_paths
 from admodels.foreground import foreground
 from admodels.params import Kind
@@ -16,7 +16,8 @@ def main(task: str) -> None:
     block = params.read("synthesize", Synthesize)
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
     raw = Path("data/raw", task)
-    normal = images.load(rows, raw, block.image_px, block.resize)
+    reading = contract.read(Path("data/manifests", task, "contract.json")).reading
+    normal = images.load(rows, raw, block.image_px, block.resize, reading)
     folder = Path("data/assets/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import bundle, images, manifest, methods, params, runtime
+from admodels import bundle, contract, images, manifest, methods, params, runtime
 from admodels.appearance import APPEARANCE, appearance
 from admodels.assets import load_textures
+from admodels.images import Reading
 from admodels.methods import MethodParams, Synthetic, TrainingData
 from admodels.params import Kind
 from admodels.progress import Progress
@@ -45,27 +46,30 @@ class History:
             writer.writerows(self.rows)
 
 
-def _pixels(split: Path, task: str, block: MethodParams) -> NDArray[np.uint8]:
-    return images.load(manifest.read(split), Path("data/raw", task), block.image_px, block.resize)
+def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> NDArray[np.uint8]:
+    rows, raw = manifest.read(split), Path("data/raw", task)
+    return images.load(rows, raw, block.image_px, block.resize, reading)
 
 
-def _appearances(split: Path, task: str) -> NDArray[np.void]:
+def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
     def one(row: manifest.Row) -> NDArray[np.void]:
         path = Path("data/raw", task, row.image_path)
-        rgb = images.decoded(path.read_bytes(), path).rgb
+        rgb = images.decoded(path.read_bytes(), path, reading).rgb
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
     return images.stacked(one, rows, (), APPEARANCE, f"look at images of {task}")
 
 
-def _training_data(block: MethodParams, method: str, task: str, split: Path) -> TrainingData:
+def _training_data(
+    block: MethodParams, method: str, task: str, split: Path, reading: Reading
+) -> TrainingData:
     rows, raw, px = manifest.read(split), Path("data/raw", task), block.image_px
     mattes = images.load_foreground(rows, raw, px, block.resize)
     textures = load_textures(Path("data/assets/textures"), px)
     synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
     return TrainingData(
-        normal=torch.from_numpy(images.load(rows, raw, px, block.resize)),
+        normal=torch.from_numpy(_pixels(split, task, block, reading)),
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
         foreground=None if mattes is None else torch.from_numpy(mattes),
@@ -81,7 +85,9 @@ def main(method: str, task: str) -> None:
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+    learnt = Path("data/manifests", task, "contract.json")
     brought = (
+        learnt,
         Path("data/synthetic", task, "index.csv"),
         Path("data/assets/textures/assets.json"),
         Path("data/assets", method, "assets.json"),
@@ -92,8 +98,10 @@ def main(method: str, task: str) -> None:
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
         trained_on={p.as_posix(): manifest.sha256_of(p) for p in (*split.values(), *brought)},
+        learnt=contract.read(learnt),
     )
-    data = _training_data(block, method, task, split["train"])
+    reading = origin.learnt.reading
+    data = _training_data(block, method, task, split["train"], reading)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)
     detector.fit(
@@ -103,7 +111,7 @@ def main(method: str, task: str) -> None:
         checkpoints=checkpoints,
         log=history,
     )
-    calibration = _pixels(split["calibration"], task, block)
+    calibration = _pixels(split["calibration"], task, block, reading)
     bundle.save(
         detector,
         Path("data/models", method, task),
@@ -112,7 +120,7 @@ def main(method: str, task: str) -> None:
         golden=np.concatenate(
             [calibration[:GOLDEN_EACH], data.validation.images[:GOLDEN_EACH].numpy()]
         ),
-        reference=_appearances(split["calibration"], task),
+        reference=_appearances(split["calibration"], task, reading),
     )
     history.write(Path("data/training", method, task, "history.csv"))
     cost.write(Path("data/costs/train", method, f"{task}.json"))

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from admodels import data_docs, expectations, images, inspection, manifest, params, sheets
+from admodels.contract import Contract
 from admodels.datasets import Task, found
 from admodels.errors import DataError
 from admodels.expectations import Needs, Validate
+from admodels.images import Reading, UnreadableImage
+from admodels.inspection import Inspected
 from admodels.manifest import NAMES_SHOWN
 from admodels.similarity import Pair, near_pairs
 from admodels.sources import is_non_commercial
@@ -27,24 +30,59 @@ PAIRS_SHOWN = 12
 ODD_SHOWN = (4, 4)  # rows, images in each
 
 
+def _inspected(
+    listed: list[manifest.Found], raw: Path, reading: Reading
+) -> tuple[list[Inspected], list[UnreadableImage], Reading]:
+    """What is found in the images, once more if there is a window to see them through."""
+    inspected, unreadable = inspection.inspected(listed, raw, reading)
+    window = inspection.learnt_window(inspected, raw)
+    if window is None:
+        return inspected, unreadable, reading
+    reading = Reading(window=window, orientation=reading.orientation)
+    return *inspection.inspected(listed, raw, reading), reading
+
+
+def _contract(
+    inspected: list[Inspected], reading: Reading, bounds: Validate
+) -> tuple[Contract | None, dict[str, str]]:
+    """What the images to learn from and to calibrate with agree on, and who in test does not."""
+    looks = {one.image_path: inspection.looked(row, facts) for one, row, facts in inspected}
+    tested = {one.image_path for one, _, _ in inspected if one.part == "test"}
+    learnt = [look for path, look in looks.items() if path not in tested]
+    if not learnt:
+        return None, {}
+    contract = inspection.learnt_contract(
+        learnt,
+        reading,
+        size_tolerance=bounds.size_tolerance,
+        brightness=(bounds.min_brightness, bounds.max_brightness),
+        min_contrast=bounds.min_contrast,
+    )
+    faults = {path: contract.fault(looks[path]) for path in tested}
+    return contract, {path: fault[0] for path, fault in faults.items() if fault}
+
+
 def _shared_out(
-    rows: list[tuple[manifest.Found, manifest.Row]], task: str
+    rows: list[Inspected], task: str
 ) -> tuple[dict[str, list[manifest.Row]], DataError | None]:
     """The splits, or why there are none: the report is written in either case."""
-    block = params.read("split", manifest.Split)
+    block, found_rows = params.read("split", manifest.Split), [(one, row) for one, row, _ in rows]
     try:
-        return manifest.splits(rows, block, params.read("seed", int), task), None
+        return manifest.splits(found_rows, block, params.read("seed", int), task), None
     except DataError as error:
         return {}, error
 
 
-def _write_sheet(path: Path, raw: Path, rows: list[tuple[str, list[tuple[str, str]]]]) -> None:
+def _write_sheet(
+    path: Path, raw: Path, reading: Reading, rows: list[tuple[str, list[tuple[str, str]]]]
+) -> None:
     """Each row a heading, then captions and paths of images; without rows there is no sheet."""
+
+    def picture(name: str) -> images.UInt8:
+        return images.decoded((raw / name).read_bytes(), name, reading).rgb
+
     if rows:
-        drawn = [
-            (head, [(said, images.decoded((raw / p).read_bytes(), p).rgb) for said, p in named])
-            for head, named in rows
-        ]
+        drawn = [(head, [(said, picture(p)) for said, p in named]) for head, named in rows]
         images.write_png(path, sheets.sheet(drawn))
 
 
@@ -76,13 +114,16 @@ def main(task: str) -> None:
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     listed = found(block, raw)
-    inspected, unreadable = inspection.inspected(listed, raw)
-    splits, no_splits = _shared_out([(one, row) for one, row, _ in inspected], task)
+    stored = Reading(window=None, orientation=bounds.orientation)
+    inspected, unreadable, reading = _inspected(listed, raw, stored)
+    contract, faults = _contract(inspected, reading, bounds)
+    splits, no_splits = _shared_out(inspected, task)
     table = expectations.frame(
         listed,
         [(row, facts) for _, row, facts in inspected],
         {str(error.where): error.reason for error in unreadable},
         splits,
+        faults,
     )
     pairs = near_pairs(table, bounds.near_duplicate_bits)
     with whole_folder(target) as partial:
@@ -100,14 +141,16 @@ def main(task: str) -> None:
             "refused": refusal.found if refusal else None,
         }
         write_json(partial / "report.json", about | expectations.report(table, findings))
-        _write_sheet(partial / "near_duplicates.png", raw, _pair_rows(pairs))
-        _write_sheet(partial / "odd_images.png", raw, _odd_rows(table))
+        _write_sheet(partial / "near_duplicates.png", raw, reading, _pair_rows(pairs))
+        _write_sheet(partial / "odd_images.png", raw, reading, _odd_rows(table))
         statistics = partial / "statistics.csv"
         table[list(STATISTICS)].to_csv(statistics, index=False, lineterminator="\n")
     if refusal:
         raise refusal
     for name, rows_of_split in splits.items():
         manifest.write(manifests / f"{name}.csv", rows_of_split)
+    if contract:
+        write_json(manifests / "contract.json", contract.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

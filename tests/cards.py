@@ -62,7 +62,7 @@ def make_bundle(calibration: list[float] | None = None) -> Bundle:
         task="grey_cards",
         kind="object",
         params=params,
-        contract=bundles.contract_of(params),
+        contract=bundles.contract_of(params, tiny.CONTRACT),
         calibration_scores=np.array(
             [50.0, 60, 70, 80, 90, 100, 110, 120, 130] if calibration is None else calibration
         ),
@@ -140,15 +140,17 @@ EXPECTED = {
 }
 
 
-def save_draem(folder: Path, calibration: int = 9, reference: bool = False) -> None:
+def save_draem(
+    folder: Path, calibration: int = 9, reference: bool = False, **changes: object
+) -> None:
     """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
     torch.manual_seed(2)
-    detector = tiny.detector("draem")
+    detector = tiny.detector("draem", **changes)
     pixels = tiny.stripes(calibration, seed=6)
     bundles.save(
         detector,
         folder,
-        origin=bundles.Origin("draem", "stripes", "texture", "CC0", {}),
+        origin=bundles.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
         calibration_scores=bundles.score(detector, pixels).anomaly_score.tolist(),
         golden=tiny.stripes(2, seed=8),
         reference=appearances(pixels.transpose(0, 2, 3, 1)) if reference else None,

@@ -21,7 +21,9 @@ def save(folder: Path, checkpoints: Path) -> bundle.Detector:
     bundle.save(
         detector,
         folder,
-        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {"train": "0" * 64}),
+        origin=bundle.Origin(
+            "draem", "stripes", "texture", "CC0", {"train": "0" * 64}, tiny.CONTRACT
+        ),
         calibration_scores=[0.3, 0.1, 0.2],
         golden=tiny.stripes(3, seed=8),
     )
@@ -120,7 +122,13 @@ def test_a_bundle_cannot_point_outside_its_folder(copied: Path) -> None:
         {"golden_tolerance": float("inf")},
         {"calibration_scores": [0.3, 0.1]},
         {"calibration_scores": [float("nan")]},
-        {"contract": {"image_px": 128, "resize": "bilinear", "channels": "RGB"}},
+        {
+            "contract": {
+                "image_px": 128,
+                "resize": "bilinear",
+                "learnt": tiny.CONTRACT.model_dump(mode="json"),
+            }
+        },
     ],
 )
 def test_a_bundle_of_another_kind_is_refused(copied: Path, changes: dict[str, object]) -> None:
@@ -143,7 +151,7 @@ def test_a_detector_whose_scores_are_not_finite_is_not_kept(saved, tmp_path: Pat
         bundle.save(
             detector,
             tmp_path / "broken",
-            origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}),
+            origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
             calibration_scores=[0.1],
             golden=tiny.stripes(1, seed=8),
         )

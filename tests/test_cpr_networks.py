@@ -125,7 +125,8 @@ def test_merging_norms_into_convolutions_changes_nothing_but_rounding(name):
     merged = copy.deepcopy(net).for_inference()
     with torch.inference_mode():
         for plain, found in zip(net(images), merged(images), strict=True):
-            torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+            # the order of fp32 sums differs between processors
+            torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
     assert count_norms(merged) == {"densenet201": 19}.get(name, 0)  # those before a ReLU stay
 
 

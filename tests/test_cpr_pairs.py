@@ -301,6 +301,23 @@ def test_without_parity_a_pixel_reads_its_own_place():
         torch.testing.assert_close(found[b, p], large[b, :, y, x], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("parity", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (20, 10)])
+def test_points_and_their_gradient_are_those_of_grid_sample(size, parity):
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(2, 4, *size, generator=generator, requires_grad=True)
+    points = torch.randint(0, 64, (2, 30, 2), generator=generator).float()
+    points[:, :4] = torch.tensor([[0.0, 0], [63, 63], [0, 63], [63, 0]])
+    grid = 2 * points / 63 - 1 if parity else (2 * points + 1) / 64 - 1
+    outside = "zeros" if parity else "border"
+    theirs = F.grid_sample(features, grid[:, :, None], padding_mode=outside, align_corners=False)
+    theirs, found = theirs[..., 0].mT, at_points(features, points, 64, parity=parity)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-5)
+    expected = torch.autograd.grad(theirs.square().sum(), features)[0]
+    gradient = torch.autograd.grad(found.square().sum(), features)[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_hinges_have_the_stated_values():  # V15
     cosines, one = torch.tensor([1, 0, -1.0]).double(), torch.ones(1).double()
     for parity in (False, True):

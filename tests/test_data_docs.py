@@ -24,9 +24,11 @@ def built(site: Path) -> Path:
         found.append(Found(path, "normal", "", "", "learn"))
         name = path.removesuffix(".png")
         row = Row(name, path, f"{i:064x}", 64, 64, "L", 8, "normal", "", "", "", "", "")
-        known.append((row, Facts(1.0 if i == 3 else 90.0, 9.0, 9.0, bytes(range(256)) * 2)))
+        known.append((row, Facts(1.0 if i == 3 else 90.0, 9.0, 9.0, True, bytes(range(256)) * 2)))
     severity = Severities(**dict.fromkeys(Severities.model_fields, "error"))
     bounds = Validate(
+        orientation="stored",
+        size_tolerance=1.25,
         min_side_px=8,
         min_brightness=5.0,
         max_brightness=250.0,
@@ -36,7 +38,7 @@ def built(site: Path) -> Path:
         max_oddity=3.0,
         severity=severity.model_copy(update={"test_has_both_labels": "warning"}),
     )
-    table = expectations.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {})
+    table = expectations.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {}, {})
     needs = Needs(11, alpha=0.5, licence="ours")
     expectations.findings("tiny", table, [], bounds, needs, site)
     return site

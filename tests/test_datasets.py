@@ -144,7 +144,7 @@ def parts(found):
 
 def masks_of(found, root):
     """By image, the share of its pixels that its mask marks."""
-    inspected, unreadable = inspection.inspected(found, root)
+    inspected, unreadable = inspection.inspected(found, root, images.STORED)
     assert not unreadable
     assert {facts.mask_problem for _, _, facts in inspected} <= {""}
     return {row.image_path: facts.mask_area_share for _, row, facts in inspected if row.mask_path}
@@ -359,7 +359,7 @@ def columns_of(crop, photo):
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
     found = datasets.found(task("sample", category), root)
-    inspected, unreadable = inspection.inspected(found, root)
+    inspected, unreadable = inspection.inspected(found, root, images.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
     shared_out = manifest.splits(pairs, split, 7, "tiny")

@@ -15,7 +15,8 @@ from admodels.methods.draem.detector import learning_rate, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
-from admodels.nets import ExactConv2d, SegmentationUNet, for_inference
+from admodels.nets import ExactConv2d, SegmentationUNet, for_inference, upsampled
+from admodels.training import ahead
 from tests import tiny
 
 
@@ -341,3 +342,30 @@ def test_the_cosine_falls_from_the_full_rate_to_nearly_none() -> None:
 def test_params_that_would_silently_do_something_else_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=rf"methods\.draem\.{key}"):
         params.parsed(tiny.PARAMS["draem"] | {key: value}, Params, "methods.draem")
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8, 12), (1, 1, 1, 1), (1, 3, 32, 2)])
+def test_the_upsampling_of_a_gpu_in_training_is_that_of_torch(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    theirs = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(x)
+    weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad((theirs * weight).sum(), x)[0]
+    found = upsampled(x)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weight).sum(), x)[0], expected, rtol=0, atol=5e-6
+    )
+
+
+def test_what_is_drawn_ahead_is_what_was_asked_for_and_drawn_once() -> None:
+    asked: list[int] = []
+
+    def draw(step: int) -> int:
+        asked.append(step)
+        return step**2
+
+    found = ahead(draw, torch.device("cuda"))
+    assert [found(step) for step in (3, 4, 5, 9, 10)] == [9, 16, 25, 81, 100]
+    assert {3, 4, 5, 9, 10} <= set(asked) <= {3, 4, 5, 6, 9, 10, 11}
+    assert len(asked) == len(set(asked))
+    assert ahead(draw, torch.device("cpu")) is draw

@@ -15,12 +15,14 @@ from admodels import bundle, evaluation, images, manifest
 from admodels.errors import DataError
 from admodels.evaluation import Evaluate, ScoredSet
 from admodels.manifest import Row
+from admodels.power import Power
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
 from tests import tiny
 
 CALIBRATION = np.arange(19) / 19  # the largest is 18/19
-BLOCK = Evaluate(mask_px=32, aupro_fpr_limit=0.5, alpha=0.05, overlay_images=3)
+POWER = Power(images=2, diameter_shares=(0.1, 0.5), contrasts=(60.0,))
+BLOCK = Evaluate(mask_px=32, aupro_fpr_limit=0.5, alpha=0.05, overlay_images=3, power=POWER)
 
 
 def toy() -> ScoredSet:
@@ -196,7 +198,9 @@ def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Row:
 
 PARAMS = """
 run: {methods: [draem], tasks: [stripes]}
-evaluate: {mask_px: 32, aupro_fpr_limit: 0.3, alpha: 0.25, overlay_images: 4}
+seed: 7
+evaluate: {mask_px: 32, aupro_fpr_limit: 0.3, alpha: 0.25, overlay_images: 4,
+           power: {images: 2, diameter_shares: [0.5, 0.1], contrasts: [60.0]}}
 """
 
 
@@ -215,13 +219,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, rgb in zip(names, pictures, strict=True)
     ]
     manifest.write(here / "data/manifests/stripes/test.csv", rows)
+    more = [row(root, f"good/{i + 3}", rgb, None) for i, rgb in enumerate(tiny.stripes(3, seed=9))]
+    manifest.write(here / "data/manifests/stripes/validation.csv", more)
     detector = tiny.fitted("draem", here / "checkpoints", length=1)
     calibration = bundle.score(detector, tiny.stripes(7, seed=6)).anomaly_score
     (here / "data/models/draem").mkdir(parents=True)
     bundle.save(
         detector,
         here / "data/models/draem/stripes",
-        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}),
+        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
         calibration_scores=calibration.tolist(),
         golden=tiny.stripes(2, seed=8),
     )
@@ -247,6 +253,7 @@ def test_the_evaluate_stage_writes_its_files_the_same_every_time(
         "curves/roc.csv",
         "metrics.json",
         "overlays.png",
+        "power.csv",
         "scores.csv",
     ]
     monkeypatch.chdir(repository)
@@ -265,7 +272,7 @@ def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
         table = list(csv.DictReader(file))
     rows = manifest.read(repository / "data/manifests/stripes/test.csv")
     assert [r["image_id"] for r in table] == [row.image_id for row in rows]
-    pixels = images.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear")
+    pixels = images.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear", images.STORED)
     fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
     expected = bundle.score(fitted.detector, pixels).anomaly_score
     found = np.array([r["anomaly_score"] for r in table], np.float32)
@@ -304,6 +311,18 @@ def test_a_test_split_without_images_is_refused(
         evaluate_stage.main("draem", "stripes")
 
 
+def test_the_power_of_a_cell_is_measured_on_its_validation_images(repository: Path) -> None:
+    with (repository / "data/evaluation/draem/stripes/power.csv").open() as file:
+        table = list(csv.DictReader(file))
+    seen = [(r["contrast"], r["diameter_share"], r["diameter_px"], r["images"]) for r in table]
+    assert seen == [
+        ("0.0", "0.0", "0.0", "2"),
+        ("60.0", "0.1", "6.4", "2"),
+        ("60.0", "0.5", "32.0", "2"),
+    ]
+    assert all(float(r["caught_share"]) == int(r["caught"]) / 2 for r in table)
+
+
 def cell(method: str, task: str, history: str, **changes: float | None) -> None:
     """The files of one cell that the report reads."""
     numbers = dict.fromkeys(report_stage.HEADLINE, 0.5) | changes
@@ -311,6 +330,10 @@ def cell(method: str, task: str, history: str, **changes: float | None) -> None:
     folder = Path("data/evaluation", method, task)
     (folder / "curves").mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "power.csv").write_text("contrast,caught_share\n60.0,0.5\n", encoding="utf-8")
+    drawn = Path("data/synthetic", task, "statistics.json")
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    drawn.write_text(json.dumps({"images": 4}), encoding="utf-8")
     for name, columns in {"roc": "fpr,tpr", "pr": "recall,precision", "pro": "fpr,pro"}.items():
         text = f"{columns}\n0.0,0.25\n"
         (folder / "curves" / f"{name}.csv").write_text(text, encoding="utf-8")
@@ -351,6 +374,15 @@ def test_the_report_nests_every_cell_and_means_what_is_defined() -> None:
     assert found["one"]["mean"]["image_auroc"] == 0.75
     assert found["one"]["mean"]["aupro"] == 0.75
     assert found["two"]["mean"]["pixel_ap"] is None
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_report_tells_of_the_synthetic_set_of_every_task() -> None:
+    report_stage.main()
+    found = json.loads(Path("reports/synthesis.json").read_bytes())
+    assert found == {"a": {"images": 4}, "b": {"images": 4}}
+    power = Path("reports/plots/power.csv").read_text(encoding="utf-8").splitlines()
+    assert power[:2] == ["method,task,contrast,caught_share", "one,b,60.0,0.5"]
 
 
 @pytest.mark.usefixtures("cells")

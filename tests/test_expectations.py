@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import expectations, inspection, manifest
+from admodels import expectations, images, inspection, manifest
 from admodels.datasets import mvtec_ad
 from admodels.errors import ConfigurationError
 from admodels.expectations import Finding, Needs, Severities, Validate
@@ -19,11 +19,14 @@ from admodels.similarity import near_pairs
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 WARNINGS = {
     *("test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"),
+    "fits_contract",
     *("no_near_duplicates", "no_near_leakage", "same_session", "no_likely_defects"),
     *("enough_for_alpha", "licence_stated", "commercial_use"),
 }
 SEVERITY = {n: "warning" if n in WARNINGS else "error" for n in Severities.model_fields}
 BOUNDS = {
+    "orientation": "stored",
+    "size_tolerance": 1.25,
     "min_side_px": 32,
     "min_brightness": 5.0,
     "max_brightness": 250.0,
@@ -35,7 +38,7 @@ BOUNDS = {
 }
 LEAST = 11
 NEEDS = Needs(LEAST, alpha=0.25, licence="CC0-1.0")
-FACTS = Facts(120.0, 30.0, 50.0, b"")
+FACTS = Facts(120.0, 30.0, 50.0, False, b"")
 
 Planted = tuple[Found, Row, Facts]
 
@@ -74,7 +77,7 @@ def judged(
 ) -> dict[str, Finding]:
     broken = unreadable or {}
     known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
-    table = expectations.frame([found for found, _, _ in images_], known, broken, splits or {})
+    table = expectations.frame([found for found, _, _ in images_], known, broken, splits or {}, {})
     return {f.name: f for f in findings_of(table, site, needs=needs)}
 
 
@@ -106,7 +109,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
 def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
     bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
     made = clean()
-    table = expectations.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {})
+    table = expectations.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
     findings = findings_of(table, tmp_path, bounds)
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
@@ -319,7 +322,7 @@ def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> No
         "tiny",
     )
     table = expectations.frame(
-        [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out
+        [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
     )
     report = expectations.report(table, [])
     assert report["splits"] == {"calibration": 3, "test": 6, "train": 6, "validation": 3}
@@ -350,9 +353,9 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
     found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
-    inspected, unreadable = inspection.inspected(found, raw)
+    inspected, unreadable = inspection.inspected(found, raw, images.STORED)
     assert unreadable == []
-    table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {})
+    table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table, tmp_path / "docs")
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from admodels import downloading
 from admodels.errors import ConfigurationError, DataError, SourceError
 from admodels.fetching import Source, fetch, pinned, tree_sha256
+from benchmarks import fetch_kills
 from stages import fetch as fetch_stage
 
 REPO = Path(__file__).parents[1]
@@ -359,6 +361,11 @@ def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
     planted(tmp_path / "data", {"\udcfcber.png": b"1", "\u00fcber.png": b"2"})
     with pytest.raises(DataError, match=r"1 files have names that are not UTF-8[\s\S]*udcfcber"):
         pinned(str(tmp_path / "data"))
+
+
+def test_a_fetch_killed_at_random_ends_the_same_when_it_is_run_again(tmp_path):
+    told = fetch_kills.rounds(tmp_path, kills=3, images=150, rng=random.Random(4))
+    assert (told["kills"], told["faults"]) == (3, [])
 
 
 CODE = """

@@ -9,6 +9,7 @@ import pytest
 from admodels import evaluation, figures, images
 from admodels.evaluation import Evaluate, ScoredSet
 from admodels.figures import Case
+from admodels.power import Power
 from admodels.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
 
 LEGEND_PX = 3 * CAPTION_PX
@@ -163,7 +164,8 @@ def overlays(
         anomaly_maps=np.stack([case().anomaly_map * k for k in (0.1, 2, 3)]),
         masks=masks,
     )
-    block = Evaluate(mask_px=64, aupro_fpr_limit=0.3, alpha=0.5, overlay_images=3)
+    power = Power(images=1, diameter_shares=(0.1,), contrasts=(9.0,))
+    block = Evaluate(mask_px=64, aupro_fpr_limit=0.3, alpha=0.5, overlay_images=3, power=power)
     calibration = np.linspace(0, 1, calibration_images)
     measured = evaluation.evaluate(scored, calibration, block)
     return figures.overlays(scored, measured, [noise(i) for i in range(3)], rebuilt or [], 3)

@@ -259,7 +259,7 @@ def raw(tmp_path: Path) -> Path:
 
 def rows_of(raw: Path) -> list[manifest.Row]:
     found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-    return [described(one, raw)[0] for one in found]
+    return [described(one, raw, images.STORED)[0] for one in found]
 
 
 def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
 def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
     def problems() -> list[str]:
         found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-        return [described(one, raw)[1].matte_problem for one in found]
+        return [described(one, raw, images.STORED)[1].matte_problem for one in found]
 
     assert problems() == ["", ""]
     images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))

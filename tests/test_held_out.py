@@ -16,6 +16,7 @@ from admodels.inspection import described
 from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
+from admodels.writing import write_json
 from stages import synthesize, train
 from tests import tiny
 
@@ -152,6 +153,14 @@ def test_the_index_names_every_file_its_source_and_its_area(tmp_path):
         assert np.array_equal(image, sample.image)
 
 
+def test_coverage_is_what_some_mask_is_on():
+    one, two = drawn()[:2]
+    left, right = (np.zeros(one.mask.shape, bool) for _ in range(2))
+    left[:, :4] = right[:, 2:6] = True
+    samples = [replace(one, mask=left), replace(two, mask=right)]
+    assert held_out.statistics(samples)["coverage"] == round(6 / left.shape[1], 6)
+
+
 def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
@@ -160,6 +169,7 @@ def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     assert found == {
         "images": 12,
         "mean_area_share": pytest.approx(np.mean([s.mask for s in samples]), abs=1e-6),
+        "coverage": round(float(np.any([s.mask for s in samples], axis=0).mean()), 6),
         "empty_draw_share": pytest.approx(empty / (empty + 12), abs=1e-6),
         "foreground_share": 1.0,
         "foreground": {"whole": 12},
@@ -238,8 +248,9 @@ def project(tmp_path, monkeypatch):
         images.write_png(
             Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
         )
-    rows = [described(one, Path("data/raw/t"))[0] for one in found]
+    rows = [described(one, Path("data/raw/t"), images.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
+    write_json(Path("data/manifests/t/contract.json"), tiny.CONTRACT.model_dump(mode="json"))
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/assets/textures", name)
         images.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
@@ -291,7 +302,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     planes = tiny.discs(1, seed=1)[0][0].transpose(1, 2, 0)
     images.write_png(Path("data/raw/t/train/good/0.png"), planes)
     rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
-    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
     manifest.write(Path("data/manifests/t/validation.csv"), listed)
     assert found()[0] == {"estimated": 3, "whole": 6}
     images.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
@@ -299,7 +310,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     matte[:45] = 255
     for i in range(3):
         images.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
-    listed = [described(row, Path("data/raw/t"))[0] for row in rows]
+    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
     for split in ("validation", "train"):
         manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
     source, share, cyan = found()
@@ -309,7 +320,8 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
 
     detector = tiny.detector("diffusionad").params
     Path("data/assets/diffusionad").mkdir()
-    data = train._training_data(detector, "diffusionad", "t", Path("data/manifests/t/train.csv"))
+    split = Path("data/manifests/t/train.csv")
+    data = train._training_data(detector, "diffusionad", "t", split, images.STORED)
     assert data.foreground is not None
     assert data.foreground.shape == (3, 1, tiny.PX, tiny.PX)
     assert (data.foreground[:, :, : tiny.PX // 2 - 1] == 255).all()

@@ -53,7 +53,7 @@ def found_in(root, name="a.png", array=None, mask=None, label="normal"):
 
 
 def row_of(found, root):
-    return described(found, root)[0]
+    return described(found, root, images.STORED)[0]
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF"])
@@ -137,16 +137,55 @@ def test_cmyk_becomes_rgb():
     assert (image.rgb == 0).all()
 
 
+def test_a_cmyk_jpeg_which_is_stored_inverted_has_its_colours():
+    array = np.full((16, 16, 3), (200, 90, 40), dtype=np.uint8)
+    image = images.decoded(encoded(array, "JPEG", mode="CMYK", quality=95), "x")
+    assert image.mode == "CMYK"
+    assert np.abs(image.rgb.astype(int) - array).max() <= 8  # a flat colour, quantised
+
+
+def interlaced(array):
+    """A grey PNG of 8 bits in the seven passes of Adam7 (PNG, third edition, section 8.2)."""
+    starts_and_steps = (
+        *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+        *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+    )
+    passes = [array[top::down, left::right] for top, left, down, right in starts_and_steps]
+    rows = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 8, 0, 0, 0, 1)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def test_an_interlaced_png_is_read_and_half_of_one_is_truncated():
+    array = pixels(21, 30, channels=1)
+    data = interlaced(array)
+    np.testing.assert_array_equal(images.decoded(data, "x").rgb[:, :, 0], array)
+    with pytest.raises(images.UnreadableImage) as refusal:
+        images.decoded(data[: len(data) // 2], "x")
+    assert refusal.value.reason == "truncated"
+
+
+def test_a_progressive_jpeg_is_read_and_one_without_its_last_scans_is_truncated():
+    array = np.kron(pixels(4, 5), np.ones((16, 16, 1), np.uint8))
+    plain, data = (encoded(array, "JPEG", quality=95, progressive=p) for p in (False, True))
+    np.testing.assert_array_equal(images.decoded(data, "x").rgb, images.decoded(plain, "x").rgb)
+    with pytest.raises(images.UnreadableImage) as refusal:
+        images.decoded(data[: len(data) * 3 // 4], "x")
+    assert refusal.value.reason == "truncated"
+
+
 def test_one_bit_images_are_black_and_white():
     image = images.decoded(encoded(np.array([[True, False]])), "x")
     np.testing.assert_array_equal(image.rgb[0, :, 0], [255, 0])
     assert (image.mode, image.bit_depth) == ("1", 1)
 
 
-def test_the_first_frame_of_an_animation_is_taken():
+@pytest.mark.parametrize("fmt", ["TIFF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_taken(fmt):
     first, second = (Pillow.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    file = io.BytesIO()
-    first.save(file, format="TIFF", save_all=True, append_images=[second])
+    file, options = io.BytesIO(), {"lossless": True} if fmt == "WEBP" else {}
+    first.save(file, format=fmt, save_all=True, append_images=[second], **options)
     assert (images.decoded(file.getvalue(), "x").rgb == (255, 0, 0)).all()
 
 
@@ -270,7 +309,7 @@ def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
 def test_loading_keeps_the_order_of_many_rows(tmp_path):
     found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
     rows = [row_of(one, tmp_path) for one in found][::-1]
-    stack = images.load(rows, tmp_path, 5, "bilinear")
+    stack = images.load(rows, tmp_path, 5, "bilinear", images.STORED)
     assert (stack.shape, stack.dtype) == ((40, 3, 5, 5), np.uint8)
     assert stack.flags.c_contiguous
     np.testing.assert_array_equal(stack[:, 0, 0, 0], np.arange(40)[::-1])
@@ -279,13 +318,13 @@ def test_loading_keeps_the_order_of_many_rows(tmp_path):
 def test_channels_are_rgb_and_come_first(tmp_path):
     array = pixels(4, 4)
     row = row_of(found_in(tmp_path, array=array), tmp_path)
-    stack = images.load([row], tmp_path, 4, "area")
+    stack = images.load([row], tmp_path, 4, "area", images.STORED)
     for channel in range(3):
         np.testing.assert_array_equal(stack[0, channel], array[:, :, channel])
 
 
 def test_no_rows_give_empty_arrays(tmp_path):
-    assert images.load([], tmp_path, 8, "area").shape == (0, 3, 8, 8)
+    assert images.load([], tmp_path, 8, "area", images.STORED).shape == (0, 3, 8, 8)
     assert images.load_masks([], tmp_path, 8).shape == (0, 8, 8)
 
 
@@ -294,7 +333,7 @@ def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
     images.write_png(tmp_path / "a.png", pixels(seed=1))
     now = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     with pytest.raises(DataError, match=r"a\.png[\s\S]*dvc repro fetch validate") as refusal:
-        images.load([row], tmp_path, 8, "area")
+        images.load([row], tmp_path, 8, "area", images.STORED)
     assert row.image_sha256 in str(refusal.value)
     assert now in str(refusal.value)
 
@@ -303,7 +342,7 @@ def test_a_missing_image_is_refused_by_name(tmp_path):
     row = row_of(found_in(tmp_path), tmp_path)
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png"):
-        images.load([row], tmp_path, 8, "area")
+        images.load([row], tmp_path, 8, "area", images.STORED)
 
 
 def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
@@ -361,5 +400,5 @@ def test_real_images_and_masks_load():
         for m in masks
     ]
     rows = [row_of(one, root) for one in found]
-    assert images.load(rows, root, 64, "bilinear").shape == (8, 3, 64, 64)
+    assert images.load(rows, root, 64, "bilinear", images.STORED).shape == (8, 3, 64, 64)
     assert images.load_masks(rows, root, 256).any(axis=(1, 2)).all()

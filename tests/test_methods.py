@@ -138,7 +138,7 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Path) -> None:
-    if cell[1] == torch.bfloat16 and not runtime.has_fast_bf16(torch.device("cpu")):
+    if cell[1] == torch.bfloat16 and not runtime.has_fast_bf16(runtime.device()):
         pytest.skip("bfloat16 is emulated here, several times slower than fp32")
     detector = tiny.fitted(cell[0], tmp_path, cell[1], **tiny.LONGER[cell[0]])
     pixels = tiny.stripes(8, seed=11)

@@ -68,6 +68,25 @@ def test_one_night_scores_all_lines_into_one_ledger(plant: Path) -> None:
     assert kept == told
 
 
+def plain(found: pd.DataFrame) -> pd.DataFrame:
+    """With one kind of null."""
+    return found.astype(object).where(found.notna(), None)
+
+
+def test_duckdb_reads_and_joins_both_tables_as_pandas_does(plant: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    (plant / "press/a, b.png").write_bytes(b"bad")
+    run({"press": line("press"), "weld": line("weld")})
+    scores, verdicts = "'ledger/scores/**/*.parquet'", "'ledger/verdicts/*.parquet'"
+    query = f"""SELECT * FROM {scores} NATURAL JOIN {verdicts} ORDER BY {", ".join(KEY)}"""
+    found = duckdb.sql(query).df()
+    expected = table("scores").merge(table("verdicts"), on=KEY)
+    assert len(found) == 13
+    pd.testing.assert_frame_equal(plain(found), plain(expected))
+    worst = duckdb.sql(f"SELECT line, max(anomaly_score) FROM {scores} GROUP BY ALL").fetchall()
+    assert dict(worst) == table("scores").groupby("line")["anomaly_score"].max().to_dict()
+
+
 def test_the_second_night_counts_only_its_own(plant: Path) -> None:
     run({"press": line("press")})
     draw(plant / "press" / "late", 2, seed=9)

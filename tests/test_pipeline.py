@@ -110,8 +110,9 @@ def test_the_report_holds_every_cell_and_git_sees_no_pixels(built: Path) -> None
         assert 0 <= metrics[method]["bricks"]["image_auroc"] <= 1
     assert metrics["draem"] == metrics["twin"]  # the same method under two names
     tracked = run(built, "git", "ls-files", "data", "reports", ".work").stdout.splitlines()
-    plots = [f"reports/plots/{name}.csv" for name in ("pr", "pro", "roc", "training")]
-    assert tracked == ["reports/cost.json", "reports/metrics.json", *plots]
+    plots = [f"reports/plots/{name}.csv" for name in ("power", "pr", "pro", "roc", "training")]
+    figures = [f"reports/{name}.json" for name in ("cost", "metrics")]
+    assert tracked == [*figures, *plots, "reports/synthesis.json"]
 
 
 def test_nothing_runs_twice(built: Path) -> None:

@@ -49,6 +49,15 @@ FINDINGS = [
         "unexpected": ["a/<1>.png", "b.png"],
     },
 ]
+POWER = """method,task,contrast,diameter_share,diameter_px,images,caught,caught_share
+draem,bottle,0.0,0.0,0.0,16,1,0.0625
+draem,bottle,20.0,0.03,27.0,16,3,0.1875
+draem,bottle,20.0,0.12,108.0,16,14,0.875
+draem,bottle,80.0,0.03,27.0,16,12,0.75
+draem,bottle,80.0,0.12,108.0,16,16,1.0
+draem,sample_brick,0.0,0.0,0.0,16,,
+draem,sample_brick,20.0,0.03,2.88,16,,
+"""
 SUMMARY = {
     "found": 12,
     "statuses": {"scored": 11, "truncated": 1},
@@ -80,6 +89,7 @@ def full(empty):
     curves = ["bottle,0,0", "bottle,1,1", "sample_brick,0,0", "sample_brick,1,0.5"]
     roc = "\n".join(["method,task,fpr,tpr", *(f"draem,{point}" for point in curves)])
     write(empty, "reports/plots/roc.csv", roc)
+    write(empty, "reports/plots/power.csv", POWER)
     rows = [
         f"draem,bottle,{step},{2 - step / 1000},{'' if step % 100 else 1}" for step in range(1001)
     ]
@@ -157,6 +167,20 @@ def test_the_page_says_what_the_calibration_can_promise_and_what_sample_data_is(
     assert "1/9 = 0.111, so 0.05 cannot be promised: 11 more normal images are needed" in text
     assert text.count("figures say nothing about a factory") == 1
     assert text.count("calibration images are not independent") == 1
+
+
+def test_the_page_says_which_defect_is_the_smallest_that_would_be_caught(full):
+    reporting.render(full)
+    page = Page((full / "reports/html/index.html").read_text(encoding="utf-8"))
+    assert (
+        "draem : The smallest defect caught 90% of the time, by contrast: 20 grey levels: none of "
+        "these sizes; 80 grey levels: 108 px across. With no defect at all 0.062 of these images "
+        "are flagged. contrast 27 px 108 px 20 grey levels 0.188 0.875 80 grey levels 0.750 1.000"
+    ) in page.text
+    assert (
+        "draem : Without a threshold no defect is caught or missed. contrast 2.88 px "
+        "20 grey levels n/a cpr: not run yet"
+    ) in page.text
 
 
 def test_names_from_the_data_cannot_become_markup(full):

@@ -258,6 +258,17 @@ def test_names_that_are_no_utf8_get_a_row(tmp_path: Path) -> None:
     assert found["anomaly_score"].tolist() == [70.0]
 
 
+@pytest.mark.parametrize("letter", ["x", "\u65e5"])
+def test_names_as_long_as_a_file_system_takes_get_a_row(tmp_path: Path, letter: str) -> None:
+    name = letter * (251 // len(letter.encode())) + ".png"
+    deep = Path(*["folder" * 30] * 8)
+    card(tmp_path / "in" / name, 70)
+    card(tmp_path / "in" / deep / name, 80)
+    run(tmp_path / "in", tmp_path / "out")
+    found = table(tmp_path / "out")["anomaly_score"].to_dict()
+    assert found == {name: 70.0, (deep / name).as_posix(): 80.0}
+
+
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     card(folder / "a.png", 70)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from admodels import manifest
+from admodels import contract, manifest
 from admodels.errors import DataError
 from stages import validate
 
@@ -25,6 +25,8 @@ tasks:
          source: {{kind: path, location: somewhere, sha256: {"a" * 64}}}}}
 split: {{validation_share: 0.25, calibration_share: 0.25, min_normal_images: 11}}
 validate:
+  orientation: stored
+  size_tolerance: 1.25
   min_side_px: 32
   min_brightness: 5.0
   max_brightness: 250.0
@@ -35,7 +37,8 @@ validate:
   severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
              mask_size: error, mask_not_empty: error, test_has_both_labels: warning,
              no_duplicates: warning, same_size: warning, same_mode: warning,
-             same_bit_depth: warning, side: error, brightness: warning, contrast: warning,
+             same_bit_depth: warning, fits_contract: warning, side: error,
+             brightness: warning, contrast: warning,
              no_near_duplicates: warning, no_near_leakage: warning, same_session: warning,
              no_likely_defects: warning, enough_for_alpha: warning, licence_stated: warning,
              commercial_use: warning}}
@@ -285,6 +288,38 @@ def test_near_copies_are_shown_side_by_side(tiny: Path) -> None:
     left, right = (sheet[36:196, x : x + 192].astype(int) for x in (4, 200))
     assert sheet.shape == (18 + 18 + 192, 4 + 192 + 4 + 192 + 4, 3)
     assert 0 < np.abs(left - right).mean() < 2  # the same picture, not the same bytes
+
+
+def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(tiny: Path) -> None:
+    for path in (*RAW.glob("train/*/*.png"), *RAW.glob("test/*/*.png")):
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) << 4
+        Image.fromarray(values).save(path)
+    validate.main("tiny")
+    assert failed() == {}
+    learnt = contract.read(MANIFESTS / "contract.json")
+    assert learnt.reading.window is not None
+    assert 4000 > learnt.reading.window[1] > 3200  # 200 << 4, and a margin
+    assert (learnt.bit_depths, learnt.channels) == ((16,), "grey")
+    assert (learnt.width_px, learnt.height_px) == ((48, 48), (40, 40))
+    lines = (VALIDATION / "statistics.csv").read_text("utf-8").splitlines()[1:]
+    assert all(80 < float(line.split(",")[1]) < 180 for line in lines)
+    plain = np.random.default_rng(1).integers(60, 200, (40, 48), dtype=np.uint8)
+    save("test/good/plain.png", plain)
+    validate.main("tiny")
+    assert failed()["fits_contract"] == ["test/good/plain.png"]
+
+
+def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: Path) -> None:
+    names = ["Gr\u00fc\u00dfe \u65e5\u672c", "=cmd", 'a,"b"', "<b>&amp;", "x" * 251, "\u65e5" * 83]
+    for i, name in enumerate(names):
+        (RAW / f"train/good/{i:03}.png").rename(RAW / f"train/good/{name}.png")
+    for name in ("._000.png", "Thumbs.db", ".DS_Store", "notes.txt"):
+        (RAW / "train/good" / name).write_bytes(b"no image")
+    validate.main("tiny")
+    assert failed() == {}
+    rows = [row for s in manifest.SPLITS for row in manifest.read(MANIFESTS / f"{s}.csv")]
+    assert len(rows) == 22
+    assert {f"train/good/{name}" for name in names} < {row.image_id for row in rows}
 
 
 def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:

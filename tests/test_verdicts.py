@@ -13,6 +13,7 @@ import pytest
 from admodels import manifest
 from admodels.bundle import Bundle
 from admodels.calibration import benjamini_hochberg, p_values
+from admodels.datasets import folder as folder_layout
 from admodels.errors import DataError
 from admodels.scoring import calibrating, feedback, verdicts
 from admodels.scoring.engine import Model, Source, score_line
@@ -237,3 +238,29 @@ def test_alarms_that_were_false_raise_the_threshold_of_the_next_calibration(plac
         before = set(flagged(place))
         night(ledger, place)
     assert set(flagged(place)) <= before - {"140.png"}
+
+
+def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: Path) -> None:
+    card(place / "good" / "a.png", 100)
+    rows = [("130.png", "fine"), ("140.png", "fine"), ("150.png", "fine"), ("120.png", "defect")]
+    source = place / "source"
+    with held(place) as ledger:
+        feedback.take(ledger, say(place, rows))
+        (place / "in" / "130.png").unlink()
+        assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
+        assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
+        shas = {level: manifest.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
+        found = folder_layout.found(source, "")
+        assert {(f.image_path, f.label, f.part) for f in found} == {
+            (f"normal/{sha256}.png", "normal", "learn") for sha256 in shas.values()
+        }
+        feedback.take(ledger, say(place, [("140.png", "defect")]))
+        assert feedback.collect(ledger, "press", place / "in", source) == (1, 1)
+        assert [f.image_path for f in folder_layout.found(source, "")] == [
+            f"normal/{shas[150]}.png"
+        ]
+        assert set(calibrate(ledger, place).scores) == {100, 130, 150}
+        row = manifest.Row("b", "normal/b.png", shas[150], 1, 1, "RGB", 8, "normal", *[""] * 5)
+        (place / "manifests" / "grey_cards").mkdir(parents=True)
+        manifest.write(place / "manifests" / "grey_cards" / "train.csv", [row])
+        assert set(calibrate(ledger, place).scores) == {100, 130}

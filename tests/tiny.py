@@ -7,10 +7,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import methods
+from admodels import methods, runtime
+from admodels.contract import Contract
+from admodels.images import STORED
 from admodels.methods import Synthetic, TrainingData
 
 PX = 64
+CONTRACT = Contract(  # of anything that decodes
+    reading=STORED,
+    width_px=(1, 100_000),
+    height_px=(1, 100_000),
+    side_ratio=(0.01, 100),
+    size_tolerance=1.25,
+    bit_depths=(8, 16),
+    channels="both",
+    brightness=(0, 255),
+    min_contrast=0,
+)
 PARAMS = {
     "draem": {
         "image_px": PX,
@@ -160,10 +173,10 @@ CONTRAST = {"draem": 3.0, "cpr": 3.0, "diffusionad": 1.5}
 def detector(
     method: str, precision: torch.dtype = torch.float32, **changes: object
 ) -> methods.Detector:
-    """A tiny detector of `method` without weights, on the CPU."""
+    """A tiny detector of `method` without weights, on the device that `admodels` would take."""
     cls = methods.detector_class(method)
     params = cls.Params.model_validate_json(json.dumps(PARAMS[method] | changes), strict=True)
-    return cls(params, device=torch.device("cpu"), precision=precision)
+    return cls(params, device=runtime.device(), precision=precision)
 
 
 def stripes(count: int, seed: int) -> NDArray[np.uint8]:

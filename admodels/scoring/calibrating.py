@@ -37,7 +37,8 @@ def calibrate(
     """Keep the scores of the images in `approved` as the line's calibration of this model.
 
     Images that people called fine count too: they had been flagged, so they can only raise the
-    threshold, and the promise holds. Those called a defect are left out.
+    threshold, and the promise holds. Those called a defect are left out, and so are those that the
+    model has learnt from since.
 
     Raises:
         DataError: an image cannot be scored, the model learnt from it, or none is left.
@@ -45,14 +46,17 @@ def calibrate(
     """
     said = feedback.read(feedback.path_of(ledger, line))
     scores, looks = _scores(ledger, line, model, approved, stop, tile)
-    _refuse_learnt(set(scores), manifests / model.task)
+    learnt = _learnt(manifests / model.task)
+    if found_again := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
+        told = f"the model learnt from {len(found_again)} of the images: {listed(found_again)}"
+        raise _refused(told, approved, "images that training has not seen")
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     for sha256, verdict in said.items():
         known = ledger.index.score(sha256, *fingerprints)
         if verdict == feedback.DEFECT:
             scores.pop(sha256, None)
             looks.pop(sha256, None)
-        elif known is not None and math.isfinite(known):
+        elif sha256 not in learnt and known is not None and math.isfinite(known):
             scores[sha256] = known
     if not scores:
         raise _refused("no image to calibrate with", approved, "normal images of this line")
@@ -97,15 +101,11 @@ def _scores(
     return found, looks
 
 
-def _refuse_learnt(images: set[str], folder: Path) -> None:
-    """A detector knows what it learnt from: such scores are too low, and the promise false."""
-    for split in LEARNT_FROM:
-        path = folder / f"{split}.csv"
-        if path.is_file():
-            learnt = [r.image_path for r in manifest.read(path) if r.image_sha256 in images]
-            if learnt:
-                found = f"the model learnt from {len(learnt)} of the images: {listed(learnt)}"
-                raise _refused(found, path, "images that training has not seen")
+def _learnt(folder: Path) -> dict[str, str]:
+    """image_sha256 -> path of what a detector knows: its scores there are too low to promise by."""
+    paths = [folder / f"{split}.csv" for split in LEARNT_FROM]
+    rows = (row for path in paths if path.is_file() for row in manifest.read(path))
+    return {row.image_sha256: row.image_path for row in rows}
 
 
 def _refused(found: str, where: Path, expected: str) -> DataError:

@@ -1,11 +1,16 @@
-"""The commands of the night: score, nightly, watch, calibrate, rethreshold, feedback."""
+"""The commands of the night: scoring, verdicts, what people say and hear, whose bundle counts."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from admodels.errors import ConfigurationError
+from admodels.scoring.log_lines import log_as
+
+if TYPE_CHECKING:
+    from admodels.scoring.engine import Engine
 
 app = typer.Typer()
 
@@ -13,7 +18,12 @@ LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and v
 LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+LOG = typer.Option(envvar="ADMODELS_LOG", help="how stderr speaks, e.g. to a log collector")
+ALIAS = typer.Option(help="of the registered model admodels-TASK")
 FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
+ADDRESS = typer.Option(envvar="RAY_ADDRESS", help="of a cluster; default: one that starts here")
+WORKERS = typer.Option(min=1, help="default: as many as fit")
 
 
 @app.command()
@@ -25,6 +35,9 @@ def score(
     line: Annotated[str | None, typer.Option(help="default: the folder's name")] = None,
     csv: Annotated[bool, typer.Option(help="write CSV beside Parquet")] = False,
     fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
+    engine: Annotated[Literal["local", "ray"], ENGINE] = "local",
+    ray_address: Annotated[str | None, ADDRESS] = None,
+    ray_workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
     """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
     from dataclasses import asdict
@@ -37,7 +50,9 @@ def score(
     limits = [Limit.of(text) for text in fail_if]
     budget = _shipped_alpha() if alpha is None else alpha
     source = Source(shown(line or folder.resolve().name), folder)
-    summary = score_folder(source, Model.at(bundle), out, alpha=budget, csv=csv)
+    model = Model.at(bundle)
+    with _engine(engine, ray_address, ray_workers) as chosen:
+        summary = score_folder(source, model, out, alpha=budget, csv=csv, engine=chosen)
     typer.echo(summary)
     images, unreadable = expected_images(summary.statuses)
     told = asdict(summary) | {"images": images, "unreadable": unreadable}
@@ -55,15 +70,21 @@ def nightly(
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
     pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+    log: Annotated[Literal["plain", "json"], LOG] = "plain",
+    engine: Annotated[Literal["local", "ray"], ENGINE] = "local",
+    ray_address: Annotated[str | None, ADDRESS] = None,
+    ray_workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
     """Score what is new on every line; the last line of the output is a summary as JSON."""
+    log_as(log)
     from admodels.scoring import nightly as night
     from admodels.scoring import params
     from admodels.scoring.limits import Limit
 
     limits = [Limit.of(text) for text in fail_if]
-    options = night.Options(models, settle_seconds, rehash, limits, pictures)
-    told = night.nightly(params.lines(lines), ledger, options)
+    with _engine(engine, ray_address, ray_workers) as chosen:
+        options = night.Options(models, settle_seconds, rehash, limits, pictures, chosen)
+        told = night.nightly(params.lines(lines), ledger, options)
     _tell(told)
     raise typer.Exit(told["exit_code"])
 
@@ -75,8 +96,10 @@ def watch(
     models: Annotated[Path, MODELS] = Path("data/models"),
     settle_seconds: Annotated[float, SETTLE] = 5,
     every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
+    log: Annotated[Literal["plain", "json"], LOG] = "plain",
 ) -> None:
     """Score files as they arrive, until a signal; a line of JSON for every look that found some."""
+    log_as(log)
     from admodels.scoring import nightly as night
     from admodels.scoring import params
 
@@ -97,13 +120,15 @@ def calibrate(
     """Rest the promise of a line on its own normal images, and judge all its scores anew."""
     from admodels.calibration import smallest_alpha
     from admodels.scoring import calibrating, params, verdicts
-    from admodels.scoring.engine import Model
     from admodels.scoring.ledger import opened
+    from admodels.scoring.pinned import Pinned
     from admodels.scoring.stopping import on_signals
 
     line = params.named(name, lines)
     with on_signals() as stop, opened(ledger) as held:
-        model = Model.at(models / line.method / line.task).tiled(line.tile)
+        pinned = Pinned(models, ledger)
+        pinned.look_up([line])
+        model, _, _ = pinned.of(line)
         manifests = Path("data/manifests")
         found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
@@ -147,6 +172,76 @@ def feedback(
         for name in said.take(held, table):
             typer.echo(said.realised(held, name, params.named(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+
+
+@app.command()
+def alert(
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    log: Annotated[
+        Path | None, typer.Option("--from", help="a log of the night, instead of the ledger")
+    ] = None,
+    code: Annotated[
+        str, typer.Option(envvar="MONITOR_EXIT_STATUS", help="how the scheduler saw it end")
+    ] = "",
+    always: Annotated[bool, typer.Option(help="tell of a good night as well")] = False,
+) -> None:
+    """Tell people of a night that needs them (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
+    from admodels.scoring import alerting
+
+    for fault in alerting.alert(ledger, log, code, always):
+        typer.echo(f"alert: {fault}", err=True)
+
+
+@app.command()
+def collect(
+    name: Annotated[str, typer.Argument(metavar="LINE")],
+    folder: Annotated[Path, typer.Argument(help="the source of a task, of layout `folder`")],
+    lines: Annotated[Path, LINES] = Path("params.yaml"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Add the images that people called fine to those that a task learns from."""
+    from admodels.scoring import feedback as said
+    from admodels.scoring import params
+    from admodels.scoring.ledger import opened
+
+    line = params.named(name, lines)
+    with opened(ledger) as held:
+        kept, gone = said.collect(held, name, Path(line.folder), folder)
+    typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
+    typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")
+
+
+@app.command()
+def promote(
+    method: str,
+    task: str,
+    alias: Annotated[str, ALIAS] = "champion",
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
+    from admodels import registry
+
+    typer.echo(registry.promote(Path(), models / method / task, alias))
+
+
+@app.command()
+def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
+    """Let the bundle that was promoted before count again; a second time undoes it."""
+    from admodels import registry
+
+    typer.echo(registry.rollback(Path(), task, alias))
+
+
+def _engine(
+    name: str, address: str | None, workers: int | None
+) -> "AbstractContextManager[Engine]":
+    if name == "local":
+        from admodels.scoring.engine import local
+
+        return nullcontext(local)
+    from admodels.scoring.ray_rows import on_cluster
+
+    return on_cluster(address, workers)
 
 
 def _tell(told: dict[str, Any]) -> None:

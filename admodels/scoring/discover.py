@@ -1,5 +1,6 @@
 """Which files a folder holds, and what may be read of them; no file is passed over in silence."""
 
+import hashlib
 import os
 import stat
 from enum import StrEnum
@@ -19,6 +20,11 @@ class Status(StrEnum):
     TRUNCATED = "truncated"
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"  # more bytes or pixels than are safe to decode
+    WRONG_BIT_DEPTH = "wrong_bit_depth"  # this and the next four: none of the kind learnt from
+    WRONG_SIZE = "wrong_size"
+    WRONG_CHANNELS = "wrong_channels"  # grey where all were colour, or the other way round
+    BLANK = "blank"  # nothing is on it: a closed shutter, a lamp out
+    OVEREXPOSED = "overexposed"
     UNSCORABLE = "unscorable"  # decoded, but the detector's answer is not a finite number
     NOT_AN_IMAGE = "not_an_image"  # by name or kind; not read
     OUTSIDE_FOLDER = "outside_folder"  # a link that leads out; not read
@@ -46,7 +52,8 @@ class Refused(Exception):  # noqa: N818  one row of a table, not the failure of 
 
 def shown(name: str) -> str:
     """`name` as text that any file can hold: only bytes that are no UTF-8 change, to their hex."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if text == name else text  # one object for two lists of a million names
 
 
 def files(folder: Path) -> list[str]:
@@ -127,6 +134,15 @@ def contents(root: Path, name: str) -> bytes:
         if stamp(os.fstat(stream.fileno())) != before:
             raise Unsettled
     return data
+
+
+def same_contents(root: Path, name: str, sha256: str) -> bytes | None:
+    """The bytes of `name` below `root`, if they are still those of this hash."""
+    try:
+        data = contents(root.resolve(), name)
+    except (OSError, Refused, Unsettled):
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def _check_kind(path: Path, mode: int) -> None:

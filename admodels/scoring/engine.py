@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from admodels.bundle import Bundle
 from admodels.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
+from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.params import Tile
 from admodels.scoring.rows import Read, rows
@@ -44,6 +46,7 @@ class Model:
     contract_fingerprint: str
     calibration_scores: NDArray[np.float64]
     load: Callable[[], Bundle]
+    folder: Path | None = None  # None: in memory
     reference: Callable[[], NDArray[np.void] | None] = lambda: None
 
     @classmethod
@@ -82,6 +85,7 @@ class Model:
             *bundles.fingerprints(card),
             np.array(card.calibration_scores),
             lambda: _loaded(folder, bundles.fingerprints(card)),
+            folder,
             lambda: bundles.reference(folder, card),
         )
 
@@ -124,27 +128,32 @@ class Counts:
     statuses: Counter[str] = field(default_factory=Counter)
 
 
-def score_line(ledger: Ledger, source: Source, model: Model, stop: Stop) -> Counts:
+Engine = Callable[[Source, list[str], Model, Index, Stop], Iterator[Read]]
+
+
+def local(
+    source: Source, names: list[str], model: Model, index: Index, stopped: Stop
+) -> Iterator[Read]:
+    """The engine of this process; see `rows`."""
+    bundle = model.load()
+    known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
+    return rows(source.folder, names, bundle, source.line, known, stopped, source.tile)
+
+
+def score_line(
+    ledger: Ledger, source: Source, model: Model, stop: Stop, engine: Engine = local
+) -> Counts:
     """Give every settled file of the line its row, and every image its score, unless it has one.
 
     Raises:
         ConfigurationError: there is no such folder.
         BundleError: the bundle must not be used.
+        SourceError: the engine's cluster is lost.
     """
     counts = Counts()
     names = list(_new(ledger, source, model, counts))
     if names:
-        bundle = model.load()
-        fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
-        found = rows(
-            source.folder,
-            names,
-            bundle,
-            source.line,
-            lambda sha256: ledger.index.score(sha256, *fingerprints),
-            stop,
-            source.tile,
-        )
+        found = engine(source, names, model, ledger.index, stop)
         _keep(ledger, progress(found, len(names), f"score {source.line}"), counts)
     return counts
 

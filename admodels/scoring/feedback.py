@@ -12,9 +12,10 @@ from pathlib import Path
 
 from admodels.errors import DataError
 from admodels.manifest import listed
+from admodels.scoring.discover import same_contents
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.verdicts import judged
-from admodels.writing import durable_file
+from admodels.writing import durable_file, whole_file
 
 FINE, DEFECT = "fine", "defect"
 COLUMNS = ("image_sha256", "verdict")
@@ -113,6 +114,29 @@ def _write(path: Path, said: Iterable[tuple[str, str]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(sorted(said))
+
+
+def collect(ledger: Ledger, line: str, images: Path, target: Path) -> tuple[int, int]:
+    """Copy what was called fine from the line's folder to target/normal; how many, how many gone.
+
+    `target` is a source of layout `folder`. Names are hashes; what is called a defect by now is
+    taken out again.
+    """
+    said, home = read(path_of(ledger, line)), target / "normal"
+    left = {sha256 for sha256, verdict in said.items() if verdict == FINE}
+    fine = len(left)
+    for sha256 in said.keys() - left:
+        for earlier in home.glob(f"{sha256}.*"):
+            earlier.unlink()
+    for _, group in ledger.groups(line):
+        columns = (group[name].to_pylist() for name in ("path", "image_sha256"))
+        for path, sha256 in zip(*columns, strict=True):
+            data = same_contents(images, path, sha256) if sha256 in left else None
+            if data is not None:
+                with whole_file(home / f"{sha256}{Path(path).suffix.lower()}") as partial:
+                    partial.write_bytes(data)
+                left.discard(sha256)
+    return fine - len(left), len(left)
 
 
 def realised(ledger: Ledger, line: str, alpha: float) -> Realised:

@@ -114,6 +114,11 @@ class Index:
         found = self._base.execute(query, (sha256, model, contract)).fetchone()
         return None if found is None else float("nan") if found[0] is None else float(found[0])
 
+    def digests(self, model: str, contract: str) -> Iterator[str]:
+        """The sha256 of all bytes that the model was asked for, sorted."""
+        query = "SELECT sha FROM scores WHERE model = ? AND contract = ? ORDER BY sha"
+        return (sha256 for (sha256,) in self._base.execute(query, (model, contract)))
+
     def holds(self, row: Row) -> bool:
         """Whether there is a row of the same key."""
         query = "SELECT 1 FROM rows WHERE (line, path, sha, model, contract) = (?, ?, ?, ?, ?)"

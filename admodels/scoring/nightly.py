@@ -16,10 +16,11 @@ from typing import Any
 from admodels.errors import AdmodelsError, StorageError
 from admodels.scoring import drifting, overlays, verdicts
 from admodels.scoring.discover import files, shown
-from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.engine import Counts, Engine, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.limits import ALARM, Limit, expected_images
 from admodels.scoring.params import Line
+from admodels.scoring.pinned import Pinned
 from admodels.scoring.stopping import Stop, on_signals
 
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
@@ -36,6 +37,7 @@ class Options:
     rehash: bool = False
     limits: Sequence[Limit] = ()
     pictures: int = 500  # of a line and a night, at most
+    engine: Engine = local
 
 
 @dataclass
@@ -56,10 +58,12 @@ class LineReport:
     flagged: int | None = None
     expected_false_alarms: float | None = None
     listed: int | None = None
+    listed_false_alarms: float | None = None  # to be expected, at most
     pictures: int = 0
     drift: str = ""
     drift_not_judged: str = ""
     calibration: str | None = None
+    bundle: str | None = None
     model_fingerprint: str | None = None
     seconds: float = 0.0
     exit_code: int = 0
@@ -81,7 +85,7 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         StorageError: the ledger cannot be used at all.
     """
     with on_signals() as stop, opened(folder) as ledger:
-        told = _pass(ledger, lines, options, stop)
+        told = _pass(ledger, lines, options, Pinned(options.models, folder), stop)
         ledger.finish(told)
         return told
 
@@ -95,8 +99,9 @@ def watch(
 ) -> dict[str, Any]:
     """`nightly` again and again until a signal; `tell` hears of each pass with new rows."""
     with on_signals() as stop, opened(folder) as ledger:
+        pinned = Pinned(options.models, folder)
         while True:
-            told = _pass(ledger, lines, options, stop, WATCHED_PARTS)
+            told = _pass(ledger, lines, options, pinned, stop, WATCHED_PARTS)
             if stop():
                 break
             if any(line["statuses"] or line["exit_code"] for line in told["lines"].values()):
@@ -111,16 +116,22 @@ def watch(
 
 
 def _pass(
-    ledger: Ledger, lines: Mapping[str, Line], options: Options, stop: Stop, parts: int = 1
+    ledger: Ledger,
+    lines: Mapping[str, Line],
+    options: Options,
+    pinned: Pinned,
+    stop: Stop,
+    parts: int = 1,
 ) -> dict[str, Any]:
     start, began = time.monotonic(), datetime.now(UTC)
+    pinned.look_up(lines.values())
     reports: dict[str, LineReport] = {}
     # Lines of one bundle follow each other, so that it is loaded once.
-    for name, line in sorted(lines.items(), key=lambda item: (item[1].method, item[1].task)):
+    for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
         if not stop():
             reports[name] = LineReport()
             with _isolated(name, reports[name]):
-                _score(ledger, name, line, options, stop, reports[name])
+                _score(ledger, name, line, options, pinned, stop, reports[name])
                 ledger.compact(name, parts)
     codes = {report.exit_code for report in reports.values()}
     code = next((code for code in WORST_FIRST if code in codes), 0)
@@ -154,14 +165,20 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
 
 
 def _score(
-    ledger: Ledger, name: str, line: Line, options: Options, stop: Stop, report: LineReport
+    ledger: Ledger,
+    name: str,
+    line: Line,
+    options: Options,
+    pinned: Pinned,
+    stop: Stop,
+    report: LineReport,
 ) -> None:
     start = time.monotonic()
-    model = Model.at(options.models / line.method / line.task).tiled(line.tile)
+    model, report.bundle, note = pinned.of(line)
     folder = Path(line.folder)
     source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
     try:
-        report.take(score_line(ledger, source, model, stop))
+        report.take(score_line(ledger, source, model, stop, options.engine))
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     report.model_fingerprint = model.model_fingerprint
@@ -178,11 +195,14 @@ def _score(
         report.expected_false_alarms = round(line.alpha * tally.run_scored, 2)
     if line.fdr is not None:
         report.listed = verdicts.write_list(ledger, name, line.alpha, line.fdr)
-    exceeded = [
-        limit for limit in options.limits if limit.is_exceeded(report.images, asdict(report))
+        report.listed_false_alarms = round(line.fdr * report.listed, 2)
+    report.told += [
+        f"more than allowed: {limit}"
+        for limit in options.limits
+        if limit.is_exceeded(report.images, asdict(report))
     ]
-    report.told += [f"more than allowed: {limit}" for limit in exceeded]
     report.told += [f"drift: {report.drift}"] if report.drift else []
+    report.told += [note] * bool(note)
     report.exit_code = ALARM if report.told else 0
 
 

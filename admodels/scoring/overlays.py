@@ -4,9 +4,7 @@ One colour scale for a line and a model, from the calibration scores: black is w
 normal images reach, yellow lies beyond all of them. A stretch per image would paint noise.
 """
 
-import hashlib
 import heapq
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from admodels import bundle as bundles
 from admodels import figures, images
 from admodels.bundle import Bundle
 from admodels.scoring import tiling
-from admodels.scoring.discover import Refused, Unsettled, contents
+from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
@@ -81,7 +79,7 @@ def _draw(
     canvases: dict[Path, Pixels] = {}
     maps, pixels = [], []
     for target, wanted in part:
-        rgb = _rgb(source, wanted)
+        rgb = _rgb(source, wanted, bundle.contract.learnt.reading)
         if rgb is not None:
             canvases[target] = _shrunk(rgb)
             if source.tile is not None:
@@ -116,15 +114,10 @@ def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: Source, wanted: Wanted) -> Pixels | None:
+def _rgb(source: Source, wanted: Wanted, reading: images.Reading) -> Pixels | None:
     """The image, unless the file has changed since it was scored."""
-    try:
-        data = contents(source.folder.resolve(), os.fspath(wanted.path))
-        if hashlib.sha256(data).hexdigest() != wanted.image_sha256:
-            return None
-        return images.decoded(data, wanted.path).rgb
-    except (OSError, Refused, Unsettled, images.UnreadableImage):
-        return None
+    data = same_contents(source.folder, wanted.path, wanted.image_sha256)
+    return None if data is None else images.decoded(data, wanted.path, reading).rgb
 
 
 def _shrunk(rgb: Pixels) -> Pixels:

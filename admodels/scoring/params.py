@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from admodels.errors import ConfigurationError
 from admodels.params import PARAMS_FILE, Strict, load, parsed
 
+# of MLflow's model registry: by alias or by version
+ADDRESS = r"^models:/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)$"
+
 
 class Tile(Strict):
     """How an image is cut: windows of `tile_px` stored pixels that overlap by `overlap_px`."""
@@ -23,15 +26,27 @@ class Tile(Strict):
 
 
 class Line(Strict):
-    """One production source of images and the cell whose bundle scores them."""
+    """One production source of images, and whose bundle scores them: a cell's or the registry's."""
 
     folder: str = Field(min_length=1)
     task: str = Field(min_length=1)
-    method: str = Field(min_length=1)
+    method: str | None = Field(default=None, min_length=1)
+    model: str | None = Field(default=None, pattern=ADDRESS)  # instead of a method
     alpha: float = Field(gt=0, lt=1)
     pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
     tile: Tile | None = None  # large images, small defects
     fdr: float | None = Field(default=None, gt=0, lt=1)  # of the Benjamini-Hochberg list, if any
+
+    @model_validator(mode="after")
+    def _one_bundle(self) -> Self:
+        if (self.method is None) == (self.model is None):
+            raise ValueError("exactly one of method and model says which bundle")
+        return self
+
+    @property
+    def bundle(self) -> str:
+        """METHOD/TASK of a cell, or the address in the registry."""
+        return self.model or f"{self.method}/{self.task}"
 
 
 def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:

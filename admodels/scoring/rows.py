@@ -20,11 +20,12 @@ from admodels import bundle as bundles
 from admodels import images
 from admodels.appearance import appearance
 from admodels.bundle import Bundle
+from admodels.contract import DIGITS, Look
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.params import Tile
 from admodels.scoring.tables import Row
-from admodels.statistics import statistics
+from admodels.statistics import Statistics, statistics
 
 Pixels = NDArray[np.uint8]
 Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
@@ -94,11 +95,12 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         row = read.row
         if row is not None and row.status == Status.SCORED:
             score = found.get(row.image_sha256)
-            row = _with_score(row, known(row.image_sha256) if score is None else score)
+            row = with_score(row, known(row.image_sha256) if score is None else score)
         yield replace(read, row=row)
 
 
-def _with_score(row: Row, score: float | None) -> Row:
+def with_score(row: Row, score: float | None) -> Row:
+    """The row of a decoded image, with its score if that is a number."""
     if score is not None and np.isfinite(score):
         return replace(row, anomaly_score=score)
     return replace(row, status=Status.UNSCORABLE, reason="the detector's score is not finite")
@@ -136,7 +138,7 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = images.decoded(data, row.path)
+        image = images.decoded(data, row.path, bundle.contract.learnt.reading)
     except Unsettled:
         return Read(None, looks)
     except images.UnreadableImage as error:
@@ -149,19 +151,24 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
     plain = statistics(image.rgb)
-    facts = replace(
-        row,
-        width=image.width,
-        height=image.height,
-        bit_depth=image.bit_depth,
-        **asdict(plain),
-    )
-    seen = appearance(image.rgb, plain)
+    row, seen = _seen(row, image, plain, bundle, whole), appearance(image.rgb, plain)
+    if row.status != Status.SCORED:
+        return Read(row, looks, None, seen)
     if whole:
-        return Read(facts, looks, image.rgb, seen)
+        return Read(row, looks, image.rgb, seen)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
-    return Read(facts, looks, resized.transpose(2, 0, 1), seen)
+    return Read(row, looks, resized.transpose(2, 0, 1), seen)
+
+
+def _seen(row: Row, image: images.Image, plain: Statistics, bundle: Bundle, whole: bool) -> Row:
+    """The row with what the image looks like, and whether it is of the kind learnt from."""
+    width, height, bit_depth = sizes = (image.width, image.height, image.bit_depth)
+    row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(plain))
+    levels = (round(plain.brightness, DIGITS), round(plain.contrast, DIGITS))
+    look = Look(*sizes, images.is_grey(image.rgb), *levels)
+    fault = bundle.contract.learnt.fault(look, any_size=whole)
+    return row if fault is None else _refused(row, Status(fault[0]), fault[1])
 
 
 def _refused(row: Row, status: Status, reason: str) -> Row:

@@ -13,7 +13,7 @@ from admodels.calibration import images_missing, smallest_alpha, threshold
 from admodels.errors import ConfigurationError, Interrupted
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
-from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.stopping import on_signals
 from admodels.writing import whole_folder, write_json
@@ -57,7 +57,13 @@ class Summary:
 
 
 def score_folder(
-    source: Source, model: Model, out_dir: Path, *, alpha: float, csv: bool = False
+    source: Source,
+    model: Model,
+    out_dir: Path,
+    *,
+    alpha: float,
+    csv: bool = False,
+    engine: Engine = local,
 ) -> Summary:
     """Score every file of the source; write `out_dir` whole or not at all.
 
@@ -76,7 +82,7 @@ def score_folder(
     _check_out(out, source.folder.resolve())
     work = out.with_name(f".{out.name}.ledger")
     with on_signals() as stop, opened(work) as ledger:
-        counts = score_line(ledger, source, model, stop)
+        counts = score_line(ledger, source, model, stop, engine)
         if stop():
             raise Interrupted(stop.signal, work)
         with whole_folder(out) as building:

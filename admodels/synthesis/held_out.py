@@ -127,12 +127,15 @@ def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, 
 def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     """How many anomalies, their mean share of the image, the share of draws that were empty.
 
-    And the foreground's mean share of the image, and how many images have theirs from where.
+    `coverage` is the share of pixels that at least one mask of the set is on. And the foreground's
+    mean share of the image, and how many images have theirs from where.
     """
+    covered = np.any([sample.mask for sample in samples], axis=0)
     empty = sum(sample.empty_draws for sample in samples)
     return {
         "images": len(samples),
         "mean_area_share": round(float(np.mean([sample.mask.mean() for sample in samples])), 6),
+        "coverage": round(float(covered.mean()), 6),
         "empty_draw_share": round(empty / (empty + len(samples)), 6),
         "foreground_share": round(float(np.mean([(s.part > 0).mean() for s in samples])), 6),
         "foreground": dict(sorted(Counter(s.part_source for s in samples).items())),

@@ -193,13 +193,22 @@ def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -
     """Bilinear (B, P, C) of (B, C, h, w) at (B, P, 2) pixels of an image of `side_px`.
 
     The official code takes pixel 0 for the image's left edge: `parity` reads there, zeros outside.
+    Gathered by hand: the gradient of `grid_sample` differs from run to run on a GPU.
     """
-    place = 2 * points / (side_px - 1) - 1 if parity else (2 * points + 1) / side_px - 1
-    outside = "zeros" if parity else "border"
-    found = F.grid_sample(
-        features, place[:, :, None], mode="bilinear", padding_mode=outside, align_corners=False
-    )
-    return found[..., 0].transpose(1, 2)
+    size = torch.tensor([features.shape[3], features.shape[2]], device=features.device)
+    place = (points / (side_px - 1) if parity else (points + 0.5) / side_px) * size - 0.5
+    if parity:
+        features, size, place = F.pad(features, (1, 1, 1, 1)), size + 2, place + 1
+    place = place.clamp_min(0).minimum(size - 1)
+    corner = place.floor()
+    part, flat = place - corner, features.flatten(2)
+    found = torch.zeros((), device=features.device)
+    for shift in torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=features.device):
+        x, y = (corner + shift).minimum(size - 1).long().unbind(-1)
+        index = (y * features.shape[3] + x)[:, None].expand(-1, flat.shape[1], -1)
+        weight = torch.where(shift == 1, part, 1 - part).prod(-1)
+        found = found + flat.gather(2, index) * weight[:, None]
+    return found.transpose(1, 2)
 
 
 def far_weights(query: Tensor, reference: Tensor, valid: Tensor) -> Tensor:

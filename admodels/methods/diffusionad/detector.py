@@ -34,7 +34,7 @@ from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
 from admodels.params import Kind
 from admodels.synthesis.anomalies import Batch, placed_batch
-from admodels.training import Training, load, refuse_divergence, to_cpu
+from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
 OFFICIAL_PERIOD = 20  # steps of a wave of the segmentation's rate, perhaps meant per epoch
@@ -124,15 +124,15 @@ class Detector(methods.Detector):
         held_out = data.validation
         pixels = (data.normal, data.textures, part, held_out.images, held_out.masks)
         checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
-        drawn = partial(
-            placed_batch, data.normal, data.textures, part, p.generator, kind=kind, seed=seed
-        )
-
         sources = {f"foreground_{k}": float(n) for k, n in Counter(known.sources).items()}
 
+        @partial(ahead, device=self.device)
+        def batch(step: int) -> Batch:
+            given = (data.normal, data.textures, part, p.generator)
+            return placed_batch(*given, kind=kind, batch=p.batch_images, seed=seed, step=step)
+
         def one_step(step: int) -> dict[str, float]:
-            batch = drawn(batch=p.batch_images, step=step)
-            found = self._step(run, batch, *training_noise(p, seed, step), step, steps)
+            found = self._step(run, batch(step), *training_noise(p, seed, step), step, steps)
             return found if step else found | sources
 
         validation_loss = partial(self._validation_loss, held_out=held_out)

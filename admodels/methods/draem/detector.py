@@ -22,8 +22,8 @@ from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params as DraemParams
 from admodels.nets import for_inference
 from admodels.params import Kind
-from admodels.synthesis.anomalies import synthetic_batch
-from admodels.training import Training, load, refuse_divergence, to_cpu
+from admodels.synthesis.anomalies import Batch, synthetic_batch
+from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 
 VALIDATION_CHUNK = 16
 
@@ -59,20 +59,22 @@ class Detector(methods.Detector):
         pixels = (data.normal, data.textures, held_out.images, held_out.masks)
         checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
 
-        def one_step(step: int) -> dict[str, float]:
-            batch = synthetic_batch(
+        @partial(ahead, device=self.device)
+        def batch(step: int) -> Batch:
+            return synthetic_batch(
                 data.normal, data.textures, p.generator, batch=p.batch_images, seed=seed, step=step
             )
-            return self._step(run, batch.augmented, batch.normal, batch.mask, step, steps)
+
+        def one_step(step: int) -> dict[str, float]:
+            return self._step(run, batch(step), step, steps)
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
 
-    def _step(
-        self, run: Training, augmented: Tensor, normal: Tensor, mask: Tensor, step: int, steps: int
-    ) -> dict[str, float]:
+    def _step(self, run: Training, batch: Batch, step: int, steps: int) -> dict[str, float]:
         self.net.train()
-        augmented, normal, mask = (t.to(self.device) for t in (augmented, normal, mask))
+        drawn = (batch.augmented, batch.normal, batch.mask)
+        augmented, normal, mask = (part.to(self.device) for part in drawn)
         with self._autocast():
             found = self.net(augmented.contiguous(memory_format=torch.channels_last))
         reconstruction, logits = found

@@ -1,0 +1,215 @@
+"""Tell people of a night that needs them, by webhook or mail.
+
+Addresses and secrets come from the environment (ADMODELS_ALERT_..., see deploy/RUNBOOK.md) and are
+never told. A channel that fails is a sentence for stderr, not an error.
+"""
+
+import json
+import os
+import signal
+import smtplib
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.message import EmailMessage
+from pathlib import Path
+from threading import Thread
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last
+
+WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
+STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
+DEADLINE_SECONDS = 30.0  # of a channel, whatever it does
+PORTS = {"smtp": 587, "smtps": 465, "smtp-plain": 25}
+LOG_LINES, LINES_TOLD, LETTERS_PER_LINE = 15, 20, 300
+CODES = {  # meaning, next step; deploy/RUNBOOK.md says more
+    0: ("done", "nothing to do"),
+    1: ("a bug", "keep the log and tell the developers; the other lines are done"),
+    2: ("wrong usage or configuration", "mend what is named, then run it again"),
+    3: ("data refused", "look at the images that are named"),
+    4: ("a bundle is missing, incompatible or tampered with", "`dvc checkout` or `dvc pull` it"),
+    5: ("an alarm", "look at the lines, cameras and inboxes that are named"),
+    69: ("a source cannot be reached", "mount or restore it, then run it again"),
+    74: ("storage cannot be read or written", "make room or mend permissions, then run it again"),
+    75: ("another run is at work", "wait for its end, or end the process that is named"),
+}
+Channel = Callable[[str, str, Mapping[str, str]], None]
+LOST = ("the night was killed, or never began", "look at its log, then run it again")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a night ended: its exit code if known, its summary if it told one, else its log's end."""
+
+    code: int | None
+    night: Summary | None
+    log: str = ""
+
+
+def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str]:
+    """Tell how the last night ended if it was not well; what went wrong with that.
+
+    `status` is how the scheduler saw it end, or empty; a summary that contradicts it is that of a
+    night before.
+    """
+    try:
+        ended = _outcome(ledger, log, status)
+    except OSError as error:  # people must hear of that, too
+        ended = Outcome(_code(status), None, str(error))
+    if ended.night and ended.code == 0 and not always:
+        return []
+    return send(*message(ended, os.uname().nodename), os.environ)
+
+
+def _outcome(ledger: Path, log: Path | None, status: str) -> Outcome:
+    code, end, night = _code(status), "", None
+    if log:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            for line in deque((line for line in lines if line.strip()), LOG_LINES):
+                night = Summary.of(line)
+                end = "" if night else end + line  # what stands above a summary is an older night's
+    elif not killed(ledger, found := last(ledger)):
+        night = found
+    if night and code in (None, night.exit_code):
+        return Outcome(night.exit_code, night)
+    return Outcome(code, None, end)
+
+
+def _code(status: str) -> int | None:
+    """As a shell tells it, from a number or from systemd's name of a signal (KILL)."""
+    if status.isdecimal():
+        return int(status)
+    number = getattr(signal, f"SIG{status}", None)
+    return None if number is None else SIGNALLED + int(number)
+
+
+def message(ended: Outcome, host: str) -> tuple[str, str]:
+    """Subject and body, plain text."""
+    night, code = ended.night, "unknown" if ended.code is None else str(ended.code)
+    subject = f"admodels on {host}: night {night.run if night else '?'}, exit code {code}"
+    body = "\n".join(_told(ended, code)).splitlines()
+    return _plain(subject), _plain("\n".join(line[:LETTERS_PER_LINE] for line in body))
+
+
+def _told(ended: Outcome, code: str) -> Iterator[str]:
+    night = ended.night
+    if night:
+        yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
+    meaning, step = _meaning(ended.code)
+    yield f"exit code {code}: {meaning}"
+    yield f"next: {step}"
+    if night and night.page:
+        yield f"page: {night.page}"
+    if night:
+        yield from _lines(night.lines)
+    else:
+        yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
+
+
+def _meaning(code: int | None) -> tuple[str, str]:
+    if code is None:
+        return LOST
+    if code > SIGNALLED:
+        return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
+    return CODES.get(code, CODES[1])
+
+
+def _lines(lines: Mapping[str, LineTold]) -> Iterator[str]:
+    total = LineTold(
+        exit_code=0,
+        images=sum(line.images for line in lines.values()),
+        unreadable=sum(line.unreadable for line in lines.values()),
+        flagged=sum(line.flagged or 0 for line in lines.values()),
+    )
+    yield f"lines: {len(lines)}; {_counts(total)}"
+    bad = [(name, line) for name, line in lines.items() if line.exit_code or line.told]
+    for name, line in bad[:LINES_TOLD]:
+        why = "; ".join(text.partition("\n")[0] for text in line.told)
+        yield f"- {name}: exit code {line.exit_code}, {_counts(line)}; {why}"
+    if bad[LINES_TOLD:]:
+        yield f"and {len(bad) - LINES_TOLD} more"
+
+
+def _counts(line: LineTold) -> str:
+    judged = "no verdicts" if line.flagged is None else f"{line.flagged} flagged"
+    return f"{line.images} images, {line.unreadable} unreadable, {judged}"
+
+
+def _plain(text: str) -> str:
+    """Names are data: nothing in them may steer a terminal or a chat."""
+    kept = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    return kept.replace("<", "(").replace("`", "'")
+
+
+def send(subject: str, body: str, environment: Mapping[str, str]) -> list[str]:
+    """Tell it on every channel of the environment; what went wrong, free of secrets."""
+    channels = {key: channel for key, channel in CHANNELS.items() if environment.get(key)}
+    if not channels:
+        return [f"nobody is told: set {' or '.join(CHANNELS)}"]
+    faults = dict.fromkeys(channels, f"no answer after {DEADLINE_SECONDS:g} s")
+
+    def work(key: str) -> None:
+        try:
+            channels[key](subject, body, environment)
+            del faults[key]
+        except (OSError, LookupError) as error:
+            faults[key] = str(error)
+        except Exception as error:  # its text may hold the address
+            faults[key] = type(error).__name__
+
+    threads = [Thread(target=work, args=(key,), daemon=True) for key in channels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS)
+    return [f"{key}: {fault}" for key, fault in tuple(faults.items())]
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """A redirected POST would arrive as an empty GET."""
+
+
+def _webhook(subject: str, body: str, environment: Mapping[str, str]) -> None:
+    """One field, the one that Slack, Mattermost, Teams and Google Chat have in common."""
+    if not environment[WEBHOOK].startswith(("https://", "http://")):
+        raise LookupError("no http or https address")
+    told = json.dumps({"text": f"{subject}\n```\n{body}\n```"}).encode()
+    request = Request(environment[WEBHOOK], told, {"Content-Type": "application/json"})
+    build_opener(_NoRedirect).open(request, timeout=STEP_SECONDS).close()
+
+
+def _mail(subject: str, body: str, environment: Mapping[str, str]) -> None:
+    """Scheme smtps is TLS from the start, smtp is STARTTLS, smtp-plain is neither."""
+    url, context = urlsplit(environment[SMTP]), ssl.create_default_context()
+    if url.scheme not in PORTS or not url.hostname:
+        raise LookupError("no smtp://, smtps:// or smtp-plain:// address")
+    if url.scheme == "smtp-plain" and url.username:
+        raise LookupError("a password goes by smtp:// or smtps:// only")
+    mail = EmailMessage()
+    mail["Subject"] = subject
+    for key in (FROM, TO):
+        if not environment.get(key):
+            raise LookupError(f"{key} is not set")
+        mail[key.rpartition("_")[2]] = environment[key]
+    mail.set_content(body)
+    with _server(url, context) as server:
+        if url.scheme == "smtp":
+            server.starttls(context=context)
+        if url.username:
+            server.login(unquote(url.username), unquote(url.password or ""))
+        if refused := server.send_message(mail):
+            raise smtplib.SMTPRecipientsRefused(refused)
+
+
+def _server(url: SplitResult, context: ssl.SSLContext) -> smtplib.SMTP:
+    host, port = str(url.hostname), url.port or PORTS[url.scheme]
+    if url.scheme == "smtps":
+        return smtplib.SMTP_SSL(host, port, timeout=STEP_SECONDS, context=context)
+    return smtplib.SMTP(host, port, timeout=STEP_SECONDS)
+
+
+CHANNELS: dict[str, Channel] = {WEBHOOK: _webhook, SMTP: _mail}

@@ -1,0 +1,105 @@
+"""What the ledger says of its nights, read without its lock: one may be at work meanwhile."""
+
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+
+from admodels.errors import ConfigurationError
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+SIGNALLED = 128  # an exit code is this and the signal
+UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+class LineTold(BaseModel):
+    """What the summary of a night says of one line, as far as people are told."""
+
+    exit_code: int
+    images: int = 0
+    unreadable: int = 0
+    flagged: int | None = None
+    told: list[str] = []
+
+
+class Summary(BaseModel):
+    """The summary of a night: the last line on its stdout, and runs/RUN.json of the ledger."""
+
+    run: str = Field(pattern=r"^\d+$")
+    exit_code: int
+    started: AwareDatetime
+    seconds: float
+    host: str
+    lines: dict[str, LineTold]
+    page: str | None = None
+
+    @classmethod
+    def of(cls, text: str | bytes) -> "Summary | None":
+        """From JSON; None where it is anything else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    @property
+    def ended(self) -> datetime:
+        """When it was told."""
+        return self.started + timedelta(seconds=self.seconds)
+
+
+def last(ledger: Path) -> Summary | None:
+    """The summary of the last night that came to its end; the number decides, not the clock."""
+    found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
+    newest = max(found, key=lambda path: int(path.stem), default=None)
+    return Summary.of(newest.read_bytes()) if newest else None
+
+
+def killed(ledger: Path, night: Summary | None) -> str | None:
+    """The number of a later night that wrote rows, has no summary and is not at work."""
+    after = int(night.run) if night else 0
+    runs = [p.name for p in ledger.glob("scores/*/*") if p.name.isdigit() and int(p.name) > after]
+    return None if not runs or _is_at_work(ledger) else max(runs)
+
+
+def _is_at_work(ledger: Path) -> bool:
+    """Whether the process that locked the ledger last is still there; it may be on another host."""
+    try:
+        process, _, host = (ledger / "lock").read_text(encoding="utf-8").partition(" on ")
+    except OSError:
+        return False
+    return host != os.uname().nodename or Path("/proc", process).is_dir()
+
+
+def age_of(text: str) -> timedelta:
+    """From words such as `26h`, `90m` or `2d`.
+
+    Raises:
+        ConfigurationError: other words.
+    """
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not found:
+        raise ConfigurationError(
+            f"no age: `{text}`",
+            where="--max-age",
+            expected="a number and m, h or d, such as `26h`",
+            next_step="take what is between two nights, and a night's length",
+        )
+    return int(found[1]) * UNITS[found[2]]
+
+
+def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
+    """Whether the last night came to its end within `max_age`, and what there is to say of it."""
+    night = last(ledger)
+    if lost := killed(ledger, night):
+        return False, f"night {lost} was killed before its end"
+    if night is None:
+        return False, f"no night has come to its end in {ledger}"
+    age = datetime.now(UTC) - night.ended
+    if age < -CLOCK_TOLERANCE:
+        return False, f"night {night.run} ended in the future: a clock is or was wrong"
+    told = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
+    if night.exit_code >= SIGNALLED:
+        return False, f"{told}: it was stopped before its end"
+    return age <= max_age, told if age <= max_age else f"{told}: too long ago"

@@ -1,0 +1,243 @@
+"""The same rows from the workers of a Ray cluster: they read, decode and score, this process keeps.
+
+A worker holds one bundle and is handed a shard of names at a time. Nothing that it does lasts:
+what comes back, in the order of the names, goes into the ledger here as it would without Ray.
+Ray has the shards of a worker or machine that died done again by another.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import admodels
+from admodels.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
+from admodels.scoring.discover import Status, stamp_of
+from admodels.scoring.engine import Engine, Model, Source, local
+from admodels.scoring.index import Index
+from admodels.scoring.rows import Known, Read, rows, with_score
+from admodels.scoring.stopping import Stop
+
+SHARD_IMAGES = 64  # that the death of a worker repeats; an image in tiles is a shard of its own
+SHARDS_AT_ONCE = 1000  # Ray's bookkeeping grows faster than their number
+STALLED_SECONDS = 1800  # without one shard that begins or ends
+
+
+@dataclass
+class _Worker:
+    """One process of the cluster; `known` are the digests, sorted, that have a score already."""
+
+    source: Source
+    bundle: Path
+    fingerprints: tuple[str, str]
+    known: NDArray[np.bytes_]
+    threads: int
+    device: str
+
+    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """The `Read` of each name, or what is wrong here."""
+        names = map(os.fsdecode, shard["names"][0].split(b"\0"))
+        found = np.empty(1, object)
+        try:
+            found[0] = list(self._rows(names))
+        except AdmodelsError as error:
+            found[0] = f"{os.uname().nodename}: {error.found}"
+        return {"found": found}
+
+    def _rows(self, names: Iterator[str]) -> Iterator[Read]:
+        source, bundle = self.source, self._model.load()
+        return rows(source.folder, names, bundle, source.line, self._score, tile=source.tile)
+
+    @cached_property
+    def _model(self) -> Model:
+        torch.set_num_threads(self.threads)  # scores repeat to the bit with as many
+        os.environ["ADMODELS_DEVICE"] = self.device
+        model = Model.at(self.bundle).tiled(self.source.tile)
+        if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:
+            raise _refused("another bundle stands there", self.bundle)
+        return model
+
+    def _score(self, sha256: str) -> float | None:
+        """A number where there is one, for it is the ledger's that counts."""
+        at = int(np.searchsorted(self.known, sha256.encode()))
+        return 0.0 if self.known[at : at + 1].tolist() == [sha256.encode()] else None
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """An engine; `workers` of it, or as many as fit."""
+
+    workers: int | None
+    threads: int
+    has_gpus: bool
+
+    def __call__(
+        self, source: Source, names: list[str], model: Model, index: Index, stopped: Stop
+    ) -> Iterator[Read]:
+        fingerprints = (model.model_fingerprint, model.contract_fingerprint)
+        assert model.folder is not None
+        source = replace(source, folder=source.folder.resolve())
+        digests = np.fromiter((sha.encode() for sha in index.digests(*fingerprints)), "S64")
+        folder, device = model.folder.resolve(), "cuda" if self.has_gpus else "cpu"
+        worker = (source, folder, fingerprints, digests, self.threads, device)
+        known = partial(index.score, model=fingerprints[0], contract=fingerprints[1])
+        step = 1 if source.tile else SHARD_IMAGES
+        shards = [names[at : at + step] for at in range(0, len(names), step)]
+        if len(shards) == 1 and not self.has_gpus:  # done before a worker has started
+            yield from local(source, names, model, index, stopped)
+            return
+        for at in range(0, len(shards), SHARDS_AT_ONCE):
+            part = shards[at : at + SHARDS_AT_ONCE]
+            for shard, found in zip(part, self._found(part, worker, stopped), strict=False):
+                if isinstance(found, str):
+                    raise _refused(found, folder)
+                for name, read in zip(shard, found, strict=True):
+                    yield _settled(read, source.folder / name, known)
+            if stopped():
+                return
+
+    def _found(
+        self, shards: list[list[str]], worker: tuple[Any, ...], stopped: Stop
+    ) -> Iterator[list[Read] | str]:
+        """What became of each shard, in order; fewer once `stopped`."""
+        import ray
+        from ray.data.exceptions import ExecutionTimeoutError
+
+        try:
+            for row in self._dataset(shards, worker).iter_rows():
+                yield row["found"]
+                if stopped():
+                    return
+        except ray.exceptions.RayTaskError:
+            raise  # a bug of ours
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+            if not stopped():  # the signal may have reached the workers too
+                raise _lost(error) from error
+
+    def _dataset(self, shards: list[list[str]], worker: tuple[Any, ...]) -> Any:
+        import ray
+
+        names = [{"names": b"\0".join(map(os.fsencode, shard))} for shard in shards]
+        dataset = ray.data.from_items(names, override_num_blocks=len(names))
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.execution_no_progress_timeout_s = STALLED_SECONDS
+        dataset.context.enable_progress_bars = False
+        return dataset.map_batches(
+            _Worker,
+            fn_constructor_args=worker,
+            batch_size=1,
+            num_cpus=1 if self.has_gpus else self.threads,
+            num_gpus=1 if self.has_gpus else 0,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(self._fitting(), len(shards)), max_tasks_in_flight_per_actor=2
+            ),
+        )
+
+    def _fitting(self) -> int:
+        """How many workers to start."""
+        import ray
+
+        kind, share = ("GPU", 1) if self.has_gpus else ("CPU", self.threads)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = self.workers or sum(int(had.get(kind, 0) // share) for had in machines)
+        if not fitting:
+            raise ConfigurationError(
+                f"no machine of the Ray cluster has {share} {kind}",
+                where=[had.get(kind, 0) for had in machines],
+                expected="a share of a machine for a worker as large as that of this process",
+                next_step="set OMP_NUM_THREADS to the threads of a worker, or name `--ray-workers`",
+            )
+        return fitting
+
+
+def _settled(read: Read, path: Path, known: Known) -> Read:
+    """`read` as this process would have it: only the ledger knows what came before.
+
+    Raises:
+        SourceError: the worker does not see what this process sees.
+    """
+    row = read.row
+    if row is None or row.status not in (Status.SCORED, Status.UNSCORABLE, Status.VANISHED):
+        return read
+    if row.status == Status.VANISHED:
+        if stamp_of(path):
+            raise SourceError(
+                "a worker of the Ray cluster does not find an image that stands here",
+                where=path,
+                expected="the same folder at the same path on every machine",
+                next_step="mount it there, then run again: what is kept is not scored again",
+            )
+        return read
+    score = known(row.image_sha256)
+    if score is None:
+        return read
+    unscored = replace(row, status=Status.SCORED, reason="", reused=True, anomaly_score=None)
+    return replace(read, row=with_score(unscored, score))
+
+
+def _refused(found: str, where: Path) -> BundleError:
+    return BundleError(
+        f"a worker of the Ray cluster cannot score: {found}",
+        where=where,
+        expected="the bundle of this process, at the same path on every machine",
+        next_step="mount or copy the folder of models there, then run again",
+    )
+
+
+def _lost(error: Exception) -> SourceError:
+    return SourceError(
+        f"the Ray cluster stopped working: {type(error).__name__}",
+        where=str(error).splitlines()[0] if str(error) else "its workers",
+        expected="a shard of images finished now and then",
+        next_step="see `ray status`, then run again (`--engine local` needs none): what is kept "
+        "is not scored again",
+    )
+
+
+@contextmanager
+def on_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
+    """The engine of the cluster at `address`, else of one that starts here and ends with it.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+        SourceError: there is no such cluster, or none can be started.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ConfigurationError(
+            "Ray is not installed",
+            where="--engine ray",
+            expected="the extra `ray` of admodels",
+            next_step="pip install 'admodels[ray]'",
+        ) from None
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it raises what it complains of
+    threads = torch.get_num_threads()
+    started: dict[str, Any] = {"include_dashboard": False}
+    started["num_cpus"] = (workers or max(1, (os.cpu_count() or 1) // threads)) * threads
+    try:
+        ray.init(
+            address or "local",  # never one that happens to run here
+            runtime_env={"py_modules": [admodels.__path__[0]]},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else started),
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _lost(error) from error
+    try:
+        wanted = os.environ.get("ADMODELS_DEVICE", "auto") != "cpu"
+        has_gpus = wanted and ray.cluster_resources().get("GPU", 0) >= 1
+        yield _Cluster(workers, threads, has_gpus)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,120 @@
+"""What the ledger says of its nights: the dead-man check, and the log as JSON."""
+
+import io
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from admodels.errors import ConfigurationError
+from admodels.progress import Progress
+from admodels.scoring.log_lines import JsonLines, log_as
+from admodels.scoring.nights import age_of, dead_man, last
+
+DAY = timedelta(hours=24)
+GONE = 2**22 + 1  # above the largest process id of Linux
+
+
+def ended(ledger: Path, run: str, ago: timedelta, code: int = 0) -> None:
+    """A night that ended `ago` after a minute's work, as `Ledger.finish` keeps it."""
+    started = datetime.now(UTC) - ago - timedelta(minutes=1)
+    told = {"run": run, "exit_code": code, "started": started.isoformat(), "seconds": 60.0}
+    (ledger / "runs").mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**told, "host": "here", "unclaimed": 0, "lines": {}})
+    (ledger / "runs" / f"{run}.json").write_text(text, encoding="utf-8")
+
+
+def begun(ledger: Path, run: str, process: int | str) -> None:
+    """A night that has written a part."""
+    (ledger / "scores/press" / run).mkdir(parents=True)
+    lock = f"{process} on {os.uname().nodename}"
+    (ledger / "lock").write_text(lock, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("hours", "code", "is_well", "words"),
+    [
+        (23, 0, True, "night 000007 ended 23.0 h ago with exit code 0"),
+        (25, 0, False, "night 000007 ended 25.0 h ago with exit code 0: too long ago"),
+        (1, 5, True, "exit code 5"),
+        (1, 143, False, "with exit code 143: it was stopped before its end"),
+        (-0.05, 0, True, "exit code 0"),
+        (-3, 0, False, "night 000007 ended in the future: a clock is or was wrong"),
+    ],
+)
+def test_a_night_must_have_ended_within_the_age(
+    tmp_path: Path, hours: float, code: int, is_well: bool, words: str
+) -> None:
+    ended(tmp_path, "000006", timedelta(hours=2))
+    ended(tmp_path, "000007", timedelta(hours=hours), code)
+    found = dead_man(tmp_path, DAY)
+    assert found[0] is is_well
+    assert words in found[1]
+
+
+def test_the_last_night_is_the_last_by_number_whatever_the_clock_said(tmp_path: Path) -> None:
+    ended(tmp_path, "999999", timedelta(hours=1))
+    ended(tmp_path, "1000000", timedelta(hours=40))
+    assert last(tmp_path).run == "1000000"
+    assert not dead_man(tmp_path, DAY)[0]
+
+
+def test_no_night_at_all_is_an_alarm(tmp_path: Path) -> None:
+    assert dead_man(tmp_path / "none", DAY)[0] is False
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/000001.json").write_text("{", encoding="utf-8")
+    assert "no night has come to its end" in dead_man(tmp_path, DAY)[1]
+
+
+def test_a_killed_night_is_an_alarm_until_the_next_one_ends(tmp_path: Path) -> None:
+    ended(tmp_path, "000001", timedelta(hours=1))
+    begun(tmp_path, "000002", GONE)
+    assert dead_man(tmp_path, DAY) == (False, "night 000002 was killed before its end")
+    ended(tmp_path, "000003", timedelta(hours=0))
+    assert dead_man(tmp_path, DAY)[0] is True
+
+
+def test_a_night_at_work_is_no_killed_one(tmp_path: Path) -> None:
+    ended(tmp_path, "000001", timedelta(hours=1))
+    begun(tmp_path, "000002", os.getpid())
+    assert dead_man(tmp_path, DAY)[0] is True
+    (tmp_path / "lock").write_text(f"{GONE} on another host", encoding="utf-8")
+    assert dead_man(tmp_path, DAY)[0] is True
+    assert "too long ago" in dead_man(tmp_path, timedelta(minutes=30))[1]
+
+
+@pytest.mark.parametrize("text", ["", "26", "h", "-1h", "1.5h", "26 h", "26H"])
+def test_an_age_in_other_words_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="no age"):
+        age_of(text)
+    assert (age_of("26h"), age_of("90m"), age_of("2d")) == (
+        timedelta(hours=26),
+        timedelta(minutes=90),
+        timedelta(days=2),
+    )
+
+
+def test_a_log_of_json_has_one_record_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    log_as("plain")
+    assert sys.stderr is out
+    log_as("json")
+    sys.stderr.write("StorageError: no room\n  where: \u00fc\n")
+    sys.stderr.write("half ")
+    sys.stderr.write("a line\n")
+    monkeypatch.setattr(time, "monotonic", iter((0.0, 9.0)).__next__)
+    Progress(10, "press").at(5)
+    records = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [record["message"] for record in records] == [
+        "StorageError: no room\n  where: \u00fc",
+        "half a line",
+        "press: 5/10 after 9 s, 0.556/s, 9 s left",
+    ]
+    assert abs(datetime.fromisoformat(records[0]["time"]) - datetime.now(UTC)) < DAY
+    assert isinstance(sys.stderr, JsonLines)
+    assert not sys.stderr.isatty()

@@ -1,0 +1,160 @@
+"""The workers of a Ray cluster: the same rows, whatever becomes of them."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from admodels import images
+from admodels.errors import SourceError
+from admodels.scoring import ray_rows
+from admodels.scoring.discover import Status
+from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
+from admodels.scoring.ledger import opened
+from admodels.scoring.rows import Read
+from admodels.scoring.stopping import Stop
+from tests import cards, tiny
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Engine]:
+    """A local one; two workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else Ray keeps one in the home folder
+        patch.setattr(ray_rows, "SHARD_IMAGES", 4)
+        with ray_rows.on_cluster(None, 2) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, a folder of everything that has been seen, the ledger of an undisturbed run."""
+    found = tmp_path_factory.mktemp("plant")
+    cards.save_draem(found / "bundle")
+    folder = cards.inbox(found)
+    for at, pixels in enumerate(tiny.stripes(IMAGES, seed=3)):
+        images.write_png(folder / f"{at:02d}.png", pixels.transpose(1, 2, 0))
+    for at in range(0, IMAGES, 5):
+        shutil.copy(folder / f"{at:02d}.png", folder / f"copy {at}.png")
+    (folder / os.fsdecode(b"no utf-8 \xff.png")).write_bytes((folder / "01.png").read_bytes())
+    score(found, "local", local)
+    return found
+
+
+def score(place: Path, ledger: str, engine: Engine, stop: Stop | None = None) -> Counts:
+    with opened(place / ledger) as held:
+        source = Source("press", place / "inbox")
+        return score_line(held, source, Model.at(place / "bundle"), stop or Stop(), engine)
+
+
+def table(place: Path, ledger: str) -> pd.DataFrame:
+    return pd.read_parquet(place / ledger / "scores").sort_values("path").reset_index(drop=True)
+
+
+def then(engine: Engine, act) -> Engine:
+    """The engine; `act` is called once, when its first row is there."""
+
+    def found(*asked) -> Iterator[Read]:
+        for at, read in enumerate(engine(*asked)):
+            if at == 0:
+                act()
+            yield read
+
+    return found
+
+
+def workers() -> list[psutil.Process]:
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if "ray::MapWorker" in " ".join(process.cmdline())]
+
+
+def test_a_worker_gives_the_rows_of_this_process(place: Path, cluster) -> None:
+    counts = score(place, "one", then(replace(cluster, workers=1), workers))
+    found = table(place, "one")
+    assert found.equals(table(place, "local"))
+    assert found["reused"].sum() == counts.reused > IMAGES // 5
+    again = score(place, "one", cluster)
+    assert (again.old, again.statuses.total()) == (len(found), 0)
+
+
+def test_the_rows_are_the_same_after_a_stop_and_the_death_of_a_worker(place, cluster) -> None:
+    stop = Stop()
+    score(place, "two", then(cluster, lambda: setattr(stop, "signal", signal.SIGTERM)), stop)
+    assert 0 < len(table(place, "two")) < IMAGES
+    killed = []
+
+    def kill() -> None:
+        killed.extend(workers()[:1])
+        killed[0].kill()
+
+    score(place, "two", then(cluster, kill))
+    assert not killed[0].is_running()
+    assert table(place, "two").equals(table(place, "local"))
+
+
+def worker(place: Path, **changes: object) -> ray_rows._Worker:
+    model = Model.at(place / "bundle")
+    asked = {
+        "source": Source("press", place / "inbox"),
+        "bundle": place / "bundle",
+        "fingerprints": (model.model_fingerprint, model.contract_fingerprint),
+        "known": np.empty(0, "S64"),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    return ray_rows._Worker(**asked | changes)
+
+
+def test_a_worker_does_not_score_what_the_ledger_knows(place: Path) -> None:
+    sha256 = hashlib.sha256((place / "inbox/01.png").read_bytes()).hexdigest()
+    known = np.array(sorted([sha256, "0" * 64, "f" * 64]), "S64")
+    shard = {"names": [b"01.png\0" + b"02.png"]}
+    (old, new), *_ = worker(place, known=known)(shard)["found"]
+    assert (old.row.reused, old.row.anomaly_score, new.row.reused) == (True, 0.0, False)
+    path = place / "inbox/01.png"
+    assert ray_rows._settled(old, path, {sha256: 7.0}.get).row.anomaly_score == 7.0
+    unscorable = ray_rows._settled(old, path, {sha256: np.nan}.get).row
+    assert (unscorable.status, unscorable.anomaly_score) == (Status.UNSCORABLE, None)
+
+
+def test_a_worker_with_another_bundle_is_refused(place: Path) -> None:
+    (told,) = worker(place, fingerprints=("other", "bundle"))({"names": [b"01.png"]})["found"]
+    assert "another bundle" in told
+    (told,) = worker(place, bundle=place / "nowhere")({"names": [b"01.png"]})["found"]
+    assert "no readable bundle" in told
+
+
+def test_a_worker_that_does_not_see_the_images_is_refused(place: Path, tmp_path: Path) -> None:
+    blind = worker(place, source=Source("press", tmp_path))
+    ((read,),) = blind({"names": [b"01.png"]})["found"]
+    assert read.row.status == Status.VANISHED
+    with pytest.raises(SourceError, match="does not find an image"):
+        ray_rows._settled(read, place / "inbox/01.png", {}.get)
+    assert ray_rows._settled(read, place / "inbox/gone.png", {}.get) == read
+
+
+def test_without_ray_the_engine_says_what_to_install(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['ray'] = None; from admodels.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", program, "nightly", "--engine", "ray"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2
+    assert "pip install 'admodels[ray]'" in found.stderr
