@@ -14,7 +14,7 @@ from tests import cards
 
 def scene(seed: int = 3) -> NDArray[np.uint8]:
     """A smooth coloured picture with structure, (120, 200, 3), at least 40 grey levels."""
-    rough = np.random.default_rng(seed).integers(40, 220, (30, 50, 3), dtype=np.uint8)
+    rough = np.random.default_rng(seed).integers(40, 220, (24, 40, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(rough, (200, 120), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
