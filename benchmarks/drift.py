@@ -25,19 +25,7 @@ from numpy.typing import NDArray
 
 from admodels import images
 from admodels.appearance import appearance
-from admodels.scoring.drift import (
-    EFFECT,
-    FLOORS,
-    IQR_OF_NORMAL,
-    PAST_EFFECT,
-    PAST_NIGHTS,
-    RATIOS,
-    Finding,
-    change_point,
-    judge,
-    logarithms,
-    values,
-)
+from admodels.scoring.drift import FLOORS, IQR_OF_NORMAL, PAST_NIGHTS, Finding, judge, values
 from admodels.scoring.hints import hint
 from admodels.statistics import statistics
 
@@ -185,7 +173,8 @@ def year(
     for statistic in FLOORS:
         if statistic == "spot" and not with_spot:
             continue
-        spread = np.maximum(ours[statistic].std(axis=0), FLOORS[statistic])
+        low, high = np.percentile(ours[statistic], [25, 75], axis=0)
+        spread = np.maximum((high - low) / IQR_OF_NORMAL, FLOORS[statistic])
 
         def night(count: int, statistic: str = statistic, spread: Floats = spread) -> Floats:
             worse = rng.binomial(count, scenario.defects)
@@ -202,29 +191,16 @@ def year(
 
 
 def alarms(statistic: str, nights: Iterable[Floats], reference: Floats) -> int:
-    """Of the nights in turn; only those that `judge` could object to are shown to it."""
-    count, past = 0, list[float]()
+    count, past = 0, list[tuple[float, float]]()
     for night in nights:
-        base = np.exp(np.median(night)) if statistic in RATIOS else np.median(night)
-        if is_suspect(night, reference, logarithms(statistic, past), np.median(night)):
-            times = np.arange(len(night)) * 10**9
-            given = {statistic: night}, {statistic: reference}, {statistic: past}, times
-            findings = judge(*given)
-            if statistic in findings and findings[statistic].alarm:
-                count += 1
-                continue
-        past = [*past[1 - PAST_NIGHTS[1] :], float(base)]
+        times = np.arange(len(night)) * 10**9
+        found = judge({statistic: night}, {statistic: reference}, {statistic: past}, times)
+        one = found.get(statistic)
+        if one is not None and one.alarm:
+            count += 1
+        elif one is not None:
+            past = [*past[1 - PAST_NIGHTS[1] :], (one.night, one.effect)]
     return count
-
-
-def is_suspect(night: Floats, reference: Floats, past: Floats, median: float) -> bool:
-    """By bounds that cost less than a test and let nothing pass that has an alarm."""
-    if night.shape[1] > 1 or change_point(night[:, 0]):
-        return True
-    low, high = np.percentile(reference, [25, 75])
-    spread = (high - low) / IQR_OF_NORMAL
-    near = abs(median - np.median(reference)) < EFFECT * spread
-    return not near or (len(past) > 0 and abs(median - past.mean()) >= PAST_EFFECT * spread)
 
 
 def years(count: int, spot_count: int) -> None:

@@ -19,7 +19,7 @@ def night(values: Values, reference: Values, past: tuple[float, ...] = ()) -> Fi
     """One statistic, linear and with a floor that does not count, of images in their order."""
     times = np.arange(len(values)) * SECOND
     given = {"anomaly_score": values[:, None]}, {"anomaly_score": reference[:, None]}
-    return judge(*given, {"anomaly_score": past}, times)["anomaly_score"]
+    return judge(*given, {"anomaly_score": [(e, e) for e in past]}, times)["anomaly_score"]
 
 
 def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
@@ -27,7 +27,9 @@ def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
     ours, theirs = rng.normal(5, 2, 60), rng.normal(9, 2, 40)
     found = night(theirs, ours)
     spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
-    assert found.effect == pytest.approx((np.median(theirs) - np.median(ours)) / spread)
+    ranks = stats.mannwhitneyu(theirs, ours).statistic / len(theirs) / len(ours)
+    median_effect = (np.median(theirs) - np.median(ours)) / spread
+    assert found.effect == pytest.approx(min(median_effect, 2**0.5 * stats.norm.ppf(ranks)))
     assert found.p_value == pytest.approx(stats.mannwhitneyu(theirs, ours).pvalue)
     assert (found.alarm, found.night) == ("calibration", np.median(theirs))
 
@@ -36,10 +38,13 @@ def test_ranks_with_ties_in_several_columns_are_scipy_s() -> None:
     rng = np.random.default_rng(12)
     theirs, ours = rng.integers(0, 6, (12, 30)), rng.integers(0, 5, (20, 30))
     expected = stats.mannwhitneyu(theirs, ours, axis=0, method="asymptotic").pvalue
-    found = drift.rank_p_values(theirs, ours)
+    found, effects = drift.rank_test(theirs, ours)
+    larger = np.mean(theirs[:, None, 0] > ours[None, :, 0])
+    even = np.mean(theirs[:, None, 0] == ours[None, :, 0])
+    assert effects[0] == pytest.approx(2**0.5 * stats.norm.ppf(larger + even / 2))
     assert found == pytest.approx(np.minimum(1, 30 * expected), rel=1e-9)
     assert found.min() < 1 == found.max()
-    assert drift.rank_p_values(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[0])
+    assert drift.rank_test(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[:1])
 
 
 def test_what_is_certain_but_small_or_large_but_uncertain_raises_nothing() -> None:
@@ -73,10 +78,11 @@ def test_the_past_is_a_prediction_interval_of_medians() -> None:
     theirs = rng.normal(0.75, 1, 400)
     found = night(theirs, ours, past)
     spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
-    variance = np.var(past, ddof=1) * (1 + 1 / 30) + np.pi / 2 * spread**2 / 400
-    t = (np.median(theirs) - np.mean(past)) / variance**0.5
+    variance = np.var(past, ddof=1) * (1 + 1 / 30) + np.pi / 2 / 400
+    t = (found.effect - np.mean(past)) / variance**0.5
+    assert found.effect <= (np.median(theirs) - np.median(ours)) / spread
     assert found.past == Past(
-        30, pytest.approx(np.mean(past)), pytest.approx(2 * stats.t.sf(t, 29))
+        30, pytest.approx(np.median(past)), pytest.approx(2 * stats.t.sf(t, 29))
     )
     assert found.alarm == "past nights"
     assert night(theirs, ours, past[:13]).past is None  # too few nights
@@ -169,7 +175,7 @@ def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
         theirs[: rng.binomial(count, 0.1)] += 6  # defects
         found = night(rng.permutation(theirs), ours, tuple(past))
         alarms += bool(found.alarm)
-        past.append(found.night)
+        past.append(found.effect)
     assert alarms == 0
 
 

@@ -116,11 +116,15 @@ def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> 
     _, _, kept = night()
     for at in range(2, 80):
         of_another = {"reference_id": "other"} if at % 3 == 0 else {}
-        brightness = {"brightness": {"night": float(at)}}
+        brightness = {"brightness": {"night": float(at), "effect": 0.5}}
         told = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
         (home / f"{at:06d}.json").write_text(json.dumps(told), encoding="utf-8")
     past = drifting._past(home, "000060", kept["reference_id"])["brightness"]
-    assert past == [night_of(kept), *(at for at in range(2, 60) if at % 3 and at % 4)]
+    assert [found for found, _ in past] == [
+        night_of(kept),
+        *(at for at in range(2, 60) if at % 3 and at % 4),
+    ]
+    assert past[1] == (2.0, 0.5)
 
 
 def night_of(kept: dict[str, object]) -> float:

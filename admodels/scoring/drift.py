@@ -1,8 +1,8 @@
 """Does a night of a line look and score like its reference, and like the nights before?
 
 Every statistic is judged alike. Against the reference: a rank test that is hardly ever wrong, and a
-difference that matters. Against the past nights: whether the night's median could be one of theirs.
-A median heeds no defects, as long as most images are normal.
+difference that matters. Against the past nights: whether the night's effect could be one of theirs.
+Medians and ranks hardly heed defects, as long as most images are normal.
 
 The limits are from `benchmarks/drift.py`, which simulates years of stable lines and plants faults
 in real images. They are constants: with others, the benchmark's promise is void.
@@ -23,6 +23,7 @@ from scipy import special, stats
 from admodels.appearance import CELLS, PROFILE_BINS
 
 Values = NDArray[np.float64]
+PastNights = Sequence[tuple[float, float]]  # the median and the effect of each, in order
 Alarm = Literal["", "calibration", "past nights"]
 
 LEVEL = 1e-5  # of a night, a statistic and a test: at most 0.007 false alarms a year
@@ -54,10 +55,10 @@ SMALLEST_RATIO = 1e-3  # below it all are the same, so that 0 has a logarithm
 
 @dataclass(frozen=True)
 class Past:
-    """How a night compares with `nights` trusted ones before it, and the mean of their medians."""
+    """How a night compares with `nights` trusted ones before it, and the median of theirs."""
 
     nights: int
-    mean: float
+    median: float
     p_value: float
 
 
@@ -65,9 +66,10 @@ class Past:
 class Finding:
     """One statistic of a night: `night` and `reference` are medians in the statistic's own unit.
 
-    `effect`: their difference in robust standard deviations of the reference; of logarithms where
-    the statistic is a ratio. `since`, `until`: where a part of the night differs, which `night` is
-    then of. Of a spot, whose unit is its effect: `place` (x, y) and `share` of the image, 0..1.
+    `effect`: their difference in robust standard deviations of the reference, of logarithms where
+    the statistic is a ratio; or what the ranks say, if that is less. `since`, `until`: where a
+    part of the night differs, which `night` is then of. Of a spot, whose unit is its effect:
+    `place` (x, y) and `share` of the image, 0..1.
     """
 
     night: float
@@ -121,12 +123,12 @@ def shifts(profiles: Values, reference: Values) -> Values:
 def judge(
     night: Mapping[str, Values],
     reference: Mapping[str, Values],
-    past: Mapping[str, Sequence[float]],
+    past: Mapping[str, PastNights],
     mtimes: NDArray[np.int64],
 ) -> dict[str, Finding]:
     """Each statistic of a night whose (N,) images were written at `mtimes` (ns) against both.
 
-    NaN is a value that an image lacks. `past` has the medians of the past trusted nights, in order.
+    NaN is a value that an image lacks. `past` is of the past trusted nights.
     A statistic of too few images is left out.
     """
     order = np.argsort(mtimes, kind="stable")
@@ -150,7 +152,7 @@ def _of_night(
     name: str,
     night: Values,
     reference: Values,
-    past: Sequence[float],
+    past: PastNights,
     mtimes: NDArray[np.int64],
 ) -> Finding:
     """Of (n, K) values in the order of time: the part that alone raises an alarm, or the whole."""
@@ -167,14 +169,14 @@ def _of_night(
     return replace(after, since=time) if after.alarm else replace(before, until=time)
 
 
-def _finding(
-    name: str, night: Values, reference: Values, past: Sequence[float]
-) -> tuple[Finding, int]:
+def _finding(name: str, night: Values, reference: Values, past: PastNights) -> tuple[Finding, int]:
     """Of (n, K) values, and the column with the largest change that is one."""
     ours, theirs = np.median(reference, axis=0), np.median(night, axis=0)
     low, high = np.percentile(reference, [25, 75], axis=0)
     spread = np.maximum((high - low) / IQR_OF_NORMAL, FLOORS[name])
-    effect, p_value = (theirs - ours) / spread, rank_p_values(night, reference)
+    p_value, rank_effect = rank_test(night, reference)
+    median_effect = (theirs - ours) / spread
+    effect = np.sign(rank_effect) * np.minimum(np.abs(median_effect), np.abs(rank_effect))
     changed = (p_value <= LEVEL) & (np.abs(effect) >= EFFECT)
     column = int(np.argmax(np.where(changed, np.abs(effect), -p_value)))
     found = Finding(
@@ -186,15 +188,9 @@ def _finding(
     )
     if name == "spot":
         return _of_a_place(found, column, float(changed.mean())), column
-    found = _with_past(found, float(spread[column]), len(night), logarithms(name, past))
-    return _natural(found) if name in RATIOS else found, column
-
-
-def _natural(found: Finding) -> Finding:
-    """Ratios instead of their logarithms."""
-    past = found.past and replace(found.past, mean=math.exp(found.past.mean))
-    night, reference = math.exp(found.night), math.exp(found.reference)
-    return replace(found, night=night, reference=reference, past=past)
+    if name in RATIOS:
+        found = replace(found, night=math.exp(found.night), reference=math.exp(found.reference))
+    return _with_past(found, len(night), past), column
 
 
 def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
@@ -204,41 +200,37 @@ def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
     return replace(found, night=abs(found.effect), reference=0.0, place=place, share=share)
 
 
-def _with_past(found: Finding, spread: float, images: int, past: Values) -> Finding:
-    """The prediction interval of the next night's median, that of few images being wider."""
+def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
+    """The prediction interval of the next night's effect, that of few images being wider."""
     least, most = PAST_NIGHTS
     past = past[-most:]
     count = len(past)
     if count < least:
         return found
-    mean = float(past.mean())
-    difference = abs(found.night - mean)
-    variance = float(past.var(ddof=1)) * (1 + 1 / count) + MEDIAN_VARIANCE * spread**2 / images
+    medians, effects = np.array(past).T
+    difference = abs(found.effect - float(effects.mean()))
+    variance = float(effects.var(ddof=1)) * (1 + 1 / count) + MEDIAN_VARIANCE / images
     p_value = 2 * float(special.stdtr(count - 1, -difference / math.sqrt(variance)))
-    raises = p_value <= LEVEL and difference >= PAST_EFFECT * spread and not found.alarm
+    raises = p_value <= LEVEL and difference >= PAST_EFFECT and not found.alarm
     alarm: Alarm = "past nights" if raises else found.alarm
-    return replace(found, past=Past(count, mean, p_value), alarm=alarm)
+    return replace(found, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
 
 
-def logarithms(name: str, medians: Sequence[float]) -> Values:
-    """Past medians in the unit that differences are taken in."""
-    found = np.asarray(medians, dtype=np.float64)
-    return np.asarray(np.log(found)) if name in RATIOS else found
-
-
-def rank_p_values(night: Values, reference: Values) -> Values:
-    """(K,) two-sided p-values of (n, K) against (m, K): that of any column holds for all of them.
+def rank_test(night: Values, reference: Values) -> tuple[Values, Values]:
+    """(K,) two-sided p-values of (n, K) against (m, K), and effects.
 
     Mann and Whitney 1947, normal with the variance of the ranks as they are, ties included;
-    Bonferroni over the columns. scipy's works column by column, 50 times slower.
+    Bonferroni over the columns. scipy's works column by column, 50 times slower. An effect is what
+    normal values would differ by, in standard deviations, for a night's to be the larger as often.
     """
     both = np.concatenate([night, reference])
-    count = len(both)
+    count, pairs = len(both), len(night) * len(reference)
     ranks = stats.rankdata(both, axis=0) - (count + 1) / 2
-    variance = len(night) * len(reference) / count / (count - 1) * (ranks**2).sum(axis=0)
-    difference = np.maximum(0.0, np.abs(ranks[: len(night)].sum(axis=0)) - 0.5)
-    z = difference / np.sqrt(np.maximum(variance, 1e-9))
-    return np.asarray(np.minimum(1.0, 2 * special.ndtr(-z) * night.shape[1]))
+    variance = pairs / count / (count - 1) * (ranks**2).sum(axis=0)
+    above = ranks[: len(night)].sum(axis=0)
+    z = np.maximum(0.0, np.abs(above) - 0.5) / np.sqrt(np.maximum(variance, 1e-9))
+    p_values = np.minimum(1.0, 2 * special.ndtr(-z) * night.shape[1])
+    return p_values, math.sqrt(2) * special.ndtri(np.clip(0.5 + above / pairs, 0, 1))
 
 
 def change_point(values: Values) -> int:

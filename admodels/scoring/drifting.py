@@ -117,16 +117,16 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     return count, pa.concat_tables(kept).filter(own)
 
 
-def _past(drift: Path, run: str, reference: str) -> dict[str, list[float]]:
-    """The medians of the last trusted nights with the same reference, by statistic, in order."""
+def _past(drift: Path, run: str, reference: str) -> dict[str, list[tuple[float, float]]]:
+    """Median and effect in the last trusted nights with the same reference, by statistic."""
     paths = sorted((p for p in drift.glob("*.json") if p.stem < run), reverse=True)
     told = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     same = (one for one in told if one["trusted"] and one["reference_id"] == reference)
     nights = list(islice(same, PAST_NIGHTS[1]))
-    past: dict[str, list[float]] = {}
+    past: dict[str, list[tuple[float, float]]] = {}
     for night in reversed(nights):
         for name, found in night["statistics"].items():
-            past.setdefault(name, []).append(found["night"])
+            past.setdefault(name, []).append((found["night"], found["effect"]))
     return past
 
 

@@ -98,7 +98,7 @@ def _kinds(name: str, found: Finding) -> set[str]:
 
 def _base(found: Finding) -> float:
     """What the night is compared with."""
-    return found.past.mean if found.past and found.alarm == "past nights" else found.reference
+    return found.past.median if found.past and found.alarm == "past nights" else found.reference
 
 
 def _change(name: str, found: Finding) -> str:
