@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from io import StringIO
 from math import ceil, floor, log10
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from admodels.params import Run, load, parsed
 from admodels.power import RELIABLE, smallest_caught
 from admodels.sources import told
 from admodels.writing import whole_folder, write_text
+
+if TYPE_CHECKING:
+    import jinja2
 
 HEADLINE = {  # metric: the two lines above its column
     "image_auroc": ("image", "AUROC"),
@@ -94,20 +97,25 @@ def render(repo: Path) -> Path:
     Raises:
         ConfigurationError: params.yaml is missing or does not say which cells exist.
     """
+    results = _Results(repo)
+    final = repo / "reports/html"
+    with whole_folder(final) as fresh:
+        (fresh / "images").mkdir()
+        page = template("report.html").render(_content(results, fresh / "images"))
+        write_text(fresh / "index.html", page)
+    _write_summary(results)
+    return final / "index.html"
+
+
+def template(name: str) -> "jinja2.Template":
+    """One of ours; what is put into it is escaped, what is missing is an error."""
     import jinja2
 
-    results = _Results(repo)
     templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    final = repo / "reports/html"
-    with whole_folder(final) as fresh:
-        (fresh / "images").mkdir()
-        page = environment.get_template("report.html").render(_content(results, fresh / "images"))
-        write_text(fresh / "index.html", page)
-    _write_summary(results)
-    return final / "index.html"
+    return environment.get_template(name)
 
 
 def summary_table(repo: Path) -> str:

@@ -22,14 +22,16 @@ import pandas as pd
 import psutil
 from ray.cluster_utils import Cluster
 
+from admodels.scoring import ray_rows, tables
 from benchmarks import nightly
 
 ROOT = Path(__file__).parents[1]
-HUNG_SECONDS = 60  # the start of workers is no hang
-PROGRAM = f"""
+HUNG_SECONDS = 60  # a busy machine needs as much to start workers
+PROGRAM = """
+import sys
 from admodels.cli import main
 from admodels.scoring import ray_rows
-ray_rows.STALLED_SECONDS = {HUNG_SECONDS}
+ray_rows.STALLED_SECONDS = int(sys.argv.pop())
 main()
 """
 WORDS = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0", "--pictures", "0"]
@@ -56,9 +58,19 @@ def terminate(process: int) -> None:
 
 def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | None = None) -> dict:
     """What a night took and said; `act` is given its process when the first part is there."""
-    start = time.monotonic()
+    start, patience = time.monotonic(), HUNG_SECONDS if act is hang else ray_rows.STALLED_SECONDS
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "nightly", *WORDS, "--ledger", ledger, *words],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            "nightly",
+            *WORDS,
+            "--ledger",
+            ledger,
+            *words,
+            f"{patience}",
+        ],
         cwd=place,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -76,14 +88,14 @@ def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | No
         "exit_code": process.returncode,
         "seconds": round(time.monotonic() - start, 1),
         "of_them_scoring": round(line["seconds"], 1),
-        "images_per_second": round(line["images"] / line["seconds"], 1),
+        "images_per_second": round(line["images"] / max(line["seconds"], 1e-3), 1),
         "new_rows": line["images"],
         "told": line["told"],
     }
 
 
 def rows(place: Path, ledger: str) -> pd.DataFrame:
-    found = pd.read_parquet(place / ledger / "scores")
+    found = pd.read_parquet(place / ledger / "scores").reindex(columns=tables.SCORES.names)
     return found.sort_values("path").reset_index(drop=True)
 
 

@@ -20,9 +20,9 @@ GONE = 2**22 + 1  # above the largest process id of Linux
 
 
 def ended(ledger: Path, run: str, ago: timedelta, code: int = 0) -> None:
-    """A night that ended `ago` after a minute's work, as `Ledger.finish` keeps it."""
-    started = datetime.now(UTC) - ago - timedelta(minutes=1)
-    told = {"run": run, "exit_code": code, "started": started.isoformat(), "seconds": 60.0}
+    """A night that ended `ago` after an hour of work, as `Ledger.finish` keeps it."""
+    started = datetime.now(UTC) - ago - timedelta(hours=1)
+    told = {"run": run, "exit_code": code, "started": started.isoformat(), "seconds": 3600.0}
     (ledger / "runs").mkdir(parents=True, exist_ok=True)
     text = json.dumps({**told, "host": "here", "unclaimed": 0, "lines": {}})
     (ledger / "runs" / f"{run}.json").write_text(text, encoding="utf-8")

@@ -90,6 +90,19 @@ def nightly(
 
 
 @app.command()
+def page(
+    run: Annotated[str | None, typer.Option(help="e.g. 000012; default: the last")] = None,
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+) -> None:
+    """Write the page of a night and the index over nights, from the ledger alone."""
+    from admodels.scoring import page as morning_page
+    from admodels.scoring.ledger import opened
+
+    with opened(ledger) as held:
+        typer.echo(morning_page.write(held, run))
+
+
+@app.command()
 def watch(
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),

@@ -65,17 +65,17 @@ class Ledger:
         on_disk(home.parent)
         self.index.took(name.as_posix())
 
-    def parts(self, line: str) -> list[Path]:
-        """The parts of a line, in the order they were written."""
-        return sorted((self.scores / folder_name(line)).glob("*/*.parquet"))
+    def parts(self, line: str, run: str = "*") -> list[Path]:
+        """The parts of a line, or those of one run, in the order they were written."""
+        return sorted((self.scores / folder_name(line)).glob(f"{run}/*.parquet"))
 
-    def groups(self, line: str) -> Iterator[tuple[str, pa.Table]]:
-        """(run, rows) of all parts of a line, a group at a time.
+    def groups(self, line: str, run: str = "*") -> Iterator[tuple[str, pa.Table]]:
+        """(run, rows) of all parts of a line, or those of one run, a group at a time.
 
         Raises:
             StorageError: a part is damaged.
         """
-        for path in self.parts(line):
+        for path in self.parts(line, run):
             with part(path) as file:
                 for batch in file.iter_batches(tables.ROWS_PER_GROUP):
                     yield path.parent.name, pa.Table.from_batches([batch])

@@ -1,6 +1,7 @@
 """Many lines in one night: each by itself, one summary, one exit code."""
 
 import os
+import shlex
 import sqlite3
 import sys
 import time
@@ -10,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from admodels.bundle import PACKAGES
 from admodels.errors import AdmodelsError, StorageError
-from admodels.scoring import drifting, overlays, verdicts
+from admodels.manifest import sha256_of
+from admodels.scoring import drifting, morning, overlays, page, verdicts
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
@@ -48,6 +52,8 @@ class LineReport:
     the likely cause if the line did not look or score like its reference.
     """
 
+    folder: str = ""
+    alpha: float | None = None
     found: int = 0
     old: int = 0
     unsettled: int = 0
@@ -62,9 +68,12 @@ class LineReport:
     pictures: int = 0
     drift: str = ""
     drift_not_judged: str = ""
+    median_score: float | None = None
     calibration: str | None = None
+    calibration_sha256: str | None = None
     bundle: str | None = None
     model_fingerprint: str | None = None
+    contract_fingerprint: str | None = None
     seconds: float = 0.0
     exit_code: int = 0
     told: list[str] = field(default_factory=list)
@@ -87,7 +96,18 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
     with on_signals() as stop, opened(folder) as ledger:
         told = _pass(ledger, lines, options, Pinned(options.models, folder), stop)
         ledger.finish(told)
+        if not stop():
+            _write_page(ledger, told)
+            ledger.finish(told)
         return told
+
+
+def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
+    """The page of the night, whose failure is told as that of a line is."""
+    report = LineReport()
+    with _isolated("page", report):
+        told["page"] = shown(str(page.write(ledger, told["run"]).resolve()))
+    told["exit_code"] = told["exit_code"] or report.exit_code
 
 
 def watch(
@@ -129,7 +149,7 @@ def _pass(
     # Lines of one bundle follow each other, so that it is loaded once.
     for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
         if not stop():
-            reports[name] = LineReport()
+            reports[name] = LineReport(line.folder, line.alpha)
             with _isolated(name, reports[name]):
                 _score(ledger, name, line, options, pinned, stop, reports[name])
                 ledger.compact(name, parts)
@@ -138,6 +158,9 @@ def _pass(
     return {
         "run": ledger.run,
         "exit_code": 128 + stop.signal if stop() else code,
+        "command": shown(shlex.join(sys.orig_argv)),
+        "directory": shown(str(Path.cwd())),
+        "versions": {name: version(name) for name in PACKAGES},
         "started": began.isoformat(timespec="seconds"),
         "host": os.uname().nodename,
         "seconds": round(time.monotonic() - start, 2),
@@ -177,11 +200,12 @@ def _score(
     model, report.bundle, note = pinned.of(line)
     folder = Path(line.folder)
     source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
+    report.model_fingerprint = model.model_fingerprint
+    report.contract_fingerprint = model.contract_fingerprint
     try:
         report.take(score_line(ledger, source, model, stop, options.engine))
     finally:
         report.seconds = round(time.monotonic() - start, 3)
-    report.model_fingerprint = model.model_fingerprint
     calibration = verdicts.ensure_calibration(ledger, name, model)
     drift = drifting.watch(ledger, name, model, calibration)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
@@ -189,7 +213,11 @@ def _score(
         kept = (calibration, line.alpha, options.pictures, stop)
         report.pictures = overlays.draw(ledger, source, model, *kept)
     tally = verdicts.rebuild(ledger, name, line.alpha)
+    report.median_score = morning.median_score(ledger, name)
     report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
+    report.calibration_sha256 = sha256_of(
+        verdicts.calibration_path(ledger, name, model.model_fingerprint, model.contract_fingerprint)
+    )
     if (len(calibration.scores) + 1) * line.alpha >= 1:
         report.flagged = tally.run_flagged
         report.expected_false_alarms = round(line.alpha * tally.run_scored, 2)

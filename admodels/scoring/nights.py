@@ -33,7 +33,7 @@ class Summary(BaseModel):
     seconds: float
     host: str
     lines: dict[str, LineTold]
-    page: str | None = None
+    page: list[str] = []  # what went wrong with it
 
     @classmethod
     def of(cls, text: str | bytes) -> "Summary | None":

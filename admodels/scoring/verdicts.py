@@ -82,12 +82,14 @@ def keep_calibration(path: Path, found: Calibration) -> None:
         write_json(partial, found.model_dump(mode="json"))
 
 
-def judged(ledger: Ledger, line: str, alpha: float) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """(run, scores, verdicts) of all rows of a line, a group at a time."""
+def judged(
+    ledger: Ledger, line: str, alpha: float, run: str = "*"
+) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+    """(run, scores, verdicts) of all rows of a line, or those of one run, a group at a time."""
     drifted = drifted_runs(ledger, line)
-    for run, group in ledger.groups(line):
+    for number, group in ledger.groups(line, run):
         calibration = _calibration_of(ledger, line, group)
-        yield run, group, tables.verdicts(group, calibration, alpha, run not in drifted)
+        yield number, group, tables.verdicts(group, calibration, alpha, number not in drifted)
 
 
 def drift_folder(ledger: Ledger, line: str) -> Path:

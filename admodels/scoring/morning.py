@@ -1,0 +1,206 @@
+"""What a night left for the person who comes at seven: the rows worth a look, changes, trends.
+
+All of it is read from the ledger, so that the page of any night can be made again. Rows stay in
+Arrow's columns; only those that a page has room for become objects.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from admodels.errors import ConfigurationError
+from admodels.scoring.discover import NOT_IMAGES, Status
+from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.overlays import ALWAYS
+from admodels.scoring.verdicts import calibration_path, judged, picture_path, read_calibration
+
+Told = dict[str, Any]  # what runs/RUN.json says of a run, or of a line in it
+PARTS_MAX = 10_000  # on a page, the same number of each line
+UNREADABLE_MAX = 500  # of a line
+UNJUDGED = 100  # parts that a line shows of which nothing can be promised
+TREND_NIGHTS = 30
+COLUMNS = [
+    pa.field(name, kind)
+    for name, kind in {
+        "path": pa.string(),
+        "image_sha256": pa.string(),
+        "status": pa.string(),
+        "reason": pa.string(),
+        "anomaly_score": pa.float64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+    }.items()
+]
+JUDGED = [pa.field("p_value", pa.float64()), pa.field("is_anomalous", pa.bool_())]
+SCHEMA = pa.schema([*COLUMNS, *JUDGED])
+
+
+@dataclass(frozen=True)
+class LineNight:
+    """A line in one night: `told` and `before` are its reports, `parts` the worst first.
+
+    `drift` is the content of drift/LINE/RUN.json, None where nothing was compared.
+    """
+
+    name: str
+    told: Told
+    before: Told | None
+    drift: Told | None
+    flagged: int | None
+    parts: list[dict[str, Any]]
+    unreadable: list[dict[str, Any]]
+    unreadable_count: int
+    changes: list[str]
+    past: list[Told]
+
+
+def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
+    """The runs that came to their end, newest first, from `run` on if it is named.
+
+    Raises:
+        ConfigurationError: there is no such run.
+    """
+    paths = sorted((ledger / "runs").glob("*.json"), reverse=True)
+    if run is not None:
+        paths = [path for path in paths if path.stem <= run]
+    if not paths or (run is not None and paths[0].stem != run):
+        raise ConfigurationError(
+            f"no run {run or ''} that came to its end".replace("  ", " "),
+            where=ledger / "runs",
+            expected="the number of a run, such as 000012",
+            next_step="`admodels nightly`, or name another run or ledger",
+        )
+    return (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+
+
+def median_score(ledger: Ledger, line: str) -> float | None:
+    """Of the images that this run scored; a trend is made of those of many nights."""
+    groups = [rows["anomaly_score"].drop_null() for _, rows in ledger.groups(line, ledger.run)]
+    return float(np.median(np.concatenate(groups))) if sum(map(len, groups)) else None
+
+
+def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
+    """Every line of the first of `nights`, compared with those after it, which are older."""
+    reports = nights[0]["lines"]
+    most = max(UNJUDGED, PARTS_MAX // max(len(reports), 1))
+    found = []
+    for name in reports:
+        told, *past = (_of(night, name) for night in nights)
+        past = [report for report in past if report.get("images")]
+        found.append(_line_night(ledger, name, told, past[:TREND_NIGHTS], most))
+    return found
+
+
+def _of(night: Told, line: str) -> Told:
+    """The report of a line, with the number of its run."""
+    return {**night["lines"].get(line, {}), "run": night["run"], "started": night["started"]}
+
+
+def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: int) -> LineNight:
+    rows = _rows(ledger, name, told["run"], told)
+    unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
+    drift = ledger.folder / "drift" / folder_name(name) / f"{told['run']}.json"
+    before = past[0] if past else None
+    return LineNight(
+        name,
+        told,
+        before,
+        json.loads(drift.read_text(encoding="utf-8")) if drift.is_file() else None,
+        _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else told.get("flagged"),
+        _parts(ledger, name, told, rows, most),
+        unreadable.slice(0, UNREADABLE_MAX).select(["path", "status", "reason"]).to_pylist(),
+        len(unreadable),
+        list(_changes(ledger, name, told, before, rows)),
+        past,
+    )
+
+
+def _rows(ledger: Ledger, line: str, run: str, told: Told) -> pa.Table:
+    """The rows of a line in a run with their verdicts, as the calibration stands now."""
+    groups = [
+        pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
+        for _, scores, verdicts in judged(ledger, line, told["alpha"], run)
+    ]
+    return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
+
+
+def _flagged(rows: pa.Table) -> int:
+    return int(pc.sum(rows["is_anomalous"]).as_py() or 0)
+
+
+def _parts(
+    ledger: Ledger, line: str, told: Told, rows: pa.Table, most: int
+) -> list[dict[str, Any]]:
+    """What is flagged, and a few more, the worst first; `excess` is comparable between lines.
+
+    It is 0 where half of the normal images of the calibration lie, and 1 at the highest of them.
+    """
+    scored = rows.filter(pc.field("anomaly_score").is_valid())
+    unjudged = scored["is_anomalous"].null_count == len(scored)
+    wanted = UNJUDGED if unjudged else _flagged(scored) + ALWAYS
+    order = [("anomaly_score", "descending"), ("path", "ascending")]
+    worst = scored.sort_by(order).slice(0, min(wanted, most))
+    key = (told.get("model_fingerprint") or "", told.get("contract_fingerprint") or "")
+    kept = read_calibration(calibration_path(ledger, line, *key))
+    normal = np.array(kept.scores if kept and kept.scores else scored["anomaly_score"].to_numpy())
+    excess = _excess(worst["anomaly_score"].to_numpy(), normal)
+    parts: list[dict[str, Any]] = worst.drop_columns(["status", "reason"]).to_pylist()
+    for part, beyond in zip(parts, excess.tolist(), strict=True):
+        picture = picture_path(line, part["image_sha256"], *key)
+        part["picture"] = picture if (ledger.folder / picture).is_file() else ""
+        part["excess"] = beyond
+    return parts
+
+
+def _excess(scores: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not len(scores):
+        return scores
+    middle, highest = np.median(normal), normal.max()
+    return np.asarray((scores - middle) / max(highest - middle, 1e-12))
+
+
+def _changes(
+    ledger: Ledger, line: str, told: Told, before: Told | None, rows: pa.Table
+) -> Iterator[str]:
+    """What is not the same as in the night before, in words; counts are shown elsewhere."""
+    if before is None:
+        yield "The first night of this line with images."
+        return
+    old, new = identity(before), identity(told)
+    for what in new:
+        if new[what] != old.get(what):
+            yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
+    earlier = _rows(ledger, line, before["run"], told)
+    now, then = _flagged(earlier), before.get("flagged")
+    if then is not None and now != then:
+        yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
+    both = rows.join(earlier, ["path", "image_sha256"], right_suffix="_then", join_type="inner")
+    was, is_now = pc.field("is_anomalous_then"), pc.field("is_anomalous")
+    more, fewer = len(both.filter(is_now & ~was)), len(both.filter(was & ~is_now))
+    if more or fewer:
+        yield f"Of {len(both)} images in both nights, {more} more and {fewer} fewer are flagged."
+
+
+def identity(told: Told) -> dict[str, str]:
+    """What the verdicts of a line rest on, in words; less where its night ended early."""
+    calibration, digest = told.get("calibration"), told.get("calibration_sha256") or ""
+    found = {
+        "model": told.get("model_fingerprint"),
+        "preparation of images": told.get("contract_fingerprint"),
+        "calibration": calibration and f"{calibration}, sha256 {digest[:16]}",
+        "budget": told.get("alpha") and f"{told['alpha']:g}",
+    }
+    return {what: value for what, value in found.items() if value}
+
+
+def worst_first(lines: list[LineNight]) -> list[tuple[int, dict[str, Any]]]:
+    """(which line, part) of all lines."""
+    found = [(at, part) for at, line in enumerate(lines) for part in line.parts]
+    return sorted(found, key=lambda one: -one[1]["excess"])

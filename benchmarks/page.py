@@ -1,0 +1,155 @@
+"""The morning page of a night with 5,000 flagged images: its weight, and how quick it is.
+
+    python -m benchmarks.page --flagged 5000
+
+The ledger is made up: rows of one line, and the most pictures that a night draws of it, each a crop
+of a photograph with a map. Then Debian's Chromium opens the page from disk, as it is and with its
+processor slowed down fourfold, as a phone would be.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+from skimage import data
+
+from admodels.scoring import overlays, page, verdicts
+from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.nightly import LineReport
+from admodels.scoring.tables import Row
+from tests.browser import CHROMIUM, FLAGS
+
+LINE, MODEL, CONTRACT, CALIBRATION = "press", "m" * 16, "c" * 16, 100
+FIRST_PICTURE = """() => new Promise((done) => {
+    const look = () => {
+        const image = document.querySelector("#cards img");
+        if (image?.complete && image.naturalWidth) done(performance.now());
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+FILTERED = """() => new Promise((done) => {
+    const start = performance.now(), input = document.querySelector("[name=path]");
+    input.value = "99";
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
+})"""
+SCROLLED = """() => new Promise((done) => {
+    const start = performance.now(), more = document.getElementById("more");
+    let worst = 0, last = start;
+    const on = (now) => {
+        worst = Math.max(worst, now - last);
+        last = now;
+        window.scrollBy({ top: 2000, behavior: "instant" });
+        more.hidden ? done([performance.now() - start, worst]) : requestAnimationFrame(on);
+    };
+    requestAnimationFrame(on);
+})"""
+
+
+def draw(ledger: Ledger, sha256: str, side: int, rng: np.random.Generator) -> None:
+    """A picture such as a night draws."""
+    photograph = data.brick()
+    y, x = rng.integers(0, np.array(photograph.shape) - 256)
+    crop = np.repeat(photograph[y : y + 256, x : x + 256, None], 3, axis=2)
+    image = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
+    target = ledger.folder / verdicts.picture_path(LINE, sha256, MODEL, CONTRACT)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = overlays.panels(image, rng.random((8, 8), np.float32), 0.2, 0.9)
+    Image.fromarray(found).save(target, format="JPEG", quality=overlays.QUALITY)
+
+
+def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) -> None:
+    """One night of `flagged + normal` rows."""
+    rng = np.random.default_rng(5)
+    path = verdicts.calibration_path(ledger, LINE, MODEL, CONTRACT)
+    scores = tuple(np.linspace(0, 1, CALIBRATION))
+    verdicts.keep_calibration(path, verdicts.Calibration(origin="bundle", scores=scores))
+    found = [*rng.uniform(1.01, 3, flagged), *rng.uniform(0, 0.9, normal)]
+    digests = [hashlib.sha256(str(at).encode()).hexdigest() for at in range(len(found))]
+    common = {"line": LINE, "method": "cpr", "task": "brick", "width": side, "height": side}
+    keys = {"model_fingerprint": MODEL, "contract_fingerprint": CONTRACT}
+    rows = [
+        Row(
+            path=f"cam{at % 4}/{at:06d}.png",
+            image_sha256=sha,
+            anomaly_score=score,
+            **common,
+            **keys,
+        )
+        for at, (sha, score) in enumerate(zip(digests, found, strict=True))
+    ]
+    with ledger.index.change():
+        ledger.write(LINE, rows)
+    for at in np.argsort(found)[::-1][:pictures]:
+        draw(ledger, digests[at], side, rng)
+    report = LineReport("in", 0.02, bundle="cpr/brick", images=len(rows), flagged=flagged, **keys)
+    told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
+    told |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
+    ledger.finish(told | {"versions": {}, "lines": {LINE: asdict(report)}})
+
+
+def opening(browser: Browser, address: str, slowdown: int) -> dict[str, object]:
+    """How a browser fares with the page."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    tab = context.new_page()
+    talk = context.new_cdp_session(tab)
+    talk.send("Emulation.setCPUThrottlingRate", {"rate": slowdown})
+    talk.send("Performance.enable")
+    tab.goto(address, wait_until="commit")
+    told = {"first_picture_ms": round(tab.evaluate(FIRST_PICTURE))}
+    tab.wait_for_load_state("load")
+    told["loaded_ms"] = round(
+        tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
+    )
+    told["filter_ms"] = round(tab.evaluate(FILTERED))
+    tab.locator("[type=reset]").click()
+    whole, longest = tab.evaluate(SCROLLED)
+    told |= {"scroll_to_end_ms": round(whole), "longest_frame_ms": round(longest)}
+    told["cards"] = tab.locator("#cards li").count()
+    metrics = {one["name"]: one["value"] for one in talk.send("Performance.getMetrics")["metrics"]}
+    told["script_heap_mib"] = round(metrics["JSHeapUsedSize"] / 2**20, 1)
+    context.close()
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flagged", type=int, default=5000)
+    parser.add_argument("--normal", type=int, default=95000)
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--side", type=int, default=900)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place, opened(Path(place) / "ledger") as ledger:
+        fill(ledger, asked.flagged, asked.normal, asked.pictures, asked.side)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start = time.monotonic()
+        written = page.write(ledger)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        told: dict[str, object] = {
+            "page_mib": round(written.stat().st_size / 2**20, 2),
+            "write_s": round(time.monotonic() - start, 1),
+            "write_cpu_s": round(after.ru_utime - before.ru_utime, 1),
+            "peak_mib": after.ru_maxrss // 1024,
+            "peak_mib_before": before.ru_maxrss // 1024,
+        }
+        sys.stdout.write(f"page: {json.dumps(told)}\n")
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            for slowdown in (1, 4):
+                figures = opening(browser, written.resolve().as_uri(), slowdown)
+                sys.stdout.write(f"processor 1/{slowdown}: {json.dumps(figures)}\n")
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
