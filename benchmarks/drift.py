@@ -29,7 +29,7 @@ from admodels.scoring.drift import FLOORS, IQR_OF_NORMAL, PAST_NIGHTS, Finding, 
 from admodels.scoring.hints import hint
 from admodels.statistics import statistics
 
-DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 SETS = {"bottle": "mvtec_ad/bottle", "magnetic_tile": "magnetic_tile"}
 REFERENCE = {"bottle": 42, "magnetic_tile": 80}  # images: a fifth of those to learn from
 NIGHTS = 365
