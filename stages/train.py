@@ -53,8 +53,7 @@ def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> ND
 
 def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
     def one(row: manifest.Row) -> NDArray[np.void]:
-        path = Path("data/raw", task, row.image_path)
-        rgb = images.decoded(path.read_bytes(), path, reading).rgb
+        rgb = images.load_one(row, Path("data/raw", task), reading)
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
