@@ -29,7 +29,7 @@ from admodels.scoring.single import score_folder
 from tests import tiny
 
 SPLITS, LEARNT, SEED, BOTTLE_CALIBRATION = 200, 200, 7, 42
-DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 
 
