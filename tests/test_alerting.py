@@ -163,15 +163,14 @@ def told(monkeypatch: pytest.MonkeyPatch, *words: object, always: bool = False) 
 
 
 def test_an_alarm_is_told_with_its_lines_and_the_next_step(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "pages").mkdir()
-    (tmp_path / "pages/000012.html").touch()
-    text = told(monkeypatch, kept(tmp_path, page=["no room"]), None, "")
+    ledger = kept(tmp_path, page="/plant/pages/000012.html", page_faults=["no room"])
+    text = told(monkeypatch, ledger, None, "")
     assert text.splitlines()[1:] == [
         "```",
         "night 000012, 2026-11-26 01:30 UTC, on press",
         "exit code 5: an alarm",
         "next: look at the lines, cameras and inboxes that are named",
-        f"page: {tmp_path}/pages/000012.html",
+        "page: /plant/pages/000012.html",
         "page: no room",
         "lines: 2; 912 images, 40 unreadable, 12 flagged",
         "- press_3: exit code 5, 812 images, 40 unreadable, 12 flagged; "

@@ -15,8 +15,9 @@ import pytest
 from admodels import cli, images
 from admodels.errors import ConfigurationError
 from admodels.manifest import sha256_of
-from admodels.scoring import feedback, morning, page
+from admodels.scoring import feedback, morning, nights, page
 from admodels.scoring.ledger import opened
+from admodels.scoring.limits import Limit
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny
@@ -199,9 +200,12 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
     shutil.rmtree(place / "ledger" / "pages")
     (place / "ledger" / "pages").write_text("a file in its way", encoding="utf-8")
     draw(place / "weld" / "late", 1, seed=8)
-    lines = {"weld": line(place / "weld", 0.01)}
-    told = nightly(lines, place / "ledger", Options(place / "models", settle_seconds=0))
-    assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 0)
+    (place / "weld" / "bad.png").touch()
+    lines, limits = {"weld": line(place / "weld", 0.01)}, [Limit.of("unreadable>0")]
+    options = Options(place / "models", settle_seconds=0, limits=limits)
+    told = nightly(lines, place / "ledger", options)
+    assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 5)
+    assert nights.last(place / "ledger").page_faults == ["FileExistsError: File exists"]
     kept = json.loads((place / "ledger" / "runs" / "000003.json").read_text(encoding="utf-8"))
     assert kept == told
     assert len(list((place / "ledger" / "scores" / "weld" / "000003").iterdir())) == 1

@@ -61,8 +61,8 @@ def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str
         ended = Outcome(_code(status), None, str(error))
     if ended.night and ended.code == 0 and not always:
         return []
-    page = ledger / "pages" / f"{ended.night.run if ended.night else 'index'}.html"
-    told = message(ended, os.uname().nodename, page.absolute() if page.exists() else None)
+    index = (ledger / "pages/index.html").absolute()
+    told = message(ended, os.uname().nodename, str(index) if index.exists() else "")
     return send(*told, os.environ)
 
 
@@ -88,25 +88,25 @@ def _code(status: str) -> int | None:
     return None if number is None else SIGNALLED + int(number)
 
 
-def message(ended: Outcome, host: str, page: Path | None) -> tuple[str, str]:
-    """Subject and body, plain text."""
+def message(ended: Outcome, host: str, index: str) -> tuple[str, str]:
+    """Subject and body, plain text; `index` is where the page over nights is, or empty."""
     night, code = ended.night, "unknown" if ended.code is None else str(ended.code)
     subject = f"admodels on {host}: night {night.run if night else '?'}, exit code {code}"
-    body = "\n".join(_told(ended, code, page)).splitlines()
+    body = "\n".join(_told(ended, code, index)).splitlines()
     return _plain(subject), _plain("\n".join(line[:LETTERS_PER_LINE] for line in body))
 
 
-def _told(ended: Outcome, code: str, page: Path | None) -> Iterator[str]:
+def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
     night = ended.night
     if night:
         yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
     meaning, step = _meaning(ended.code)
     yield f"exit code {code}: {meaning}"
     yield f"next: {step}"
-    if page:
+    if page := night.page if night else index:
         yield f"page: {page}"
     if night:
-        yield from (f"page: {fault}" for fault in night.page)
+        yield from (f"page: {fault}" for fault in night.page_faults)
         yield from _lines(night.lines)
     else:
         yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")

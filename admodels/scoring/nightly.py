@@ -104,7 +104,8 @@ def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
     report = LineReport()
     with _isolated("page", report):
         told["page"] = shown(str(page.write(ledger, told["run"]).resolve()))
-    told["exit_code"] = told["exit_code"] or report.exit_code
+    told["page_faults"] = report.told
+    told["exit_code"] = _worst({told["exit_code"], report.exit_code})
 
 
 def watch(
@@ -150,8 +151,7 @@ def _pass(
             with _isolated(name, reports[name]):
                 _score(ledger, name, line, options, pinned, stop, reports[name])
                 ledger.compact(name, parts)
-    codes = {report.exit_code for report in reports.values()}
-    code = next((code for code in WORST_FIRST if code in codes), 0)
+    code = _worst({report.exit_code for report in reports.values()})
     return {
         "run": ledger.run,
         "exit_code": 128 + stop.signal if stop() else code,
@@ -164,6 +164,10 @@ def _pass(
         "unclaimed": _unclaimed(lines),
         "lines": {name: asdict(reports[name]) for name in lines if name in reports},
     }
+
+
+def _worst(codes: set[int]) -> int:
+    return next((code for code in WORST_FIRST if code in codes), 0)
 
 
 @contextmanager

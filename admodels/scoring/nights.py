@@ -33,7 +33,8 @@ class Summary(BaseModel):
     seconds: float
     host: str
     lines: dict[str, LineTold]
-    page: list[str] = []  # what went wrong with it
+    page: str = ""  # where it is
+    page_faults: list[str] = []
 
     @classmethod
     def of(cls, text: str | bytes) -> "Summary | None":
