@@ -104,12 +104,13 @@ def test_the_second_night_counts_only_its_own(plant: Path) -> None:
 def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
     lines = {
         "gone": line("no_such_folder"),
+        "refused": line("x" * 300, pattern="*.png"),  # the system says no, as for a stale mount
         "untrained": line("press", task="other"),
         "weld": line("weld"),
     }
     told = run(lines)
     codes = {name: found["exit_code"] for name, found in told["lines"].items()}
-    assert codes == {"gone": 2, "untrained": 4, "weld": 0}
+    assert codes == {"gone": 2, "refused": 2, "untrained": 4, "weld": 0}
     assert told["exit_code"] == 4
     assert "no folder to score" in told["lines"]["gone"]["told"][0]
     assert len(table("scores")) == 6

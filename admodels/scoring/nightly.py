@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -233,13 +233,14 @@ def _score(
 
 
 def _unclaimed(lines: Mapping[str, Line]) -> int:
-    """How many files of the lines' folders match the pattern of none of them."""
+    """How many files of the lines' folders match no line's pattern; a lost folder is told there."""
     patterns: dict[str, list[str]] = {}
     for line in lines.values():
         patterns.setdefault(line.folder, []).append(line.pattern or "*")
     count = 0
     for folder, wanted in patterns.items():
-        if "*" not in wanted and Path(folder).is_dir():
-            names = map(shown, files(Path(folder)))
-            count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
+        if "*" not in wanted:
+            with suppress(AdmodelsError, OSError):
+                names = map(shown, files(Path(folder)))
+                count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
     return count
