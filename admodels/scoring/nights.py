@@ -74,7 +74,7 @@ def _is_at_work(ledger: Path) -> bool:
 
 
 def age_of(text: str) -> timedelta:
-    """From words such as `26h`, `90m` or `2d`.
+    """From words such as `8h`, `90m` or `2d`.
 
     Raises:
         ConfigurationError: other words.
@@ -84,8 +84,8 @@ def age_of(text: str) -> timedelta:
         raise ConfigurationError(
             f"no age: `{text}`",
             where="--max-age",
-            expected="a number and m, h or d, such as `26h`",
-            next_step="take what is between two nights, and a night's length",
+            expected="a number and m, h or d, such as `8h`",
+            next_step="take more than from a night's start to now, less than from night to night",
         )
     return int(found[1]) * UNITS[found[2]]
 
