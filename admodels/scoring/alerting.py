@@ -18,26 +18,14 @@ from threading import Thread
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last
+from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last, meaning
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
 DEADLINE_SECONDS = 30.0  # of a channel, whatever it does
 PORTS = {"smtp": 587, "smtps": 465, "smtp-plain": 25}
 LOG_LINES, LINES_TOLD, LETTERS_PER_LINE = 15, 20, 300
-CODES = {  # meaning, next step; deploy/RUNBOOK.md says more
-    0: ("done", "nothing to do"),
-    1: ("a bug", "keep the log and tell the developers; the other lines are done"),
-    2: ("wrong usage or configuration", "mend what is named, then run it again"),
-    3: ("data refused", "look at the images that are named"),
-    4: ("a bundle is missing, incompatible or tampered with", "`dvc checkout` or `dvc pull` it"),
-    5: ("an alarm", "look at the lines, cameras and inboxes that are named"),
-    69: ("a source cannot be reached", "mount or restore it, then run it again"),
-    74: ("storage cannot be read or written", "make room or mend permissions, then run it again"),
-    75: ("another run is at work", "wait for its end, or end the process that is named"),
-}
 Channel = Callable[[str, str, Mapping[str, str]], None]
-LOST = ("the night was killed, or never began", "look at its log, then run it again")
 
 
 @dataclass(frozen=True)
@@ -100,8 +88,8 @@ def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
     night = ended.night
     if night:
         yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
-    meaning, step = _meaning(ended.code)
-    yield f"exit code {code}: {meaning}"
+    what, step = meaning(ended.code)
+    yield f"exit code {code}: {what}"
     yield f"next: {step}"
     if page := night.page if night else index:
         yield f"page: {page}"
@@ -110,14 +98,6 @@ def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
         yield from _lines(night.lines)
     else:
         yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
-
-
-def _meaning(code: int | None) -> tuple[str, str]:
-    if code is None:
-        return LOST
-    if code > SIGNALLED:
-        return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
-    return CODES.get(code, CODES[1])
 
 
 def _lines(lines: Mapping[str, LineTold]) -> Iterator[str]:
