@@ -7,6 +7,7 @@ Arrow's columns; only those that a page has room for become objects.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from admodels.errors import ConfigurationError
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.nights import summaries
 from admodels.scoring.overlays import ALWAYS
 from admodels.scoring.verdicts import calibration_path, judged, picture_path, read_calibration
 
@@ -67,10 +69,8 @@ def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
     Raises:
         ConfigurationError: there is no such run.
     """
-    paths = sorted((ledger / "runs").glob("*.json"), reverse=True)
-    if run is not None:
-        paths = [path for path in paths if path.stem <= run]
-    if not paths or (run is not None and paths[0].stem != run):
+    paths = list(dropwhile(lambda path: run not in (None, path.stem), summaries(ledger)))
+    if not paths:
         raise ConfigurationError(
             f"no run {run or ''} that came to its end".replace("  ", " "),
             where=ledger / "runs",

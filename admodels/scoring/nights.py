@@ -71,11 +71,15 @@ def meaning(code: int | None) -> tuple[str, str]:
     return CODES.get(code, CODES[1])
 
 
-def last(ledger: Path) -> Summary | None:
-    """The summary of the last night that came to its end; the number decides, not the clock."""
+def summaries(ledger: Path) -> list[Path]:
+    """The summaries of nights that came to their end, newest first: by number, not by the clock."""
     found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
-    newest = max(found, key=lambda path: int(path.stem), default=None)
-    return Summary.of(newest.read_bytes()) if newest else None
+    return sorted(found, key=lambda path: int(path.stem), reverse=True)
+
+
+def last(ledger: Path) -> Summary | None:
+    """The summary of the last night that came to its end."""
+    return next((Summary.of(path.read_bytes()) for path in summaries(ledger)), None)
 
 
 def killed(ledger: Path, night: Summary | None) -> str | None:
