@@ -281,6 +281,7 @@ def test_a_mail_goes_by_starttls_with_a_password(context: ssl.SSLContext) -> Non
         assert send("S\u00fcd", "K\u00f6rper\n.", people(f"smtp://me:p%40ss@{address}")) == []
     mail = message_from_bytes(server.mail, policy=default)
     assert (mail["Subject"], mail["To"]) == ("S\u00fcd", "b@x.org, c@x.org")
+    assert abs(mail["Date"].datetime - datetime.now(UTC)) < timedelta(minutes=1)
     assert mail.get_content().splitlines() == ["K\u00f6rper", "."]
     assert server.got[1] == "STARTTLS"
     assert server.got[3] == "AUTH PLAIN AG1lAHBAc3M="

@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
 from threading import Thread
@@ -173,7 +174,7 @@ def _mail(subject: str, body: str, environment: Mapping[str, str]) -> None:
     if url.scheme == "smtp-plain" and url.username:
         raise LookupError("a password goes by smtp:// or smtps:// only")
     mail = EmailMessage()
-    mail["Subject"] = subject
+    mail["Subject"], mail["Date"] = subject, datetime.now(UTC)
     for key in (FROM, TO):
         if not environment.get(key):
             raise LookupError(f"{key} is not set")
