@@ -158,7 +158,7 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _webhook(subject: str, body: str, environment: Mapping[str, str]) -> None:
-    """One field, the one that Slack, Mattermost, Teams and Google Chat have in common."""
+    """One field, the one that Slack, Mattermost and Google Chat have in common."""
     if not environment[WEBHOOK].startswith(("https://", "http://")):
         raise LookupError("no http or https address")
     told = json.dumps({"text": f"{subject}\n```\n{body}\n```"}).encode()
