@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from admodels.errors import ConfigurationError
+from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.nights import summaries
@@ -29,18 +30,10 @@ UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # parts that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
 COLUMNS = [
-    pa.field(name, kind)
-    for name, kind in {
-        "path": pa.string(),
-        "image_sha256": pa.string(),
-        "status": pa.string(),
-        "reason": pa.string(),
-        "anomaly_score": pa.float64(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-    }.items()
+    tables.SCORES.field(name)
+    for name in ("path", "image_sha256", "status", "reason", "anomaly_score", "width", "height")
 ]
-JUDGED = [pa.field("p_value", pa.float64()), pa.field("is_anomalous", pa.bool_())]
+JUDGED = [tables.VERDICTS.field(name) for name in ("p_value", "is_anomalous")]
 SCHEMA = pa.schema([*COLUMNS, *JUDGED])
 
 
