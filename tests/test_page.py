@@ -1,7 +1,6 @@
 """The morning page: what it shows of a night, from real nights of a tiny bundle."""
 
 import csv
-import html
 import json
 import shutil
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from admodels import cli, images
 from admodels.errors import ConfigurationError
@@ -160,7 +160,7 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
     press = told["lines"]["press"]
     (calibration,) = (ledger / "calibration" / "press").glob("*.json")
     for fact in (
-        html.escape(told["command"]),
+        str(escape(told["command"])),
         press["model_fingerprint"],
         press["contract_fingerprint"],
         sha256_of(calibration)[:16],
