@@ -280,7 +280,7 @@ def test_a_picture_is_found_enlarged_and_marked_by_keys_alone(tab: Tab) -> None:
     tab.page.keyboard.press("ArrowRight")
     assert tab.page.locator("#zoom-name").inner_text() != name
     tab.page.keyboard.press("Escape")
-    assert tab.page.evaluate("document.activeElement.closest('li').dataset.at") == "2"
+    sync_api.expect(tab.page.locator("#cards [data-at='2'] .picture")).to_be_focused()
 
 
 def test_marks_outlast_the_page_and_feedback_takes_what_is_saved(
