@@ -2,6 +2,7 @@
 
 model.safetensors   everything the detector's `restore` needs
 bundle.json         what it is, how images must be prepared, calibration scores, hashes of all files
+reference.safetensors   what the calibration images looked like; older bundles have none
 golden/*.png        a few images whose scores are replayed before the first real one
 """
 
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from admodels import images, methods
+from admodels.appearance import read_records, write_records
 from admodels.contract import Contract
 from admodels.errors import BundleError, ConfigurationError
 from admodels.manifest import sha256_of
@@ -31,6 +33,7 @@ from admodels.sources import is_non_commercial
 
 SCHEMA_VERSION: Literal[1] = 1
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
+REFERENCE = "reference.safetensors"
 TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within it
 
 
@@ -157,8 +160,11 @@ def save(
     origin: Origin,
     calibration_scores: Sequence[float],
     golden: NDArray[np.uint8],
+    reference: NDArray[np.void] | None = None,
 ) -> None:
     """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB.
+
+    `reference`: the appearances of the calibration images, which drift is measured from.
 
     Raises:
         ValidationError: a score is not finite: such a detector must not be kept.
@@ -167,6 +173,10 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "golden").mkdir(parents=True)
     save_file(detector.state(), temporary / "model.safetensors")
+    files = ["model.safetensors"]
+    if reference is not None:
+        write_records(temporary / REFERENCE, reference)
+        files.append(REFERENCE)
     names = [f"golden/{at:02d}.png" for at in range(len(golden))]
     for name, pixels in zip(names, golden, strict=True):
         images.write_png(temporary / name, pixels.transpose(1, 2, 0))
@@ -188,7 +198,7 @@ def save(
         golden_tolerance=_golden_tolerance(detector, golden, scores),
         trained_on=dict(sorted(origin.trained_on.items())),
         versions={name: version(name) for name in PACKAGES},
-        files={name: sha256_of(temporary / name) for name in ["model.safetensors", *names]},
+        files={name: sha256_of(temporary / name) for name in [*files, *names]},
     )
     content = card.model_dump(mode="json")
     text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
@@ -224,13 +234,18 @@ def read_card(folder: Path) -> Card:
         raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
     wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
     scores = list(card.calibration_scores)
-    if set(card.files) != wanted or scores != sorted(scores):
+    if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
         raise _refused("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
     for name, expected in card.files.items():
         file = folder / name
         if not file.is_file() or sha256_of(file) != expected:
             raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
     return card
+
+
+def reference(folder: Path, card: Card) -> NDArray[np.void] | None:
+    """The appearances of the calibration images; older bundles have none."""
+    return read_records(folder / REFERENCE) if REFERENCE in card.files else None
 
 
 def _replay_golden(folder: Path, card: Card, detector: Detector) -> None:

@@ -237,7 +237,7 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
     lit = f"The mean grey level is in {darkest}..{brightest}: neither black nor burnt out."
     seen = f"Grey levels deviate by at least {bounds.min_contrast}: the image shows something."
     large = f"No side is shorter than {bounds.min_side_px} px."
-    fits = "Every image to test with is of the kind learnt from; a line would give it no score."
+    fits = "Every image to test with is of the kind learnt from, or a line would give it no score."
     usual = [
         Check(f"same_{column}", f"Every image is, as most are, {value}.", "in", column, (value,))
         for column in ("size", "mode", "bit_depth")

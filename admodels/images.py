@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image as Pillow
 
 from admodels.errors import AdmodelsError, DataError
@@ -393,7 +393,7 @@ def stacked(
     one: Callable[[T], NDArray[Any]],
     items: Sequence[T],
     shape: tuple[int, ...],
-    dtype: type,
+    dtype: DTypeLike,
     label: str,
 ) -> NDArray[Any]:
     """`one` of every item as an (N, *shape) array, filled in place: nothing is held twice."""

@@ -98,6 +98,10 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
     judged = pq.read_table(ledger / "verdicts" / "press.parquet").to_pandas()
     if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
         told.append("verdicts and scores have other keys")
+    seen = pd.concat([pd.read_parquet(p, columns=KEYS) for p in ledger.glob("appearance/*/*/*")])
+    decoded = found.loc[found["width"].notna(), KEYS].reset_index(drop=True)
+    if not seen.sort_values(KEYS).reset_index(drop=True).equals(decoded):
+        told.append("the side table is not of the images that were decoded")
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
     return told + ([f"left behind: {left}"] if left else [])
 

@@ -63,7 +63,7 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
     values = params.read(f"methods.{method}", cls.Params, Path("presets", f"{preset}.yaml"))
     device = runtime.device()
     detector = cls(values, device=device, precision=runtime.precision("auto", device))
-    contract = bundles.contract_of(values)
+    contract = bundles.contract_of(values, tiny.CONTRACT)
     found = [prepared(normal / part / "good", contract) for part in ("train", "test")]
     pixels = np.concatenate(found)
     pixels = pixels[np.random.default_rng(SEED).permutation(len(pixels))]
@@ -91,7 +91,7 @@ def kept(scores: np.ndarray, alpha: float) -> dict[str, object]:
 
 def refused(method: str, detector: Detector) -> str:
     """What `admodels score` says of bottle's test images at 1 %."""
-    contract = bundles.contract_of(detector.params)
+    contract = bundles.contract_of(detector.params, tiny.CONTRACT)
     calibration = prepared(BOTTLE / "train/good", contract)[:BOTTLE_CALIBRATION]
     bundle = bundles.Bundle(
         detector=detector,

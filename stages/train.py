@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from admodels import bundle, contract, images, manifest, methods, params, runtime
+from admodels.appearance import APPEARANCE, appearance
 from admodels.assets import load_textures
 from admodels.images import Reading
 from admodels.methods import MethodParams, Synthetic, TrainingData
 from admodels.params import Kind
 from admodels.progress import Progress
+from admodels.statistics import statistics
 from admodels.synthesis import held_out
 from admodels.writing import whole_file
 from stages import run
@@ -47,6 +49,16 @@ class History:
 def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> NDArray[np.uint8]:
     rows, raw = manifest.read(split), Path("data/raw", task)
     return images.load(rows, raw, block.image_px, block.resize, reading)
+
+
+def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
+    def one(row: manifest.Row) -> NDArray[np.void]:
+        path = Path("data/raw", task, row.image_path)
+        rgb = images.decoded(path.read_bytes(), path, reading).rgb
+        return appearance(rgb, statistics(rgb))
+
+    rows = manifest.read(split)
+    return images.stacked(one, rows, (), APPEARANCE, f"look at images of {task}")
 
 
 def _training_data(
@@ -108,6 +120,7 @@ def main(method: str, task: str) -> None:
         golden=np.concatenate(
             [calibration[:GOLDEN_EACH], data.validation.images[:GOLDEN_EACH].numpy()]
         ),
+        reference=_appearances(split["calibration"], task, reading),
     )
     history.write(Path("data/training", method, task, "history.csv"))
     cost.write(Path("data/costs/train", method, f"{task}.json"))

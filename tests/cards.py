@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from admodels import bundle as bundles
+from admodels.appearance import appearance
 from admodels.bundle import Bundle
 from admodels.methods import Detector, MethodParams, Prediction
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import Summary, score_folder
+from admodels.statistics import statistics
 from tests import tiny
 
 ALPHA = 0.2
@@ -137,14 +140,27 @@ EXPECTED = {
 }
 
 
-def save_draem(folder: Path, **changes: object) -> None:
+def save_draem(
+    folder: Path, calibration: int = 9, reference: bool = False, **changes: object
+) -> None:
     """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
     torch.manual_seed(2)
     detector = tiny.detector("draem", **changes)
-    calibration = bundles.score(detector, tiny.stripes(9, seed=6)).anomaly_score.tolist()
-    origin = bundles.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT)
-    golden = tiny.stripes(2, seed=8)
-    bundles.save(detector, folder, origin=origin, calibration_scores=calibration, golden=golden)
+    pixels = tiny.stripes(calibration, seed=6)
+    bundles.save(
+        detector,
+        folder,
+        origin=bundles.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
+        calibration_scores=bundles.score(detector, pixels).anomaly_score.tolist(),
+        golden=tiny.stripes(2, seed=8),
+        reference=appearances(pixels.transpose(0, 2, 3, 1)) if reference else None,
+    )
+
+
+def appearances(rgbs: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Of (N, H, W, 3) images."""
+    whole = [np.ascontiguousarray(rgb) for rgb in rgbs]
+    return np.array([appearance(rgb, statistics(rgb)) for rgb in whole])
 
 
 def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:

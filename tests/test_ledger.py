@@ -213,15 +213,17 @@ def test_many_parts_of_a_run_become_one_with_the_same_rows(place: Path, monkeypa
     assert scored(bundle) == 0
 
 
-def test_a_compaction_that_died_between_its_renames_is_finished(place: Path) -> None:
+@pytest.mark.parametrize("table", ["scores", "appearance"])
+def test_a_compaction_that_died_between_its_renames_is_finished(place: Path, table: str) -> None:
     ledger = place / "ledger"
-    home = ledger / "scores" / "press" / "000001"
-    new = ledger / "compacting" / "press" / "000001"
+    home = ledger / table / "press" / "000001"
+    new = ledger / "compacting" / table / "press" / "000001"
     shutil.copytree(home, new)
     home.rename(new.with_suffix(".old"))
     before = len(list(ledger.rglob("*.parquet")))
     assert night(place).old == 7
-    assert (before, len(list(ledger.rglob("*.parquet")))) == (2, 1)
+    assert (before, len(list(ledger.rglob("*.parquet")))) == (3, 2)
+    assert home.is_dir()
     assert not (ledger / "compacting").exists()
     shutil.copytree(home, new)  # and one that died before them is forgotten
     assert night(place).old == 7

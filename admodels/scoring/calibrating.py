@@ -3,18 +3,24 @@
 import math
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from admodels import manifest
+from admodels.appearance import write_records
 from admodels.errors import DataError, Interrupted
 from admodels.manifest import listed
 from admodels.progress import progress
 from admodels.scoring import feedback
 from admodels.scoring.discover import Status, files
+from admodels.scoring.drifting import reference_path
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.params import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.verdicts import Calibration, calibration_path, keep_calibration
+from admodels.writing import durable_file
 
 LEARNT_FROM = ("train", "validation")
 
@@ -39,7 +45,7 @@ def calibrate(
         Interrupted: by a signal.
     """
     said = feedback.read(feedback.path_of(ledger, line))
-    scores = _scores(ledger, line, model, approved, stop, tile)
+    scores, looks = _scores(ledger, line, model, approved, stop, tile)
     learnt = _learnt(manifests / model.task)
     if found_again := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
         told = f"the model learnt from {len(found_again)} of the images: {listed(found_again)}"
@@ -49,6 +55,7 @@ def calibrate(
         known = ledger.index.score(sha256, *fingerprints)
         if verdict == feedback.DEFECT:
             scores.pop(sha256, None)
+            looks.pop(sha256, None)
         elif sha256 not in learnt and known is not None and math.isfinite(known):
             scores[sha256] = known
     if not scores:
@@ -59,16 +66,20 @@ def calibrate(
         scores=tuple(score for _, score in ordered),
         images=tuple(sha256 for sha256, _ in ordered),
     )
+    if looks:
+        with durable_file(reference_path(ledger, line, *fingerprints)) as partial:
+            write_records(partial, np.stack([looks[sha256] for sha256 in sorted(looks)]))
     keep_calibration(calibration_path(ledger, line, *fingerprints), found)
     return found
 
 
 def _scores(
     ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
-) -> dict[str, float]:
-    """image_sha256 -> score of every image; what the ledger knows is not scored again."""
+) -> tuple[dict[str, float], dict[str, NDArray[np.void]]]:
+    """image_sha256 -> score, and appearance, of every image; what is known is not scored again."""
     bundle, names = model.load(), files(approved)
     found: dict[str, float] = {}
+    looks: dict[str, NDArray[np.void]] = {}
     bad: list[str] = []
     fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
 
@@ -79,13 +90,15 @@ def _scores(
     for one in progress(read, len(names), f"calibrate {line}"):
         if one.row is not None and one.row.anomaly_score is not None:
             found[one.row.image_sha256] = one.row.anomaly_score
+            if one.appearance is not None:
+                looks[one.row.image_sha256] = one.appearance
         elif one.row is None or one.row.status != Status.NOT_AN_IMAGE:
             bad.append(one.row.path if one.row else "a file that is being written")
     if stop():
         raise Interrupted(stop.signal, approved)
     if bad:
         raise _refused(f"{len(bad)} images cannot be scored: {listed(bad)}", approved, "images")
-    return found
+    return found, looks
 
 
 def _learnt(folder: Path) -> dict[str, str]:

@@ -94,12 +94,17 @@ def stamp_of(path: Path) -> str:
         return ""
 
 
+def mtime_ns(stamped: str) -> int:
+    """When a file was last written, from its stamp; 0 where that is not known."""
+    return int(stamped.split(":")[1]) if stamped else 0
+
+
 def is_settled(name: str, stamped: str, now: float, seconds: float) -> bool:
     """Whether a file looks finished: by its name, and no change within `seconds`.
 
     A time that lies further ahead than that is a wrong clock, and says nothing.
     """
-    changed = int(stamped.split(":")[1]) / 1e9 if stamped else 0.0
+    changed = mtime_ns(stamped) / 1e9
     return not name.lower().endswith(LOCK_SUFFIXES) and abs(now - changed) >= seconds
 
 

@@ -19,7 +19,8 @@ from admodels import bundle as bundles
 from admodels import runtime
 from admodels.bundle import Bundle
 from admodels.progress import progress
-from admodels.scoring.discover import files, is_settled, shown, stamp_of
+from admodels.scoring import appearances
+from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.params import Tile
@@ -34,7 +35,10 @@ SECONDS_PER_PART = 2.0  # of work that a kill can cost, at most, and a chunk
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle by what identifies it; `load` is asked for when there is an image to score."""
+    """A bundle by what identifies it; `load` is asked for when there is an image to score.
+
+    `reference`: the appearances of its calibration images, if it has them.
+    """
 
     method: str
     task: str
@@ -43,6 +47,7 @@ class Model:
     calibration_scores: NDArray[np.float64]
     load: Callable[[], Bundle]
     folder: Path | None = None  # None: in memory
+    reference: Callable[[], NDArray[np.void] | None] = lambda: None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Model":
@@ -81,6 +86,7 @@ class Model:
             np.array(card.calibration_scores),
             lambda: _loaded(folder, bundles.fingerprints(card)),
             folder,
+            lambda: bundles.reference(folder, card),
         )
 
 
@@ -175,17 +181,29 @@ def _keep(ledger: Ledger, found: Iterator[Read], counts: Counts) -> None:
         with ledger.index.change():
             part, ended = _part(ledger, found, counts)
             if part:
-                ledger.write(part[0].line, part)
-        for row in part:
+                _write(ledger, part)
+        for row, _ in part:
             counts.statuses[row.status] += 1
             counts.reused += row.reused
         if ended:
             return
 
 
-def _part(ledger: Ledger, found: Iterator[Read], counts: Counts) -> tuple[list[Row], bool]:
+def _write(ledger: Ledger, part: list[tuple[Row, Read]]) -> None:
+    seen = [
+        (row, mtime_ns(read.stamp), read.appearance)
+        for row, read in part
+        if read.appearance is not None
+    ]
+    rows = [row for row, _ in part]
+    ledger.write(rows[0].line, rows, appearances.table(seen))
+
+
+def _part(
+    ledger: Ledger, found: Iterator[Read], counts: Counts
+) -> tuple[list[tuple[Row, Read]], bool]:
     """The rows that are new of the next few files, and whether these were the last."""
-    part: list[Row] = []
+    part: list[tuple[Row, Read]] = []
     start = time.monotonic()
     for read in found:
         row = read.row
@@ -196,7 +214,7 @@ def _part(ledger: Ledger, found: Iterator[Read], counts: Counts) -> tuple[list[R
             counts.old += 1
         else:
             ledger.index.add(row)
-            part.append(row)
+            part.append((row, read))
         ledger.index.saw(row, read.stamp)
         if len(part) >= ROWS_PER_PART or time.monotonic() - start >= SECONDS_PER_PART:
             return part, False

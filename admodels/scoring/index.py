@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.errors import StorageError
@@ -147,21 +148,21 @@ def key_of(row: Row) -> tuple[str, str, str, str, str]:
 
 
 @contextmanager
-def part(path: Path) -> Iterator[pq.ParquetFile]:
+def part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile]:
     """A part of the ledger, opened.
 
     Raises:
-        StorageError: it is not a table of scores.
+        StorageError: it is not a table of scores, or of another `schema`.
     """
     try:
         with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(SCORES):
-                raise ValueError("other columns than those of `scores`")
+            if not file.schema_arrow.equals(schema):
+                raise ValueError("other columns than it should have")
             yield file
     except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
         raise StorageError(
             f"a part of the ledger cannot be read: {error}",
             where=path,
-            expected="a table of `scores` as it was written",
+            expected="a table as it was written",
             next_step="bring it back, or move it away: its images are then scored again",
         ) from error

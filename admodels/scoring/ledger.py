@@ -1,12 +1,14 @@
 """Where scores stay: parts that appear whole or not at all, and are never changed.
 
 scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
+appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
 verdicts/LINE.parquet          derived from scores and calibration, rewritten whole
 runs/RUN.json                  what a run did, with times and host; a run without it was killed
 index.sqlite                   a cache (`admodels.scoring.index`)
 
 A part is on the disk under its name before the index commits what is in it; the index of a killed
-run takes it in at the next start. Hence a row is never lost, doubled or half-written.
+run takes it in at the next start. Hence a row is never lost, doubled or half-written. The side part
+is written first, and is nothing without its part.
 """
 
 import fcntl
@@ -24,6 +26,7 @@ import pyarrow as pa
 
 from admodels.errors import BusyError, ConfigurationError, StorageError
 from admodels.scoring import tables
+from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
 from admodels.scoring.tables import Row
 from admodels.writing import durable_file, on_disk, write_json
@@ -40,6 +43,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.scores = folder, folder / "scores"
+        self.appearance = folder / "appearance"
         self.scores.mkdir(exist_ok=True)
         self._compacting = folder / "compacting"
         self._repair()
@@ -47,16 +51,19 @@ class Ledger:
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
         self.run = f"{max((int(name) for name in taken if name.isdigit()), default=0) + 1:06d}"
 
-    def write(self, line: str, rows: list[Row]) -> None:
-        """Make a part of the rows; inside `index.change()`, which commits them."""
-        home = self.scores / folder_name(line) / self.run
+    def write(self, line: str, rows: list[Row], seen: pa.Table) -> None:
+        """Make a part of the rows, and of what was seen; inside `index.change()`, which commits."""
+        place = Path(folder_name(line), self.run)
+        home = self.scores / place
         home.mkdir(parents=True, exist_ok=True)
         at = max((int(p.stem) for p in home.glob("*.parquet")), default=0) + 1
-        target = home / f"{at:04d}.parquet"
-        with durable_file(target) as partial:
+        name = place / f"{at:04d}.parquet"
+        with durable_file(self.appearance / name) as partial:
+            tables.write(partial, APPEARANCES, [seen])
+        with durable_file(self.scores / name) as partial:
             tables.write(partial, tables.SCORES, tables.scores(rows))
         on_disk(home.parent)
-        self.index.took(target.relative_to(self.scores).as_posix())
+        self.index.took(name.as_posix())
 
     def parts(self, line: str, run: str = "*") -> list[Path]:
         """The parts of a line, or those of one run, in the order they were written."""
@@ -83,24 +90,35 @@ class Ledger:
             old = sorted(home.glob("*.parquet"))
             if len(old) <= at_most:
                 continue
-            new = self._compacting / home.parent.name / home.name
+            # The side table first: later it would have parts without one of `scores` for a while.
+            self._merge(self.appearance / home.relative_to(self.scores), APPEARANCES)
+            self._merge(home, tables.SCORES)
+            self.index.replaced([p.relative_to(self.scores).as_posix() for p in old[1:]])
+
+    def _merge(self, home: Path, schema: pa.Schema) -> None:
+        old = sorted(home.glob("*.parquet"))
+        new = self._compacting / home.relative_to(self.folder)
+        if old:
             with durable_file(new / "0001.parquet") as partial:
-                groups = (pa.Table.from_batches([b]) for p in old for b in _batches(p))
-                tables.write(partial, tables.SCORES, groups)
+                groups = (pa.Table.from_batches([b]) for p in old for b in _batches(p, schema))
+                tables.write(partial, schema, groups)
             home.rename(new.with_suffix(".old"))
             new.rename(home)
             on_disk(home.parent)
-            self.index.replaced([p.relative_to(self.scores).as_posix() for p in old[1:]])
             shutil.rmtree(self._compacting)
 
     def _repair(self) -> None:
-        for old in self._compacting.glob("*/*.old"):
-            home = self.scores / old.parent.name / old.stem
+        for old in self._compacting.glob("*/*/*.old"):
+            home = self.folder / old.relative_to(self._compacting).with_suffix("")
             if not home.exists():
                 old.with_suffix("").rename(home)
         shutil.rmtree(self._compacting, ignore_errors=True)
-        for half in self.scores.glob("*/*/.*.partial"):
-            half.unlink()
+        for table in (self.scores, self.appearance):
+            for half in table.glob("*/*/.*.partial"):
+                half.unlink()
+        for side in self.appearance.glob("*/*/*.parquet"):
+            if not (self.scores / side.relative_to(self.appearance)).exists():
+                side.unlink()
 
     def finish(self, told: dict[str, object]) -> None:
         """Say that the run came to its end, and what it did."""
@@ -108,8 +126,8 @@ class Ledger:
             write_json(partial, told)
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with part(path) as file:
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with part(path, schema) as file:
         yield from file.iter_batches(tables.ROWS_PER_GROUP)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from admodels.bundle import PACKAGES
 from admodels.errors import AdmodelsError, StorageError
 from admodels.manifest import sha256_of
-from admodels.scoring import morning, overlays, page, verdicts
+from admodels.scoring import drifting, morning, overlays, page, verdicts
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
@@ -48,7 +48,8 @@ class Options:
 class LineReport:
     """A line's night: `images` are the new rows of what should be an image.
 
-    `unreadable` of them have no score; `flagged` is None where nothing can be promised.
+    `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
+    the likely cause if the line did not look or score like its reference.
     """
 
     folder: str = ""
@@ -65,6 +66,8 @@ class LineReport:
     listed: int | None = None
     listed_false_alarms: float | None = None  # to be expected, at most
     pictures: int = 0
+    drift: str = ""
+    drift_not_judged: str = ""
     median_score: float | None = None
     calibration: str | None = None
     calibration_sha256: str | None = None
@@ -208,6 +211,8 @@ def _score(
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     calibration = verdicts.ensure_calibration(ledger, name, model)
+    drift = drifting.watch(ledger, name, model, calibration)
+    report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     if report.images:
         kept = (calibration, line.alpha, options.pictures, stop)
         report.pictures = overlays.draw(ledger, source, model, *kept)
@@ -228,6 +233,7 @@ def _score(
         for limit in options.limits
         if limit.is_exceeded(report.images, asdict(report))
     ]
+    report.told += [f"drift: {report.drift}"] if report.drift else []
     report.told += [note] * bool(note)
     report.exit_code = ALARM if report.told else 0
 

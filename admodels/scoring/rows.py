@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from admodels import bundle as bundles
 from admodels import images
+from admodels.appearance import appearance
 from admodels.bundle import Bundle
 from admodels.contract import DIGITS, Look
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.params import Tile
 from admodels.scoring.tables import Row
-from admodels.statistics import statistics
+from admodels.statistics import Statistics, statistics
 
 Pixels = NDArray[np.uint8]
 Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
@@ -37,13 +38,14 @@ REASON_CHARACTERS = 200
 class Read:
     """A file: its row (None where it changed meanwhile), how it looked before it was read.
 
-    `pixels` (3, image_px, image_px) is what the detector gets, or (H, W, 3) what will be cut into
-    tiles; None where nothing can be scored.
+    `appearance` is the record of its image. `pixels` (3, image_px, image_px) is what the detector
+    gets, or (H, W, 3) what will be cut into tiles; None where nothing can be scored.
     """
 
     row: Row | None
     stamp: str
     pixels: Pixels | None = None
+    appearance: NDArray[np.void] | None = None
 
 
 def rows(
@@ -72,7 +74,7 @@ def rows(
             if not reused:
                 fresh[row.image_sha256] = read.pixels
             row = replace(row, reused=reused)
-        pending.append(Read(row, read.stamp))
+        pending.append(replace(read, row=row, pixels=None))
         if len(fresh) == chunk or len(pending) == PENDING_ROWS:
             yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
             fresh, pending = {}, []
@@ -94,7 +96,7 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         if row is not None and row.status == Status.SCORED:
             score = found.get(row.image_sha256)
             row = with_score(row, known(row.image_sha256) if score is None else score)
-        yield Read(row, read.stamp)
+        yield replace(read, row=row)
 
 
 def with_score(row: Row, score: float | None) -> Row:
@@ -148,20 +150,22 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
-    row = _seen(row, image, bundle, whole)
-    if whole or row.status != Status.SCORED:
-        return Read(row, looks, image.rgb if row.status == Status.SCORED else None)
+    plain = statistics(image.rgb)
+    row, seen = _seen(row, image, plain, bundle, whole), appearance(image.rgb, plain)
+    if row.status != Status.SCORED:
+        return Read(row, looks, None, seen)
+    if whole:
+        return Read(row, looks, image.rgb, seen)
     contract = bundle.contract
     resized = images.resized(image.rgb, contract.image_px, contract.resize)
-    return Read(row, looks, resized.transpose(2, 0, 1))
+    return Read(row, looks, resized.transpose(2, 0, 1), seen)
 
 
-def _seen(row: Row, image: images.Image, bundle: Bundle, whole: bool) -> Row:
+def _seen(row: Row, image: images.Image, plain: Statistics, bundle: Bundle, whole: bool) -> Row:
     """The row with what the image looks like, and whether it is of the kind learnt from."""
-    seen, sizes = statistics(image.rgb), (image.width, image.height, image.bit_depth)
-    width, height, bit_depth = sizes
-    row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(seen))
-    levels = (round(seen.brightness, DIGITS), round(seen.contrast, DIGITS))
+    width, height, bit_depth = sizes = (image.width, image.height, image.bit_depth)
+    row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(plain))
+    levels = (round(plain.brightness, DIGITS), round(plain.contrast, DIGITS))
     look = Look(*sizes, images.is_grey(image.rgb), *levels)
     fault = bundle.contract.learnt.fault(look, any_size=whole)
     return row if fault is None else _refused(row, Status(fault[0]), fault[1])

@@ -81,8 +81,13 @@ def scores(rows: Iterable[Row]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([vars(row) for row in group], schema=SCORES)
 
 
-def verdicts(group: pa.Table, calibration: NDArray[np.float64], alpha: float) -> pa.Table:
-    """The verdicts on a group of `scores`; is_anomalous is null where nothing can be promised."""
+def verdicts(
+    group: pa.Table, calibration: NDArray[np.float64], alpha: float, trusted: bool = True
+) -> pa.Table:
+    """The verdicts on a group of `scores`; is_anomalous is null where nothing can be promised.
+
+    `trusted`: the images do not drift. A row without a score is not trusted in any case.
+    """
     limit, count = threshold(calibration, alpha), len(group)
     score = group["anomaly_score"].to_numpy()
     unscored = np.isnan(score)
@@ -95,7 +100,7 @@ def verdicts(group: pa.Table, calibration: NDArray[np.float64], alpha: float) ->
         pa.array([limit] * count, pa.float64()),
         pa.array(p_value, mask=unscored),
         pa.array(p_value <= alpha, mask=undecided),
-        pa.array(~unscored),
+        pa.array(~unscored & trusted),
         pa.array([""] * count, pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=VERDICTS)

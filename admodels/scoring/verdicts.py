@@ -86,9 +86,21 @@ def judged(
     ledger: Ledger, line: str, alpha: float, run: str = "*"
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, or those of one run, a group at a time."""
+    drifted = drifted_runs(ledger, line)
     for number, group in ledger.groups(line, run):
         calibration = _calibration_of(ledger, line, group)
-        yield number, group, tables.verdicts(group, calibration, alpha)
+        yield number, group, tables.verdicts(group, calibration, alpha, number not in drifted)
+
+
+def drift_folder(ledger: Ledger, line: str) -> Path:
+    """Where `admodels.scoring.drifting` keeps what it found of each run of a line."""
+    return ledger.folder / "drift" / folder_name(line)
+
+
+def drifted_runs(ledger: Ledger, line: str) -> set[str]:
+    """The runs in which the line did not look or score like its reference."""
+    paths = drift_folder(ledger, line).glob("*.json")
+    return {p.stem for p in paths if not json.loads(p.read_text(encoding="utf-8"))["trusted"]}
 
 
 def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.float64]:

@@ -1,0 +1,88 @@
+"""What an image looks like, in numbers that change when the camera does: the input of drift.
+
+They are functions of the image alone, so that any image can be compared with any reference.
+"""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from admodels.statistics import Statistics
+
+COARSE_PX = 128
+PROFILE_BINS = 64
+CELLS = 16  # on each side
+LEVEL = 1.0  # grey levels, added where a ratio or a logarithm would meet 0
+ROUNDING = 20 / 12  # what rounding to grey levels adds to the variance of a Laplacian
+FAINT = 0.01  # of the brightness, the same for the contrast in a cell
+APPEARANCE = np.dtype(
+    [
+        ("brightness", np.float32),
+        ("contrast", np.float32),
+        ("sharpness", np.float32),
+        ("noise", np.float32),
+        ("red", np.float32),
+        ("blue", np.float32),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("columns", np.float16, PROFILE_BINS),
+        ("rows", np.float16, PROFILE_BINS),
+        ("detail", np.float16, CELLS * CELLS),
+    ]
+)
+
+
+def appearance(rgb: NDArray[np.uint8], plain: Statistics) -> NDArray[np.void]:
+    """Of (H, W, 3) uint8 at the resolution it was stored in, and its plain statistics: one record.
+
+    `brightness` (mean), `columns` and `rows` (64 means along x and y) are in grey levels, `noise`
+    is their standard deviation from pixel to pixel. Of ratios: `contrast` to brightness (RMS
+    contrast, Peli 1990), `sharpness` to contrast squared, so that neither changes when the light
+    does; `red` and `blue` to green. `detail`: the logarithm of the contrast in 16 x 16 cells.
+    """
+    grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+    coarse = cv2.resize(grey, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA)
+    side, step = COARSE_PX // CELLS, COARSE_PX // PROFILE_BINS
+    cells = coarse.reshape(CELLS, side, CELLS, side).std(axis=(1, 3))
+    red, green, blue = (mean + LEVEL for mean in cv2.mean(rgb)[:3])
+    found = np.zeros((), APPEARANCE)
+    found["brightness"] = plain.brightness
+    found["contrast"] = plain.contrast / (plain.brightness + LEVEL)
+    found["sharpness"] = max(0.0, plain.sharpness - ROUNDING) / (plain.contrast**2 + LEVEL)
+    found["noise"] = noise(grey)
+    found["red"], found["blue"] = red / green, blue / green
+    found["height"], found["width"] = grey.shape
+    found["columns"] = coarse.mean(axis=0).reshape(PROFILE_BINS, step).mean(axis=1)
+    found["rows"] = coarse.mean(axis=1).reshape(PROFILE_BINS, step).mean(axis=1)
+    found["detail"] = np.log(cells / (plain.brightness + LEVEL) + FAINT).ravel()
+    return found
+
+
+def noise(grey: NDArray[np.uint8]) -> float:
+    """The standard deviation of the noise of (H, W), in grey levels.
+
+    Immerkaer 1996, "Fast noise variance estimation", equation 4: a mask that sees neither flat
+    nor sloping parts of an image.
+    """
+    mask = np.array([1, -2, 1], np.float32)
+    found = cv2.sepFilter2D(grey, cv2.CV_16S, mask, mask)[1:-1, 1:-1]
+    return math.sqrt(math.pi / 2) / 6 * cv2.norm(found, cv2.NORM_L1) / max(1, found.size)
+
+
+def write_records(path: Path, records: NDArray[np.void]) -> None:
+    """(N,) records as safetensors: the same records give the same bytes."""
+    names = APPEARANCE.names or ()
+    save_file({name: np.ascontiguousarray(records[name]) for name in names}, path)
+
+
+def read_records(path: Path) -> NDArray[np.void]:
+    """(N,) records, as `write_records` left them."""
+    columns = load_file(path)
+    found = np.zeros(len(columns["brightness"]), APPEARANCE)
+    for name, values in columns.items():
+        found[name] = values
+    return found

@@ -1,0 +1,242 @@
+"""Does a night of a line look and score like its reference, and like the nights before?
+
+Every statistic is judged alike. Against the reference: a rank test that is hardly ever wrong, and a
+difference that matters. Against the past nights: whether the night's effect could be one of theirs.
+Medians and ranks hardly heed defects, as long as most images are normal.
+
+The limits are from `benchmarks/drift.py`, which simulates years of stable lines and plants faults
+in real images. They are constants: with others, the benchmark's promise is void.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from admodels.appearance import CELLS, PROFILE_BINS
+
+Values = NDArray[np.float64]
+PastNights = Sequence[tuple[float, float]]  # the median and the effect of each, in order
+Alarm = Literal["", "calibration", "past nights"]
+
+LEVEL = 1e-5  # of a night, a statistic and a test: at most 0.007 false alarms a year
+EFFECT = 1.0  # robust standard deviations of the reference images, at least
+PAST_EFFECT = 0.5  # the same, from the mean of the past nights
+PAST_NIGHTS = (14, 60)  # at least, at most
+REACH = PROFILE_BINS // 8  # how far a shift is looked for, to each side
+NEIGHBOURS_SIGMA = 1.0  # cells
+IQR_OF_NORMAL = 1.349
+MEDIAN_VARIANCE = math.pi / 2  # of the median of n normal values, times n
+
+# The smallest spread that a difference is measured in: what differs by less is nobody's concern.
+# Ratios are logarithms; shifts are in stored pixels.
+FLOORS = {
+    "brightness": 0.05,
+    "contrast": 0.05,
+    "sharpness": 0.1,
+    "noise": 0.1,
+    "red": 0.02,
+    "blue": 0.02,
+    "shift_x": 2.0,
+    "shift_y": 2.0,
+    "spot": 0.05,
+    "anomaly_score": 1e-6,
+}
+RATIOS = ("brightness", "contrast", "sharpness", "noise", "red", "blue")
+SMALLEST_RATIO = 1e-3  # below it all are the same, so that 0 has a logarithm
+
+
+@dataclass(frozen=True)
+class Past:
+    """How a night compares with `nights` trusted ones before it, and the median of theirs."""
+
+    nights: int
+    median: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statistic of a night: `night` and `reference` are medians in the statistic's own unit.
+
+    `effect`: their difference in robust standard deviations of the reference, of logarithms where
+    the statistic is a ratio; or what the ranks say, if that is less. `since`, `until`: where a
+    part of the night differs, which `night` is then of. Of a spot, whose unit is its effect:
+    `place` (x, y) and `share` of the image, 0..1.
+    """
+
+    night: float
+    reference: float
+    effect: float
+    p_value: float
+    past: Past | None = None
+    alarm: Alarm = ""
+    since: str | None = None
+    until: str | None = None
+    place: tuple[float, float] | None = None
+    share: float | None = None
+
+
+def values(records: NDArray[np.void], reference: NDArray[np.void]) -> dict[str, Values]:
+    """(N, K) values of every statistic of (N,) appearances, such that differences have a meaning.
+
+    K is 1, but for `spot` the number of cells: how a cell's detail compares with its neighbours'.
+    """
+    found = {
+        name: np.log(np.maximum(records[name].astype(float), SMALLEST_RATIO))[:, None]
+        for name in RATIOS
+    }
+    for name, profile, length in (("shift_x", "columns", "width"), ("shift_y", "rows", "height")):
+        shift = shifts(records[profile].astype(float), reference[profile].astype(float).mean(0))
+        found[name] = (shift / PROFILE_BINS * records[length])[:, None]
+    detail = records["detail"].astype(np.float32).reshape(-1, CELLS, CELLS)
+    blurred = [cv2.GaussianBlur(cells, (0, 0), NEIGHBOURS_SIGMA) for cells in detail]
+    found["spot"] = (detail - np.array(blurred)).reshape(len(records), -1).astype(float)
+    return found
+
+
+def shifts(profiles: Values, reference: Values) -> Values:
+    """How many bins each of (N, B) profiles lies further on than (B,), to a fraction of one.
+
+    The inner part of the reference slides along the profile; the best normalised correlation
+    (Lewis 1995) and the parabola through its neighbours give the place.
+    """
+    inner = reference[REACH:-REACH] - reference[REACH:-REACH].mean()
+    windows = sliding_window_view(profiles, len(inner), axis=1)
+    windows = windows - windows.mean(axis=2, keepdims=True)
+    match = windows @ inner / (np.linalg.norm(windows, axis=2) + 1e-9)
+    at = match.argmax(axis=1)
+    middle = np.clip(at, 1, 2 * REACH - 1)
+    left, here, right = (match[np.arange(len(at)), middle + step] for step in (-1, 0, 1))
+    bend = np.minimum(left - 2 * here + right, -1e-12)
+    found: Values = at - REACH + np.where(middle == at, (left - right) / (2 * bend), 0.0)
+    return found
+
+
+def judge(
+    night: Mapping[str, Values],
+    reference: Mapping[str, Values],
+    past: Mapping[str, PastNights],
+    mtimes: NDArray[np.int64],
+) -> dict[str, Finding]:
+    """Each statistic of a night whose (N,) images were written at `mtimes` (ns) against both.
+
+    NaN is a value that an image lacks. `past` is of the past trusted nights.
+    A statistic of too few images is left out.
+    """
+    order = np.argsort(mtimes, kind="stable")
+    found = {}
+    for name, ours in reference.items():
+        theirs = night[name][order]
+        has = ~np.isnan(theirs).any(axis=1)
+        if can_tell(int(has.sum()), *ours.shape):
+            before = past.get(name, ())
+            found[name] = _of_night(name, theirs[has], ours, before, mtimes[order][has])
+    return found
+
+
+def can_tell(night: int, reference: int, columns: int) -> bool:
+    """Whether the rank test of so many images reaches LEVEL, if the two groups do not overlap."""
+    z_squared = 3 * night * reference / (night + reference + 1)
+    return bool(z_squared >= special.ndtri(LEVEL / 2 / columns) ** 2)
+
+
+def _of_night(
+    name: str,
+    night: Values,
+    reference: Values,
+    past: PastNights,
+    mtimes: NDArray[np.int64],
+) -> Finding:
+    """Of (n, K) values in the order of time: the part that alone raises an alarm, or the whole."""
+    whole, column = _finding(name, night, reference, past)
+    at = change_point(night[:, column])
+    parts = night[:at], night[at:]
+    few = not all(can_tell(len(part), *reference.shape) for part in parts)
+    if few or mtimes[at - 1] == mtimes[at]:
+        return whole
+    before, after = (_finding(name, part, reference, past)[0] for part in parts)
+    if bool(before.alarm) == bool(after.alarm):
+        return whole
+    time = datetime.fromtimestamp(int(mtimes[at]) // 10**9).astimezone().isoformat()
+    return replace(after, since=time) if after.alarm else replace(before, until=time)
+
+
+def _finding(name: str, night: Values, reference: Values, past: PastNights) -> tuple[Finding, int]:
+    """Of (n, K) values, and the column with the largest change that is one."""
+    ours, theirs = np.median(reference, axis=0), np.median(night, axis=0)
+    low, high = np.percentile(reference, [25, 75], axis=0)
+    spread = np.maximum((high - low) / IQR_OF_NORMAL, FLOORS[name])
+    p_value, rank_effect = rank_test(night, reference)
+    median_effect = (theirs - ours) / spread
+    effect = np.sign(rank_effect) * np.minimum(np.abs(median_effect), np.abs(rank_effect))
+    changed = (p_value <= LEVEL) & (np.abs(effect) >= EFFECT)
+    column = int(np.argmax(np.where(changed, np.abs(effect), -p_value)))
+    found = Finding(
+        night=float(theirs[column]),
+        reference=float(ours[column]),
+        effect=float(effect[column]),
+        p_value=float(p_value[column]),
+        alarm="calibration" if changed[column] else "",
+    )
+    if name == "spot":
+        return _of_a_place(found, column, float(changed.mean())), column
+    if name in RATIOS:
+        found = replace(found, night=math.exp(found.night), reference=math.exp(found.reference))
+    return _with_past(found, len(night), past), column
+
+
+def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
+    """A spot; the largest of many effects has no normal past that it could be compared with."""
+    row, column = divmod(cell, CELLS)
+    place = ((column + 0.5) / CELLS, (row + 0.5) / CELLS)
+    return replace(found, night=abs(found.effect), reference=0.0, place=place, share=share)
+
+
+def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
+    """The prediction interval of the next night's effect, that of few images being wider."""
+    least, most = PAST_NIGHTS
+    past = past[-most:]
+    count = len(past)
+    if count < least:
+        return found
+    medians, effects = np.array(past).T
+    difference = abs(found.effect - float(effects.mean()))
+    variance = float(effects.var(ddof=1)) * (1 + 1 / count) + MEDIAN_VARIANCE / images
+    p_value = 2 * float(special.stdtr(count - 1, -difference / math.sqrt(variance)))
+    raises = p_value <= LEVEL and difference >= PAST_EFFECT and not found.alarm
+    alarm: Alarm = "past nights" if raises else found.alarm
+    return replace(found, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
+
+
+def rank_test(night: Values, reference: Values) -> tuple[Values, Values]:
+    """(K,) two-sided p-values of (n, K) against (m, K), and effects.
+
+    Mann and Whitney 1947, normal with the variance of the ranks as they are, ties included;
+    Bonferroni over the columns. scipy's works column by column, 50 times slower. An effect is what
+    normal values would differ by, in standard deviations, for a night's to be the larger as often.
+    """
+    both = np.concatenate([night, reference])
+    count, pairs = len(both), len(night) * len(reference)
+    ranks = stats.rankdata(both, axis=0) - (count + 1) / 2
+    variance = pairs / count / (count - 1) * (ranks**2).sum(axis=0)
+    above = ranks[: len(night)].sum(axis=0)
+    z = np.maximum(0.0, np.abs(above) - 0.5) / np.sqrt(np.maximum(variance, 1e-9))
+    p_values = np.minimum(1.0, 2 * special.ndtr(-z) * night.shape[1])
+    return p_values, math.sqrt(2) * special.ndtri(np.clip(0.5 + above / pairs, 0, 1))
+
+
+def change_point(values: Values) -> int:
+    """The index at which (n,) values become others, or 0 where p > LEVEL: Pettitt 1979."""
+    n = len(values)
+    above = np.abs(2 * np.cumsum(stats.rankdata(values)) - np.arange(1, n + 1) * (n + 1))
+    at = int(above.argmax())
+    p_value = 2 * math.exp(-6 * float(above[at]) ** 2 / (n**3 + n**2))
+    return at + 1 if p_value <= LEVEL else 0

@@ -1,0 +1,121 @@
+"""What may have happened to a line, in words, from the statistics that raised an alarm."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from admodels.scoring.drift import RATIOS, Finding
+
+Alarms = Mapping[str, Finding]
+
+WORDS = {  # for more, for less
+    "brightness": ("brighter", "darker"),
+    "contrast": ("more contrast", "less contrast"),
+    "sharpness": ("sharper", "less sharp"),
+    "noise": ("more noise", "less noise"),
+    "red": ("redder", "less red"),
+    "blue": ("bluer", "less blue"),
+    "shift_x": ("px to the right", "px to the left"),
+    "shift_y": ("px down", "px up"),
+    "anomaly_score": ("higher scores", "lower scores"),
+}
+GROUPS = {  # what one cause may change without another
+    "brightness": "light",
+    "contrast": "contrast",
+    "sharpness": "sharpness",
+    "noise": "noise",
+    "red": "colour",
+    "blue": "colour",
+    "shift_x": "shift",
+    "shift_y": "shift",
+    "spot": "spot",
+}
+OTHER_SCENE_GROUPS = 4  # at once, a spot among them
+SPOT_SHARE = 0.15  # of the image; what is more is no spot
+
+
+class Rule(NamedTuple):
+    """An alarm, its likely cause, and the other alarms that this explains.
+
+    + or - after a statistic: of this direction only; !: of a spot that is small.
+    """
+
+    alarm: str
+    cause: str
+    explains: tuple[str, ...] = ()
+
+
+MOVED = "camera or fixture moved"
+COLOUR = "white balance or colour of the light"
+RULES = (  # the first that fits a statistic tells its cause
+    Rule("brightness", "lighting or exposure", ("noise-", "contrast", "sharpness+")),
+    Rule("noise+", "sensor noise, as from gain or heat", ("sharpness+", "spot")),
+    Rule("sharpness-", "focus, or a veil on the whole lens", ("noise-", "contrast", "spot")),
+    Rule("spot!", "dirt on the lens, or something new there", ("shift_x", "shift_y", "contrast")),
+    Rule("shift_x", MOVED, ("shift_y", "spot", "contrast")),
+    Rule("shift_y", MOVED, ("spot", "contrast")),
+    Rule("spot", "another view, or another product"),
+    Rule("red", COLOUR, ("blue",)),
+    Rule("blue", COLOUR),
+    Rule("contrast-", "haze or stray light"),
+    Rule("contrast+", "light from another side"),
+    Rule("sharpness+", "another focus, or processing in the camera"),
+    Rule("noise-", "smoothing or compression in the camera"),
+)
+
+
+def hint(findings: Alarms) -> str:
+    """The likely causes of what raised an alarm; empty where nothing did."""
+    alarms = {name: found for name, found in findings.items() if found.alarm}
+    groups = {GROUPS[name] for name in alarms if name in GROUPS}
+    if alarms and not groups:
+        return (
+            f"{_change('anomaly_score', alarms['anomaly_score'])} from images that look as ever: "
+            "most are defective, or they changed in a way that no statistic sees"
+        )
+    if "spot" in groups and len(groups) >= OTHER_SCENE_GROUPS:
+        told = ", ".join(_change(name, alarms[name]) for name in alarms if name in WORDS)
+        return f"{told}: another product, or another view"
+    return "; ".join(_causes(alarms))
+
+
+def _causes(alarms: Alarms) -> Iterator[str]:
+    explained: set[str] = set()
+    for alarm, cause, explains in RULES:
+        name = alarm.rstrip("+-!")
+        kinds = _kinds(name, alarms[name]) if name in alarms else set()
+        if alarm in kinds and not explained & kinds:
+            explained |= {name, *explains}
+            unchanged = name == "brightness" and "sharpness" not in alarms
+            yield f"{_change(name, alarms[name])}{', sharpness unchanged' * unchanged}: {cause}"
+
+
+def _kinds(name: str, found: Finding) -> set[str]:
+    """The words of the rules that fit an alarm."""
+    small = found.share is not None and found.share <= SPOT_SHARE
+    return {name, f"{name}{'+' if found.night > _base(found) else '-'}", f"{name}!" * small}
+
+
+def _base(found: Finding) -> float:
+    """What the night is compared with."""
+    return found.past.median if found.past and found.alarm == "past nights" else found.reference
+
+
+def _change(name: str, found: Finding) -> str:
+    """E.g. `40 % darker since 02:14`."""
+    when = ""
+    for word, time in (("since", found.since), ("until", found.until)):
+        if time is not None:
+            when = f" {word} {datetime.fromisoformat(time):%H:%M}"
+    if name == "spot":
+        x, y = (round(100 * at) for at in found.place or (0, 0))
+        return f"another contrast {x} % from the left and {y} % from the top{when}"
+    base, night = _base(found), found.night
+    words = WORDS[name][night < base]
+    if name in RATIOS and night > 2 * base:
+        return f"{words} by a factor of {night / base:.2g}{when}"
+    if name in RATIOS:
+        return f"{100 * abs(night / base - 1):.0f} % {words}{when}"
+    if name == "anomaly_score":
+        return f"{words} (median {night:.3g}, not {base:.3g}){when}"
+    return f"{abs(night - base):.0f} {words}{when}"

@@ -1,0 +1,230 @@
+"""Drift: each test against its formula, planted changes, nights of a stable line, and words."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from admodels.appearance import APPEARANCE, CELLS, PROFILE_BINS
+from admodels.scoring import drift
+from admodels.scoring.drift import EFFECT, LEVEL, Finding, Past, can_tell, judge, shifts, values
+from admodels.scoring.hints import hint
+from tests import cards
+
+Values = NDArray[np.float64]
+SECOND = 10**9
+
+
+def night(values: Values, reference: Values, past: tuple[float, ...] = ()) -> Finding:
+    """One statistic, linear and with a floor that does not count, of images in their order."""
+    times = np.arange(len(values)) * SECOND
+    given = {"anomaly_score": values[:, None]}, {"anomaly_score": reference[:, None]}
+    return judge(*given, {"anomaly_score": [(e, e) for e in past]}, times)["anomaly_score"]
+
+
+def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.normal(5, 2, 60), rng.normal(9, 2, 40)
+    found = night(theirs, ours)
+    spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
+    ranks = stats.mannwhitneyu(theirs, ours).statistic / len(theirs) / len(ours)
+    median_effect = (np.median(theirs) - np.median(ours)) / spread
+    assert found.effect == pytest.approx(min(median_effect, 2**0.5 * stats.norm.ppf(ranks)))
+    assert found.p_value == pytest.approx(stats.mannwhitneyu(theirs, ours).pvalue)
+    assert (found.alarm, found.night) == ("calibration", np.median(theirs))
+
+
+def test_ranks_with_ties_in_several_columns_are_scipy_s() -> None:
+    rng = np.random.default_rng(12)
+    theirs, ours = rng.integers(0, 6, (12, 30)), rng.integers(0, 5, (20, 30))
+    expected = stats.mannwhitneyu(theirs, ours, axis=0, method="asymptotic").pvalue
+    found, effects = drift.rank_test(theirs, ours)
+    larger = np.mean(theirs[:, None, 0] > ours[None, :, 0])
+    even = np.mean(theirs[:, None, 0] == ours[None, :, 0])
+    assert effects[0] == pytest.approx(2**0.5 * stats.norm.ppf(larger + even / 2))
+    assert found == pytest.approx(np.minimum(1, 30 * expected), rel=1e-9)
+    assert found.min() < 1 == found.max()
+    assert drift.rank_test(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[:1])
+
+
+def test_what_is_certain_but_small_or_large_but_uncertain_raises_nothing() -> None:
+    rng = np.random.default_rng(4)
+    ours = rng.normal(size=2000)
+    small = night(rng.normal(0.5, 1, 2000), ours)
+    assert (small.p_value < LEVEL, small.effect < EFFECT, small.alarm) == (True, True, "")
+    unsure = night(rng.normal(1.3, 1, 8), ours)
+    assert (unsure.p_value > LEVEL, unsure.effect > EFFECT, unsure.alarm) == (True, True, "")
+
+
+@pytest.mark.parametrize(("images", "reference"), [(10, 9), (10, 12), (6, 500), (5, 5000), (40, 6)])
+def test_too_few_are_those_that_no_difference_could_tell(images: int, reference: int) -> None:
+    apart = stats.mannwhitneyu(
+        np.arange(images) + 1e6, np.arange(reference), method="asymptotic", use_continuity=False
+    )
+    assert can_tell(images, reference, 1) == (apart.pvalue <= LEVEL)
+    assert can_tell(images, reference, 50) == (apart.pvalue * 50 <= LEVEL)
+
+
+def test_constant_values_are_no_drift_and_missing_ones_do_not_count() -> None:
+    assert night(np.full(50, 3.0), np.full(50, 3.0)).alarm == ""
+    rng = np.random.default_rng(5)
+    theirs = np.append(rng.normal(9, 1, 40), [np.nan] * 200)
+    assert night(theirs, rng.normal(size=60)).alarm == "calibration"
+
+
+def test_the_past_is_a_prediction_interval_of_medians() -> None:
+    rng = np.random.default_rng(6)
+    ours, past = rng.normal(size=100), tuple(rng.normal(0, 0.05, 30))
+    theirs = rng.normal(0.75, 1, 400)
+    found = night(theirs, ours, past)
+    spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
+    variance = np.var(past, ddof=1) * (1 + 1 / 30) + np.pi / 2 / 400
+    t = (found.effect - np.mean(past)) / variance**0.5
+    assert found.effect <= (np.median(theirs) - np.median(ours)) / spread
+    assert found.past == Past(
+        30, pytest.approx(np.median(past)), pytest.approx(2 * stats.t.sf(t, 29))
+    )
+    assert found.alarm == "past nights"
+    assert night(theirs, ours, past[:13]).past is None  # too few nights
+    few = night(np.sort(theirs)[195:205], ours, past).past  # whose median says less
+    assert few is not None
+    assert few.p_value > 100 * LEVEL > found.past.p_value
+
+
+def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:
+    rng = np.random.default_rng(7)
+    ours, usual, other = rng.normal(size=100), rng.normal(size=150), rng.normal(3, 1, 50)
+    late = night(np.append(usual, other), ours)
+    assert late.since is not None
+    start = late.since[:19]
+    assert abs(np.datetime64(start) - np.datetime64("1970-01-01T00:02:30")).astype(int) <= 5
+    assert late.night == pytest.approx(3, abs=0.5)
+    early = night(np.append(other, usual), ours)
+    assert (early.since, early.until is None, early.alarm) == (None, False, "calibration")
+    whole = night(np.append(other, other + 2), ours)  # drifted all night, more and more
+    assert (whole.since, whole.until, whole.alarm) == (None, None, "calibration")
+
+
+def test_a_change_point_is_where_pettitt_finds_it() -> None:
+    found = np.append(np.zeros(30), np.ones(20)) + np.random.default_rng(8).normal(0, 0.1, 50)
+    assert drift.change_point(found) in (29, 30)  # the largest of the first part may be left out
+    brute = max(abs(np.sign(found[t:, None] - found[None, :t]).sum()) for t in range(1, len(found)))
+    above = np.abs(2 * np.cumsum(stats.rankdata(found)) - np.arange(1, 51) * 51)
+    assert above.max() == brute
+    assert drift.change_point(np.random.default_rng(9).normal(size=200)) == 0
+
+
+@pytest.mark.parametrize("bins", [-5.0, 0.3, 2.0, 2.5])
+def test_a_shift_is_found_to_a_tenth_of_a_bin(bins: float) -> None:
+    at = np.arange(PROFILE_BINS, dtype=float)
+
+    def profile(shift: float) -> Values:
+        return np.exp(-(((at - 20 - shift) / 6) ** 2)) + np.exp(-(((at - 45 - shift) / 4) ** 2))
+
+    lit = 90 * profile(bins) + 30  # another light is no shift
+    assert shifts(np.stack([lit, lit]), profile(0.0)) == pytest.approx(bins, abs=0.1)
+    assert shifts(np.full((1, PROFILE_BINS), 7.0), profile(0.0))[0] == pytest.approx(-8)
+
+
+def look(count: int, seed: int) -> NDArray[np.void]:
+    """Appearances of varied noise, 64 x 64."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(90, 110, (count, 1, 1, 1))
+    return (level + rng.normal(0, 10, (count, 64, 64, 1))).repeat(3, axis=3).astype(np.uint8)
+
+
+def judged(pixels: NDArray[np.uint8]) -> dict[str, Finding]:
+    reference = cards.appearances(look(60, seed=1))
+    night = values(cards.appearances(pixels), reference)
+    return judge(night, values(reference, reference), {}, np.arange(len(pixels)))
+
+
+def test_a_veil_at_one_place_is_a_spot_there_and_defects_anywhere_are_not() -> None:
+    rng = np.random.default_rng(2)
+    pixels = look(60, seed=2)
+    assert [name for name, found in judged(pixels).items() if found.alarm] == []
+    for image in pixels[:20]:  # a third of the night is defective
+        y, x = rng.integers(0, 48, 2)
+        image[y : y + 16, x : x + 16] = 230
+    assert not judged(pixels)["spot"].alarm
+    veiled = look(60, seed=3)
+    veiled[:, 16:24, 40:48] = veiled[:, 16:24, 40:48] // 4 + 75
+    found = judged(veiled)
+    assert [name for name, one in found.items() if one.alarm] == ["spot"]
+    assert found["spot"].place == pytest.approx((44 / 64, 20 / 64), abs=1 / CELLS)
+    assert hint(found).endswith("dirt on the lens, or something new there")
+
+
+def test_every_statistic_has_values_a_floor_and_words() -> None:
+    reference = cards.appearances(look(3, seed=1))
+    named = set(values(reference, reference)) | {"anomaly_score"}
+    assert named == set(drift.FLOORS)
+    for name in named:
+        found = Finding(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
+        assert hint({name: found}), name
+    assert set(drift.RATIOS) < set(APPEARANCE.names)
+
+
+def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
+    """At this level 0.015 could be expected; the benchmark simulates more."""
+    rng = np.random.default_rng(11)
+    ours, past, alarms = rng.normal(size=80), [], 0
+    for at in range(2 * 365):
+        count = (10, 100)[at % 2]
+        theirs = rng.normal(0.1 * rng.normal(), 1, count)
+        theirs[: rng.binomial(count, 0.1)] += 6  # defects
+        found = night(rng.permutation(theirs), ours, tuple(past))
+        alarms += bool(found.alarm)
+        past.append(found.effect)
+    assert alarms == 0
+
+
+def finding(night: float, reference: float, **more: object) -> Finding:
+    return Finding(night, reference, 5.0, 0.0, **{"alarm": "calibration"} | more)
+
+
+DARK = finding(60, 100, since="2026-11-26T02:14:09+00:00")
+
+
+@pytest.mark.parametrize(
+    ("alarms", "words"),
+    [
+        (
+            {"brightness": DARK},
+            "40 % darker since 02:14, sharpness unchanged: lighting or exposure",
+        ),
+        ({"sharpness": finding(1, 4), "noise": finding(1, 2)}, "75 % less sharp: focus, or a veil"),
+        ({"noise": finding(8, 1), "sharpness": finding(4, 1)}, "more noise by a factor of 8: sens"),
+        (
+            {"shift_x": finding(20, 0), "spot": finding(9, 0, place=(0.1, 0.9), share=0.4)},
+            "20 px to the right: camera or fixture moved",
+        ),
+        (
+            {"shift_x": finding(-4, 0), "spot": finding(9, 0, place=(0.1, 0.9), share=0.05)},
+            "another contrast 10 % from the left and 90 % from the top: dirt on the lens",
+        ),
+        ({"red": finding(1.2, 1), "blue": finding(0.8, 1)}, "20 % redder: white balance"),
+        (
+            {"brightness": DARK, "shift_y": finding(-7, 0)},
+            "40 % darker since 02:14, sharpness unchanged: lighting or exposure; 7 px up: camera",
+        ),
+        (
+            {n: finding(3, 1) for n in ("brightness", "contrast", "noise")}
+            | {"spot": finding(9, 0, share=0.7)},
+            "brighter by a factor of 3, more contrast by a factor of 3, more noise by a factor of "
+            "3: another product, or another view",
+        ),
+        (
+            {"anomaly_score": finding(0.5, 0.25)},
+            "higher scores (median 0.5, not 0.25) from images that look as ever: most are defec",
+        ),
+        (
+            {"brightness": finding(90, 89, alarm="past nights", past=Past(20, 100.0, 0.0))},
+            "10 % darker, sharpness unchanged",
+        ),
+        ({"brightness": finding(60, 100, alarm="")}, ""),
+    ],
+)
+def test_a_hint_names_the_cause(alarms: dict[str, Finding], words: str) -> None:
+    assert hint(alarms).startswith(words)
+    assert bool(hint(alarms)) == bool(words)

@@ -1,0 +1,176 @@
+"""Drift in the ledger: a dark night, references, nights that say nothing, killed runs."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from admodels import images
+from admodels.scoring import calibrating, drifting, verdicts
+from admodels.scoring.appearances import APPEARANCES, records
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import opened
+from admodels.scoring.nightly import Options, nightly
+from admodels.scoring.params import Line
+from admodels.scoring.stopping import Stop
+from tests import cards, tiny
+
+MODEL = Path("models/draem/stripes")
+FIRST_IMAGE = 1_700_000_000  # seconds; one image a minute
+
+
+@pytest.fixture(autouse=True)
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A line, and a bundle that knows what its 30 calibration images look like."""
+    cards.save_draem(tmp_path / MODEL, calibration=30, reference=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def draw(folder: Path, count: int, seed: int, light: Callable[[int], float] = lambda _: 1) -> None:
+    for at, pixels in enumerate(tiny.stripes(count, seed).transpose(0, 2, 3, 1)):
+        path = folder / f"{at:04d}.png"
+        images.write_png(path, np.rint(pixels * light(at)).astype(np.uint8))
+        os.utime(path, (FIRST_IMAGE + 60 * at,) * 2)
+
+
+def night(name: str = "press") -> tuple[int, dict[str, object], dict[str, object]]:
+    """Exit code, the line's report, and what was kept of its drift."""
+    line = Line(folder=name, task="stripes", method="draem", alpha=0.2)
+    told = nightly({name: line}, Path("ledger"), Options(Path("models"), 0.0))
+    path = Path(f"ledger/drift/{name}/{told['run']}.json")
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return told["exit_code"], told["lines"][name], kept
+
+
+def trusted() -> dict[str, bool]:
+    return pd.read_parquet("ledger/verdicts").set_index("path")["trusted"].to_dict()
+
+
+def test_a_dark_night_is_told_and_its_rows_are_not_trusted() -> None:
+    draw(Path("press/monday"), 30, seed=3)
+    code, report, kept = night()
+    assert (code, report["drift"], report["told"], kept["hint"]) == (0, "", [], "")
+    assert kept["reference"] == "30 images of the bundle"
+    assert kept["statistics"]["brightness"]["alarm"] == ""
+    draw(Path("press/tuesday"), 30, seed=4, light=lambda _: 0.6)
+    code, report, kept = night()
+    assert code == 5
+    assert "% darker" in report["drift"]
+    assert (report["told"], kept["hint"]) == ([f"drift: {report['drift']}"], report["drift"])
+    assert (kept["line"], kept["run"], kept["images"], kept["trusted"]) == (
+        *("press", "000002", 30, False),
+    )
+    found = kept["statistics"]["brightness"]
+    assert found["night"] == pytest.approx(0.6 * found["reference"], rel=0.1)
+    assert (found["alarm"], found["since"], found["past"]) == ("calibration", None, None)
+    assert all(value == path.startswith("monday") for path, value in trusted().items())
+    with opened(Path("ledger")) as ledger:  # and so it stays with another budget
+        verdicts.rebuild(ledger, "press", 0.5)
+    assert sorted(trusted().values()) == [False] * 30 + [True] * 30
+
+
+def test_a_light_that_fails_in_the_night_is_dated() -> None:
+    draw(Path("press"), 60, seed=3, light=lambda at: 1.0 if at < 30 else 0.6)
+    code, report, kept = night()
+    since = pd.Timestamp(kept["statistics"]["brightness"]["since"])
+    assert code == 5
+    assert abs(since.timestamp() - FIRST_IMAGE - 30 * 60) <= 60
+    assert f"% darker since {since:%H:%M}" in report["drift"]
+
+
+def test_a_line_s_own_images_are_its_reference_once_it_has_them() -> None:
+    draw(Path("approved"), 30, seed=7, light=lambda _: 0.6)
+    draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
+    with opened(Path("ledger")) as ledger:
+        model = Model.at(MODEL)
+        calibrating.calibrate(ledger, "press", model, Path("approved"), Path("none"), Stop())
+    code, _, kept = night()
+    assert (code, kept["reference"], kept["trusted"]) == (0, "30 images of the line", True)
+    assert kept["statistics"]["brightness"]["alarm"] == ""
+
+
+def test_a_night_that_says_nothing_of_drift_says_why() -> None:
+    draw(Path("press"), 3, seed=3)
+    code, report, kept = night()
+    assert (code, kept["trusted"], kept["statistics"]) == (0, True, {})
+    assert report["drift_not_judged"] == kept["not_judged"]
+    assert kept["not_judged"].startswith("3 images are too few to compare with 30 images")
+    assert night()[2] == {}  # nothing new
+    cards.save_draem(MODEL)  # as bundles were before
+    draw(Path("weld"), 30, seed=3, light=lambda _: 0.6)
+    code, report, _ = night("weld")
+    assert (code, report["drift"]) == (0, "")
+    assert report["drift_not_judged"].startswith("the bundle does not know")
+
+
+def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> None:
+    home = Path("ledger/drift/press")
+    home.mkdir(parents=True)
+    draw(Path("press"), 30, seed=3)
+    _, _, kept = night()
+    for at in range(2, 80):
+        of_another = {"reference_id": "other"} if at % 3 == 0 else {}
+        brightness = {"brightness": {"night": float(at), "effect": 0.5}}
+        told = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
+        (home / f"{at:06d}.json").write_text(json.dumps(told), encoding="utf-8")
+    past = drifting._past(home, "000060", kept["reference_id"])["brightness"]
+    assert [found for found, _ in past] == [
+        night_of(kept),
+        *(at for at in range(2, 60) if at % 3 and at % 4),
+    ]
+    assert past[1] == (2.0, 0.5)
+
+
+def night_of(kept: dict[str, object]) -> float:
+    return kept["statistics"]["brightness"]["night"]
+
+
+def scored_alone(*, compacted: bool = False) -> None:
+    """A run that dies before it looks at drift."""
+    with opened(Path("ledger")) as ledger:
+        score_line(ledger, Source("press", Path("press")), Model.at(MODEL), Stop())
+        if compacted:
+            ledger.compact("press")
+
+
+def test_a_run_that_was_killed_is_judged_by_the_next() -> None:
+    draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
+    scored_alone()
+    code, _, kept = night()
+    assert (code, kept) == (0, {})  # no news, and none of its own
+    assert not any(trusted().values())
+    assert list(Path("ledger/drift/press").glob("*")) == [Path("ledger/drift/press/000001.json")]
+
+
+def side_table() -> NDArray[np.void]:
+    found = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    assert found[0] == len(found[1])
+    return records(found[1].sort_by("path"))
+
+
+def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> None:
+    from admodels.scoring import engine
+
+    draw(Path("press"), 10, seed=4)
+    (Path("press") / "bad.png").write_bytes(b"bad")
+    monkeypatch.setattr(engine, "ROWS_PER_PART", 4)
+    scored_alone()
+    assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 3
+    expected = cards.appearances(tiny.stripes(10, seed=4).transpose(0, 2, 3, 1))
+    assert np.array_equal(side_table(), expected)
+    # A kill between the two files of a part leaves the first: it is nothing, and goes away.
+    stray = Path("ledger/appearance/press/000001/0004.parquet")
+    stray.write_bytes(Path("ledger/appearance/press/000001/0001.parquet").read_bytes())
+    scored_alone(compacted=True)
+    assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 1
+    assert np.array_equal(side_table(), expected)
+    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 4)
+    count, some = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    assert (count, some["path"].to_pylist()) == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
+    assert some.schema.equals(APPEARANCES)
