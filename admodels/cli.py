@@ -188,7 +188,7 @@ def report() -> None:
 @app.command()
 def doctor(
     max_age: Annotated[
-        str | None, typer.Option(help="e.g. 26h: only ask if a night ended since; 5 if none did")
+        str | None, typer.Option(help="e.g. 8h: only ask if a night ended since; 5 if none did")
     ] = None,
     ledger: Annotated[Path, commands.LEDGER] = Path("ledger"),
 ) -> None:

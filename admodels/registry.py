@@ -91,7 +91,7 @@ def rollback(repo: Path, task: str, alias: str) -> Move:
         SourceError: the registry is away.
     """
     name, previous = f"admodels-{task}", f"previous-{alias}"
-    with tracking.reached(repo) as client:
+    with tracking.reached(repo, must_exist=True) as client:
         now = _found(lambda: client.get_model_version_by_alias(name, previous))
         if now is None:
             raise _absent(f"models:/{name}@{previous}")
@@ -120,7 +120,8 @@ def _tags(repo: Path, folder: Path, loaded: bundles.Bundle) -> dict[str, str]:
     costs = _json(repo / f"data/costs/evaluate/{cell}.json")
     if costs.get("model_fingerprint") == loaded.model_fingerprint:
         found = _json(repo / f"data/evaluation/{cell}/metrics.json")
-        tags |= {f"admodels.{key}": str(found[key]) for key in MEASURED if key in found}
+        known = {key: found[key] for key in MEASURED if found.get(key) is not None}
+        tags |= {f"admodels.{key}": str(value) for key, value in known.items()}
     return tags
 
 

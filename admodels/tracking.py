@@ -337,7 +337,7 @@ def _unusable(uri: str, reason: str) -> StorageError:
 
 def _shown(text: str) -> str:
     """`text` without the user and password of any address in it."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def _gist(text: str) -> str:

@@ -184,7 +184,7 @@ def told(place: Path, code: int, texts: list[str], environment: Mapping[str, str
 
 
 def doctor(place: Path) -> tuple[int, str]:
-    process = admodels(place, "doctor", "--max-age", "26h", stdout=subprocess.PIPE)
+    process = admodels(place, "doctor", "--max-age", "8h", stdout=subprocess.PIPE)
     out = process.communicate()[0]
     return process.returncode, out.decode().strip()
 
@@ -210,7 +210,7 @@ def main() -> None:
             text = told(place, code, server.texts, environment)
             checked, words = doctor(place)
             wrong += (code, checked, bool(code)) != (expected, verdict, text != "(nothing)")
-            print(f"== {name}: exit code {code}\nalert:\n{text}\ndoctor --max-age 26h: {words}")
+            print(f"== {name}: exit code {code}\nalert:\n{text}\ndoctor --max-age 8h: {words}")
             print(f"  ends with {checked}\n", flush=True)
             shutil.rmtree(place)
     print(f"{len(CASES)} cases, {wrong} went another way")

@@ -163,15 +163,14 @@ def told(monkeypatch: pytest.MonkeyPatch, *words: object, always: bool = False) 
 
 
 def test_an_alarm_is_told_with_its_lines_and_the_next_step(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "pages").mkdir()
-    (tmp_path / "pages/000012.html").touch()
-    text = told(monkeypatch, kept(tmp_path, page=["no room"]), None, "")
+    ledger = kept(tmp_path, page="/plant/pages/000012.html", page_faults=["no room"])
+    text = told(monkeypatch, ledger, None, "")
     assert text.splitlines()[1:] == [
         "```",
         "night 000012, 2026-11-26 01:30 UTC, on press",
         "exit code 5: an alarm",
         "next: look at the lines, cameras and inboxes that are named",
-        f"page: {tmp_path}/pages/000012.html",
+        "page: /plant/pages/000012.html",
         "page: no room",
         "lines: 2; 912 images, 40 unreadable, 12 flagged",
         "- press_3: exit code 5, 812 images, 40 unreadable, 12 flagged; "
@@ -282,6 +281,7 @@ def test_a_mail_goes_by_starttls_with_a_password(context: ssl.SSLContext) -> Non
         assert send("S\u00fcd", "K\u00f6rper\n.", people(f"smtp://me:p%40ss@{address}")) == []
     mail = message_from_bytes(server.mail, policy=default)
     assert (mail["Subject"], mail["To"]) == ("S\u00fcd", "b@x.org, c@x.org")
+    assert abs(mail["Date"].datetime - datetime.now(UTC)) < timedelta(minutes=1)
     assert mail.get_content().splitlines() == ["K\u00f6rper", "."]
     assert server.got[1] == "STARTTLS"
     assert server.got[3] == "AUTH PLAIN AG1lAHBAc3M="

@@ -17,6 +17,7 @@ from admodels import cli, images
 from admodels.errors import ConfigurationError
 from admodels.scoring.limits import Limit
 from admodels.scoring.nightly import Options, nightly
+from admodels.scoring.nights import Summary, last
 from admodels.scoring.params import Line
 from tests import cards, tiny
 
@@ -66,6 +67,9 @@ def test_one_night_scores_all_lines_into_one_ledger(plant: Path) -> None:
     assert (press["flagged"], press["expected_false_alarms"]) == (flagged, 1.2)
     kept = json.loads((plant / "ledger/runs/000001.json").read_text(encoding="utf-8"))
     assert kept == told
+    night = last(Path("ledger"))  # as an alert and the dead-man check read it
+    assert night == Summary.of(json.dumps(told))
+    assert (night.page, night.page_faults) == (f"{plant}/ledger/pages/000001.html", [])
 
 
 def plain(found: pd.DataFrame) -> pd.DataFrame:
@@ -100,12 +104,13 @@ def test_the_second_night_counts_only_its_own(plant: Path) -> None:
 def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
     lines = {
         "gone": line("no_such_folder"),
+        "refused": line("x" * 300, pattern="*.png"),  # the system says no, as for a stale mount
         "untrained": line("press", task="other"),
         "weld": line("weld"),
     }
     told = run(lines)
     codes = {name: found["exit_code"] for name, found in told["lines"].items()}
-    assert codes == {"gone": 2, "untrained": 4, "weld": 0}
+    assert codes == {"gone": 2, "refused": 2, "untrained": 4, "weld": 0}
     assert told["exit_code"] == 4
     assert "no folder to score" in told["lines"]["gone"]["told"][0]
     assert len(table("scores")) == 6

@@ -13,6 +13,7 @@ import pytest
 from admodels.errors import ConfigurationError
 from admodels.progress import Progress
 from admodels.scoring.log_lines import JsonLines, log_as
+from admodels.scoring.morning import told_of
 from admodels.scoring.nights import age_of, dead_man, last
 
 DAY = timedelta(hours=24)
@@ -60,6 +61,8 @@ def test_the_last_night_is_the_last_by_number_whatever_the_clock_said(tmp_path: 
     ended(tmp_path, "999999", timedelta(hours=1))
     ended(tmp_path, "1000000", timedelta(hours=40))
     assert last(tmp_path).run == "1000000"
+    assert [told["run"] for told in told_of(tmp_path)] == ["1000000", "999999"]
+    assert [told["run"] for told in told_of(tmp_path, "999999")] == ["999999"]
     assert not dead_man(tmp_path, DAY)[0]
 
 

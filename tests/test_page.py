@@ -1,7 +1,6 @@
 """The morning page: what it shows of a night, from real nights of a tiny bundle."""
 
 import csv
-import html
 import json
 import shutil
 import sys
@@ -11,12 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from admodels import cli, images
 from admodels.errors import ConfigurationError
 from admodels.manifest import sha256_of
-from admodels.scoring import feedback, morning, page
+from admodels.scoring import feedback, morning, nights, page
 from admodels.scoring.ledger import opened
+from admodels.scoring.limits import Limit
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny
@@ -159,7 +160,7 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
     press = told["lines"]["press"]
     (calibration,) = (ledger / "calibration" / "press").glob("*.json")
     for fact in (
-        html.escape(told["command"]),
+        str(escape(told["command"])),
         press["model_fingerprint"],
         press["contract_fingerprint"],
         sha256_of(calibration)[:16],
@@ -199,9 +200,12 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
     shutil.rmtree(place / "ledger" / "pages")
     (place / "ledger" / "pages").write_text("a file in its way", encoding="utf-8")
     draw(place / "weld" / "late", 1, seed=8)
-    lines = {"weld": line(place / "weld", 0.01)}
-    told = nightly(lines, place / "ledger", Options(place / "models", settle_seconds=0))
-    assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 0)
+    (place / "weld" / "bad.png").touch()
+    lines, limits = {"weld": line(place / "weld", 0.01)}, [Limit.of("unreadable>0")]
+    options = Options(place / "models", settle_seconds=0, limits=limits)
+    told = nightly(lines, place / "ledger", options)
+    assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 5)
+    assert nights.last(place / "ledger").page_faults == ["FileExistsError: File exists"]
     kept = json.loads((place / "ledger" / "runs" / "000003.json").read_text(encoding="utf-8"))
     assert kept == told
     assert len(list((place / "ledger" / "scores" / "weld" / "000003").iterdir())) == 1
@@ -276,7 +280,7 @@ def test_a_picture_is_found_enlarged_and_marked_by_keys_alone(tab: Tab) -> None:
     tab.page.keyboard.press("ArrowRight")
     assert tab.page.locator("#zoom-name").inner_text() != name
     tab.page.keyboard.press("Escape")
-    assert tab.page.evaluate("document.activeElement.closest('li').dataset.at") == "2"
+    sync_api.expect(tab.page.locator("#cards [data-at='2'] .picture")).to_be_focused()
 
 
 def test_marks_outlast_the_page_and_feedback_takes_what_is_saved(

@@ -332,6 +332,6 @@ def test_sync_switches_telemetry_off(synced, monkeypatch):
 
 
 def test_a_password_is_never_shown():
-    uri = "postgresql://someone:secret@db.example/mlflow"
+    uri = "postgresql://someone:p@secret@db.example/mlflow"
     assert "secret" not in str(tracking.SyncSummary(1, 0, 0, 0, uri))
     assert "db.example" in str(tracking.SyncSummary(1, 0, 0, 0, uri))

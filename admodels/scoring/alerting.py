@@ -12,32 +12,21 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
 from threading import Thread
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last
+from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last, meaning
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
 DEADLINE_SECONDS = 30.0  # of a channel, whatever it does
 PORTS = {"smtp": 587, "smtps": 465, "smtp-plain": 25}
 LOG_LINES, LINES_TOLD, LETTERS_PER_LINE = 15, 20, 300
-CODES = {  # meaning, next step; deploy/RUNBOOK.md says more
-    0: ("done", "nothing to do"),
-    1: ("a bug", "keep the log and tell the developers; the other lines are done"),
-    2: ("wrong usage or configuration", "mend what is named, then run it again"),
-    3: ("data refused", "look at the images that are named"),
-    4: ("a bundle is missing, incompatible or tampered with", "`dvc checkout` or `dvc pull` it"),
-    5: ("an alarm", "look at the lines, cameras and inboxes that are named"),
-    69: ("a source cannot be reached", "mount or restore it, then run it again"),
-    74: ("storage cannot be read or written", "make room or mend permissions, then run it again"),
-    75: ("another run is at work", "wait for its end, or end the process that is named"),
-}
 Channel = Callable[[str, str, Mapping[str, str]], None]
-LOST = ("the night was killed, or never began", "look at its log, then run it again")
 
 
 @dataclass(frozen=True)
@@ -61,8 +50,8 @@ def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str
         ended = Outcome(_code(status), None, str(error))
     if ended.night and ended.code == 0 and not always:
         return []
-    page = ledger / "pages" / f"{ended.night.run if ended.night else 'index'}.html"
-    told = message(ended, os.uname().nodename, page.absolute() if page.exists() else None)
+    index = (ledger / "pages/index.html").absolute()
+    told = message(ended, os.uname().nodename, str(index) if index.exists() else "")
     return send(*told, os.environ)
 
 
@@ -88,36 +77,28 @@ def _code(status: str) -> int | None:
     return None if number is None else SIGNALLED + int(number)
 
 
-def message(ended: Outcome, host: str, page: Path | None) -> tuple[str, str]:
-    """Subject and body, plain text."""
+def message(ended: Outcome, host: str, index: str) -> tuple[str, str]:
+    """Subject and body, plain text; `index` is where the page over nights is, or empty."""
     night, code = ended.night, "unknown" if ended.code is None else str(ended.code)
     subject = f"admodels on {host}: night {night.run if night else '?'}, exit code {code}"
-    body = "\n".join(_told(ended, code, page)).splitlines()
+    body = "\n".join(_told(ended, code, index)).splitlines()
     return _plain(subject), _plain("\n".join(line[:LETTERS_PER_LINE] for line in body))
 
 
-def _told(ended: Outcome, code: str, page: Path | None) -> Iterator[str]:
+def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
     night = ended.night
     if night:
         yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
-    meaning, step = _meaning(ended.code)
-    yield f"exit code {code}: {meaning}"
+    what, step = meaning(ended.code)
+    yield f"exit code {code}: {what}"
     yield f"next: {step}"
-    if page:
+    if page := night.page if night else index:
         yield f"page: {page}"
     if night:
-        yield from (f"page: {fault}" for fault in night.page)
+        yield from (f"page: {fault}" for fault in night.page_faults)
         yield from _lines(night.lines)
     else:
         yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
-
-
-def _meaning(code: int | None) -> tuple[str, str]:
-    if code is None:
-        return LOST
-    if code > SIGNALLED:
-        return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
-    return CODES.get(code, CODES[1])
 
 
 def _lines(lines: Mapping[str, LineTold]) -> Iterator[str]:
@@ -177,7 +158,7 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _webhook(subject: str, body: str, environment: Mapping[str, str]) -> None:
-    """One field, the one that Slack, Mattermost, Teams and Google Chat have in common."""
+    """One field, the one that Slack, Mattermost and Google Chat have in common."""
     if not environment[WEBHOOK].startswith(("https://", "http://")):
         raise LookupError("no http or https address")
     told = json.dumps({"text": f"{subject}\n```\n{body}\n```"}).encode()
@@ -193,7 +174,7 @@ def _mail(subject: str, body: str, environment: Mapping[str, str]) -> None:
     if url.scheme == "smtp-plain" and url.username:
         raise LookupError("a password goes by smtp:// or smtps:// only")
     mail = EmailMessage()
-    mail["Subject"] = subject
+    mail["Subject"], mail["Date"] = subject, datetime.now(UTC)
     for key in (FROM, TO):
         if not environment.get(key):
             raise LookupError(f"{key} is not set")

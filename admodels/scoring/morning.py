@@ -7,6 +7,7 @@ Arrow's columns; only those that a page has room for become objects.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from admodels.errors import ConfigurationError
+from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.nights import summaries
 from admodels.scoring.overlays import ALWAYS
 from admodels.scoring.verdicts import calibration_path, judged, picture_path, read_calibration
 
@@ -27,18 +30,10 @@ UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # parts that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
 COLUMNS = [
-    pa.field(name, kind)
-    for name, kind in {
-        "path": pa.string(),
-        "image_sha256": pa.string(),
-        "status": pa.string(),
-        "reason": pa.string(),
-        "anomaly_score": pa.float64(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-    }.items()
+    tables.SCORES.field(name)
+    for name in ("path", "image_sha256", "status", "reason", "anomaly_score", "width", "height")
 ]
-JUDGED = [pa.field("p_value", pa.float64()), pa.field("is_anomalous", pa.bool_())]
+JUDGED = [tables.VERDICTS.field(name) for name in ("p_value", "is_anomalous")]
 SCHEMA = pa.schema([*COLUMNS, *JUDGED])
 
 
@@ -67,10 +62,8 @@ def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
     Raises:
         ConfigurationError: there is no such run.
     """
-    paths = sorted((ledger / "runs").glob("*.json"), reverse=True)
-    if run is not None:
-        paths = [path for path in paths if path.stem <= run]
-    if not paths or (run is not None and paths[0].stem != run):
+    paths = list(dropwhile(lambda path: run not in (None, path.stem), summaries(ledger)))
+    if not paths:
         raise ConfigurationError(
             f"no run {run or ''} that came to its end".replace("  ", " "),
             where=ledger / "runs",

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -107,7 +107,8 @@ def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
     report = LineReport()
     with _isolated("page", report):
         told["page"] = shown(str(page.write(ledger, told["run"]).resolve()))
-    told["exit_code"] = told["exit_code"] or report.exit_code
+    told["page_faults"] = report.told
+    told["exit_code"] = _worst({told["exit_code"], report.exit_code})
 
 
 def watch(
@@ -153,8 +154,7 @@ def _pass(
             with _isolated(name, reports[name]):
                 _score(ledger, name, line, options, pinned, stop, reports[name])
                 ledger.compact(name, parts)
-    codes = {report.exit_code for report in reports.values()}
-    code = next((code for code in WORST_FIRST if code in codes), 0)
+    code = _worst({report.exit_code for report in reports.values()})
     return {
         "run": ledger.run,
         "exit_code": 128 + stop.signal if stop() else code,
@@ -167,6 +167,10 @@ def _pass(
         "unclaimed": _unclaimed(lines),
         "lines": {name: asdict(reports[name]) for name in lines if name in reports},
     }
+
+
+def _worst(codes: set[int]) -> int:
+    return next((code for code in WORST_FIRST if code in codes), 0)
 
 
 @contextmanager
@@ -235,13 +239,14 @@ def _score(
 
 
 def _unclaimed(lines: Mapping[str, Line]) -> int:
-    """How many files of the lines' folders match the pattern of none of them."""
+    """How many files of the lines' folders match no line's pattern; a lost folder is told there."""
     patterns: dict[str, list[str]] = {}
     for line in lines.values():
         patterns.setdefault(line.folder, []).append(line.pattern or "*")
     count = 0
     for folder, wanted in patterns.items():
-        if "*" not in wanted and Path(folder).is_dir():
-            names = map(shown, files(Path(folder)))
-            count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
+        if "*" not in wanted:
+            with suppress(AdmodelsError, OSError):
+                names = map(shown, files(Path(folder)))
+                count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
     return count

@@ -11,6 +11,18 @@ from admodels.errors import ConfigurationError
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 SIGNALLED = 128  # an exit code is this and the signal
+CODES = {  # meaning, next step; deploy/RUNBOOK.md says more
+    0: ("done", "nothing to do"),
+    1: ("a bug", "keep the log and tell the developers; the other lines are done"),
+    2: ("wrong usage or configuration", "mend what is named, then run it again"),
+    3: ("data refused", "look at the images that are named"),
+    4: ("a bundle is missing, incompatible or tampered with", "`dvc checkout` or `dvc pull` it"),
+    5: ("an alarm", "look at the lines, cameras and inboxes that are named"),
+    69: ("a source cannot be reached", "mount or restore it, then run it again"),
+    74: ("storage cannot be read or written", "make room or mend permissions, then run it again"),
+    75: ("another run is at work", "wait for its end, or end the process that is named"),
+}
+LOST = ("the night was killed, or never began", "look at its log, then run it again")
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
@@ -33,7 +45,8 @@ class Summary(BaseModel):
     seconds: float
     host: str
     lines: dict[str, LineTold]
-    page: list[str] = []  # what went wrong with it
+    page: str = ""  # where it is
+    page_faults: list[str] = []
 
     @classmethod
     def of(cls, text: str | bytes) -> "Summary | None":
@@ -49,18 +62,31 @@ class Summary(BaseModel):
         return self.started + timedelta(seconds=self.seconds)
 
 
-def last(ledger: Path) -> Summary | None:
-    """The summary of the last night that came to its end; the number decides, not the clock."""
+def meaning(code: int | None) -> tuple[str, str]:
+    """What an exit code means, and the next step; None is that of a night that told none."""
+    if code is None:
+        return LOST
+    if code > SIGNALLED:
+        return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
+    return CODES.get(code, CODES[1])
+
+
+def summaries(ledger: Path) -> list[Path]:
+    """The summaries of nights that came to their end, newest first: by number, not by the clock."""
     found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
-    newest = max(found, key=lambda path: int(path.stem), default=None)
-    return Summary.of(newest.read_bytes()) if newest else None
+    return sorted(found, key=lambda path: int(path.stem), reverse=True)
+
+
+def last(ledger: Path) -> Summary | None:
+    """The summary of the last night that came to its end."""
+    return next((Summary.of(path.read_bytes()) for path in summaries(ledger)), None)
 
 
 def killed(ledger: Path, night: Summary | None) -> str | None:
     """The number of a later night that wrote rows, has no summary and is not at work."""
     after = int(night.run) if night else 0
     runs = [p.name for p in ledger.glob("scores/*/*") if p.name.isdigit() and int(p.name) > after]
-    return None if not runs or _is_at_work(ledger) else max(runs)
+    return None if not runs or _is_at_work(ledger) else max(runs, key=int)
 
 
 def _is_at_work(ledger: Path) -> bool:
@@ -73,7 +99,7 @@ def _is_at_work(ledger: Path) -> bool:
 
 
 def age_of(text: str) -> timedelta:
-    """From words such as `26h`, `90m` or `2d`.
+    """From words such as `8h`, `90m` or `2d`.
 
     Raises:
         ConfigurationError: other words.
@@ -83,8 +109,8 @@ def age_of(text: str) -> timedelta:
         raise ConfigurationError(
             f"no age: `{text}`",
             where="--max-age",
-            expected="a number and m, h or d, such as `26h`",
-            next_step="take what is between two nights, and a night's length",
+            expected="a number and m, h or d, such as `8h`",
+            next_step="take more than from a night's start to now, less than from night to night",
         )
     return int(found[1]) * UNITS[found[2]]
 

@@ -24,6 +24,7 @@ from admodels.reporting import template
 from admodels.scoring import morning
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.morning import LineNight, Told
+from admodels.scoring.nights import meaning
 from admodels.writing import write_text
 
 NIGHTS_MAX = 400  # of the index
@@ -32,18 +33,6 @@ FIRST = 48  # that the browser has before the rest of the page
 THUMBNAIL_PX = 180  # of the longer side of each of the two panels
 QUALITY = 55  # of a WebP
 WITHOUT_SCRIPT = 100  # parts in the plain table
-EXIT_CODES = {
-    0: "done",
-    1: "a bug",
-    2: "a line is not configured rightly",
-    3: "data was refused",
-    4: "a bundle is missing or was refused",
-    5: "done, with alarms",
-    69: "a source could not be reached",
-    74: "storage could not be read or written",
-    130: "interrupted",
-    143: "interrupted",
-}
 WIDTH, HEIGHT = 120, 32  # of a trend
 
 
@@ -101,7 +90,7 @@ def _rendered(name: str, **content: Any) -> str:
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'",
         visible=visible,
         utc=_utc,
-        exit_codes=EXIT_CODES,
+        meaning=meaning,
     )
 
 
