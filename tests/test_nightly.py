@@ -15,10 +15,13 @@ import pytest
 
 from admodels import cli, images
 from admodels.errors import ConfigurationError
+from admodels.scoring.engine import Model, Source, score_line
+from admodels.scoring.ledger import opened
 from admodels.scoring.limits import Limit
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.nights import Summary, last
 from admodels.scoring.params import Line
+from admodels.scoring.stopping import Stop
 from tests import cards, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -297,3 +300,23 @@ def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
     assert code == 143, stderr
     assert len(table("scores")) == 7
     assert len(list(Path("ledger/scores").rglob("*.parquet"))) == 1
+
+
+def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> None:
+    (plant / "press" / "empty.png").touch()
+    source = Source("press", plant / "press")
+    with opened(Path("ledger")) as ledger:  # and dies before it has told anybody
+        score_line(ledger, source, Model.at(Path("models/draem/stripes")), Stop())
+    draw(plant / "press" / "later", 2, seed=9)
+    told = run({"press": line("press", alpha=0.9)})
+    assert told["runs"] == ["000001", "000002"]
+    report = told["lines"]["press"]
+    assert report["statuses"] == {"empty": 1, "scored": 8}
+    assert (report["images"], report["unreadable"], report["old"]) == (9, 1, 7)
+    everything = table("verdicts")["is_anomalous"]
+    assert report["flagged"] == everything.sum() > 2
+    assert (table("verdicts")["overlay_path"] != "").sum() == report["flagged"]
+    page = Path("ledger/pages/000002.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("0005.png", "later/0001.png", "empty.png"))
+    again = run({"press": line("press", alpha=0.9)})
+    assert (again["runs"], again["lines"]["press"]["images"]) == (["000003"], 0)

@@ -56,6 +56,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "in" / "bad.png").write_bytes(b"bad")
     with held(tmp_path) as ledger:
         assert night(ledger, tmp_path) == Tally(10, 3, 10, 3)
+        ledger.finish({})
     return tmp_path
 
 

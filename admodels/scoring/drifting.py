@@ -48,7 +48,7 @@ def watch(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> 
         told |= {"line": line, "run": home.name}
         with durable_file(drift / f"{home.name}.json") as partial:
             write_json(partial, told)
-    return told if told.get("run") == ledger.run else {}
+    return told if told.get("run") in ledger.tonight else {}
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ is written first, and is nothing without its part.
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,7 +50,20 @@ class Ledger:
         self._repair()
         self.index = Index(folder / "index.sqlite", self.scores)
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
-        self.run = f"{max((int(name) for name in taken if name.isdigit()), default=0) + 1:06d}"
+        number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
+        self.run = f"{number:06d}"
+        self.tonight = tuple(f"{n:06d}" for n in range(self._last_whole() + 1, number + 1))
+
+    def _last_whole(self) -> int:
+        """The last run that told of all its rows; later ones died, or were stopped before that.
+
+        `tonight`, the runs after it and this one, is what this run tells of.
+        """
+        for path in sorted(self.folder.glob("runs/*.json"), reverse=True):
+            with suppress(ValueError):  # damaged: it tells of nothing
+                if json.loads(path.read_text(encoding="utf-8")).get("whole", True):
+                    return int(path.stem)
+        return 0
 
     def write(self, line: str, rows: list[Row], seen: pa.Table) -> None:
         """Make a part of the rows, and of what was seen; inside `index.change()`, which commits."""

@@ -74,8 +74,12 @@ def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
 
 
 def median_score(ledger: Ledger, line: str) -> float | None:
-    """Of the images that this run scored; a trend is made of those of many nights."""
-    groups = [rows["anomaly_score"].drop_null() for _, rows in ledger.groups(line, ledger.run)]
+    """Of the images of tonight; a trend is made of those of many nights."""
+    groups = [
+        rows["anomaly_score"].drop_null()
+        for run in ledger.tonight
+        for _, rows in ledger.groups(line, run)
+    ]
     return float(np.median(np.concatenate(groups))) if sum(map(len, groups)) else None
 
 
@@ -93,11 +97,13 @@ def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
 
 def _of(night: Told, line: str) -> Told:
     """The report of a line, with the number of its run."""
-    return {**night["lines"].get(line, {}), "run": night["run"], "started": night["started"]}
+    runs = night.get("runs", [night["run"]])
+    of_night = {"run": night["run"], "runs": runs, "started": night["started"]}
+    return {**night["lines"].get(line, {}), **of_night}
 
 
 def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: int) -> LineNight:
-    rows = _rows(ledger, name, told["run"], told)
+    rows = _rows(ledger, name, told["runs"], told)
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
     drift = ledger.folder / "drift" / folder_name(name) / f"{told['run']}.json"
     before = past[0] if past else None
@@ -115,10 +121,11 @@ def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: i
     )
 
 
-def _rows(ledger: Ledger, line: str, run: str, told: Told) -> pa.Table:
-    """The rows of a line in a run with their verdicts, as the calibration stands now."""
+def _rows(ledger: Ledger, line: str, runs: list[str], told: Told) -> pa.Table:
+    """The rows of a line in some runs with their verdicts, as the calibration stands now."""
     groups = [
         pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
+        for run in runs
         for _, scores, verdicts in judged(ledger, line, told["alpha"], run)
     ]
     return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
@@ -170,7 +177,7 @@ def _changes(
     for what in new:
         if new[what] != old.get(what):
             yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
-    earlier = _rows(ledger, line, before["run"], told)
+    earlier = _rows(ledger, line, before["runs"], told)
     now, then = _flagged(earlier), before.get("flagged")
     if then is not None and now != then:
         yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -78,11 +79,11 @@ class LineReport:
     exit_code: int = 0
     told: list[str] = field(default_factory=list)
 
-    def take(self, counts: Counts) -> None:
-        """What the engine counted."""
+    def take(self, counts: Counts, before: Counter[str]) -> None:
+        """What the engine counted, and the statuses of rows that no run has told of yet."""
         self.found, self.old = len(counts.paths), counts.old
         self.unsettled, self.reused = counts.unsettled, counts.reused
-        self.statuses = dict(sorted(counts.statuses.items()))
+        self.statuses = dict(sorted((counts.statuses + before).items()))
         self.images, self.unreadable = expected_images(self.statuses)
 
 
@@ -121,6 +122,7 @@ def watch(
     """`nightly` again and again until a signal; `tell` hears of each pass with new rows."""
     with on_signals() as stop, opened(folder) as ledger:
         pinned = Pinned(options.models, folder)
+        ledger.tonight = (ledger.run,)
         while True:
             told = _pass(ledger, lines, options, pinned, stop, WATCHED_PARTS)
             if stop():
@@ -132,7 +134,7 @@ def watch(
                 time.sleep(min(0.2, every_seconds))
         for name in lines:
             ledger.compact(name)
-        ledger.finish(told)
+        ledger.finish(told | {"whole": True})
         return told
 
 
@@ -157,6 +159,8 @@ def _pass(
     code = _worst({report.exit_code for report in reports.values()})
     return {
         "run": ledger.run,
+        "runs": list(ledger.tonight),
+        "whole": not stop(),
         "exit_code": 128 + stop.signal if stop() else code,
         "command": shown(shlex.join(sys.orig_argv)),
         "directory": shown(str(Path.cwd())),
@@ -207,7 +211,11 @@ def _score(
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
-        report.take(score_line(ledger, source, model, stop, options.engine))
+        before = Counter[str]()
+        for run in set(ledger.tonight) - {ledger.run}:
+            for _, rows in ledger.groups(name, run):
+                before.update(rows["status"].to_pylist())
+        report.take(score_line(ledger, source, model, stop, options.engine), before)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     calibration = verdicts.ensure_calibration(ledger, name, model)

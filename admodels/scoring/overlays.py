@@ -100,7 +100,7 @@ def _draw(
 def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
         for run, scores, verdicts in judged(ledger, line, alpha):
-            if run == ledger.run:
+            if run in ledger.tonight:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),
                     *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),

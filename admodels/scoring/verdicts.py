@@ -135,7 +135,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
         for run, _, verdicts in judged(ledger, line, alpha):
             scored, flagged = _counted(verdicts)
             counts[:2] += scored, flagged
-            if run == ledger.run:
+            if run in ledger.tonight:
                 counts[2:] += scored, flagged
             yield _with_pictures(verdicts, held) if held else verdicts
 
@@ -200,7 +200,7 @@ def write_list(ledger: Ledger, line: str, alpha: float, fdr: float) -> int:
             ["path", "image_sha256", "anomaly_score", "p_value"],
         ).drop_null()
         for run, scores, verdicts in judged(ledger, line, alpha)
-        if run == ledger.run
+        if run in ledger.tonight
     ]
     if not tonight:
         return 0
