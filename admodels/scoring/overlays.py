@@ -57,7 +57,7 @@ def draw(
     """
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     todo: dict[Path, Wanted] = {}
-    for wanted in _wanted(ledger, source.line, alpha, most):
+    for wanted in _wanted(ledger, source.line, fingerprints, alpha, most):
         path = ledger.folder / picture_path(source.line, wanted.image_sha256, *fingerprints)
         if not path.exists():
             todo.setdefault(path, wanted)
@@ -97,10 +97,18 @@ def _draw(
     return len(canvases)
 
 
-def _wanted(ledger: Ledger, line: str, alpha: float, most: int) -> list[Wanted]:
+def _wanted(
+    ledger: Ledger, line: str, fingerprints: tuple[str, str], alpha: float, most: int
+) -> list[Wanted]:
+    """Rows of tonight by this model: a killed run may have had another."""
+
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
         for run, scores, verdicts in judged(ledger, line, alpha):
-            if run in ledger.tonight:
+            key = (
+                scores["model_fingerprint"][0].as_py(),
+                scores["contract_fingerprint"][0].as_py(),
+            )
+            if run in ledger.tonight and key == fingerprints:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),
                     *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),
