@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def test_the_check_takes_under_a_second_and_no_torch() -> None:
 
 def test_every_declared_package_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     names = {canonical(re.split(r"[<>=\[]", package)[0]) for package in declared}
     names.remove(project["name"])  # an extra may name another extra
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
