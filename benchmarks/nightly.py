@@ -156,6 +156,19 @@ def night(place: Path) -> dict[str, float]:
     }
 
 
+def rethreshold_seconds(place: Path) -> float:
+    start = time.monotonic()
+    words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
+    subprocess.run(
+        [sys.executable, "-c", "from admodels.cli import main; main()", *words],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return round(time.monotonic() - start, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
@@ -188,17 +201,7 @@ def main() -> None:
             drawn(inbox, count, count + asked.new)
             told[f"next night, {asked.new} new"] = night(place)
         told["nothing new"] = night(place)
-        start = time.monotonic()
-        words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
-        code = "from admodels.cli import main; main()"
-        subprocess.run(
-            [sys.executable, "-c", code, *words],
-            cwd=place,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        told["rethreshold, all verdicts"] = round(time.monotonic() - start, 1)
+        told["rethreshold, all verdicts"] = rethreshold_seconds(place)
         used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
         told["ledger_mib"] = round(used / 2**20, 1)
     for what, figures in told.items():
