@@ -173,13 +173,10 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "golden").mkdir(parents=True)
     save_file(detector.state(), temporary / "model.safetensors")
-    files = ["model.safetensors"]
     if reference is not None:
         write_records(temporary / REFERENCE, reference)
-        files.append(REFERENCE)
-    names = [f"golden/{at:02d}.png" for at in range(len(golden))]
-    for name, pixels in zip(names, golden, strict=True):
-        images.write_png(temporary / name, pixels.transpose(1, 2, 0))
+    names = _written(temporary, golden)
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
     scores = score(detector, golden).anomaly_score
     card = Card(
         schema_version=SCHEMA_VERSION,
@@ -192,19 +189,32 @@ def save(
         precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
         contract=contract_of(detector.params, origin.learnt),
         calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
-        golden=tuple(
-            Golden(file=n, anomaly_score=float(s)) for n, s in zip(names, scores, strict=True)
-        ),
+        golden=tuple(map(_golden, names, scores)),
         golden_tolerance=_golden_tolerance(detector, golden, scores),
         trained_on=dict(sorted(origin.trained_on.items())),
         versions={name: version(name) for name in PACKAGES},
-        files={name: sha256_of(temporary / name) for name in [*files, *names]},
+        files={path.relative_to(temporary).as_posix(): sha256_of(path) for path in files},
     )
-    content = card.model_dump(mode="json")
-    text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
-    (temporary / "bundle.json").write_text(text + "\n", encoding="utf-8")
+    _write_card(temporary / "bundle.json", card)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def _written(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
+    names = [f"golden/{at:02d}.png" for at in range(len(golden))]
+    for name, pixels in zip(names, golden, strict=True):
+        images.write_png(folder / name, pixels.transpose(1, 2, 0))
+    return names
+
+
+def _golden(name: str, anomaly_score: np.float32) -> Golden:
+    return Golden(file=name, anomaly_score=float(anomaly_score))
+
+
+def _write_card(path: Path, card: Card) -> None:
+    content = card.model_dump(mode="json")
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _refused(found: str, where: Path, expected: str) -> BundleError:

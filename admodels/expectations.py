@@ -140,18 +140,23 @@ def frame(
     table = pd.DataFrame(records, columns=list(dict.fromkeys((*names, *derived))))
     numbers = ["brightness", "contrast", "sharpness", "mask_area_share", "shorter_side_px"]
     table[numbers] = table[numbers].astype(float)
+    _compare(table)
+    _relate(table)
+    return table
+
+
+def _relate(table: "pd.DataFrame") -> None:
+    """Add what only the other images of the task tell of one: copies of it, missing mattes."""
     splits_of = table.groupby("image_sha256")["split"].agg(
         lambda found: " + ".join(sorted({*found}))
     )
     table["splits_of_same_image"] = table["image_sha256"].map(splits_of)
-    _compare(table)
     mattes = table["foreground_path"][table["split"].isin(("learn", "train", "validation"))]
     if mattes.any():
         table.loc[mattes.index[mattes == ""], "matte_problem"] = "missing"
     table["is_copy"] = table["image_sha256"].notna() & table.duplicated(
         ["image_sha256", "split"], keep=False
     )
-    return table
 
 
 def _compare(table: "pd.DataFrame") -> None:

@@ -44,14 +44,13 @@ def calibrate(
         DataError: an image cannot be scored, the model learnt from it, or none is left.
         Interrupted: by a signal.
     """
-    said = feedback.read(feedback.path_of(ledger, line))
     scores, looks = _scores(ledger, line, model, approved, stop, tile)
     learnt = _learnt(manifests / model.task)
     if found_again := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
         told = f"the model learnt from {len(found_again)} of the images: {listed(found_again)}"
         raise _refused(told, approved, "images that training has not seen")
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-    for sha256, verdict in said.items():
+    for sha256, verdict in feedback.read(feedback.path_of(ledger, line)).items():
         known = ledger.index.score(sha256, *fingerprints)
         if verdict == feedback.DEFECT:
             scores.pop(sha256, None)

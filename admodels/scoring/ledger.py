@@ -19,6 +19,7 @@ import re
 import shutil
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,14 @@ class Ledger:
             with part(path) as file:
                 for batch in file.iter_batches(tables.ROWS_PER_GROUP):
                     yield path.parent.name, pa.Table.from_batches([batch])
+
+    def untold(self, line: str) -> Counter[str]:
+        """The statuses of rows of tonight that earlier runs wrote."""
+        found = Counter[str]()
+        for run in set(self.tonight) - {self.run}:
+            for _, rows in self.groups(line, run):
+                found.update(rows["status"].to_pylist())
+        return found
 
     def compact(self, line: str, at_most: int = 1) -> None:
         """Make one part of a run's parts wherever it has more than `at_most`.

@@ -79,11 +79,11 @@ class LineReport:
     exit_code: int = 0
     told: list[str] = field(default_factory=list)
 
-    def take(self, counts: Counts, before: Counter[str]) -> None:
+    def take(self, counts: Counts, untold: Counter[str]) -> None:
         """What the engine counted, and the statuses of rows that no run has told of yet."""
         self.found, self.old = len(counts.paths), counts.old
         self.unsettled, self.reused = counts.unsettled, counts.reused
-        self.statuses = dict(sorted((counts.statuses + before).items()))
+        self.statuses = dict(sorted((counts.statuses + untold).items()))
         self.images, self.unreadable = expected_images(self.statuses)
 
 
@@ -211,11 +211,8 @@ def _score(
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
-        before = Counter[str]()
-        for run in set(ledger.tonight) - {ledger.run}:
-            for _, rows in ledger.groups(name, run):
-                before.update(rows["status"].to_pylist())
-        report.take(score_line(ledger, source, model, stop, options.engine), before)
+        untold = ledger.untold(name)
+        report.take(score_line(ledger, source, model, stop, options.engine), untold)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
     calibration = verdicts.ensure_calibration(ledger, name, model)
@@ -236,14 +233,16 @@ def _score(
     if line.fdr is not None:
         report.listed = verdicts.write_list(ledger, name, line.alpha, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
-    report.told += [
-        f"more than allowed: {limit}"
-        for limit in options.limits
-        if limit.is_exceeded(report.images, asdict(report))
-    ]
-    report.told += [f"drift: {report.drift}"] if report.drift else []
-    report.told += [note] * bool(note)
+    report.told += [*_alarms(report, options.limits), *filter(None, [note])]
     report.exit_code = ALARM if report.told else 0
+
+
+def _alarms(report: LineReport, limits: Sequence[Limit]) -> Iterator[str]:
+    for limit in limits:
+        if limit.is_exceeded(report.images, asdict(report)):
+            yield f"more than allowed: {limit}"
+    if report.drift:
+        yield f"drift: {report.drift}"
 
 
 def _unclaimed(lines: Mapping[str, Line]) -> int:
