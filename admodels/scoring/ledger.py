@@ -30,6 +30,7 @@ from admodels.errors import BusyError, ConfigurationError, StorageError
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
+from admodels.scoring.nights import summaries
 from admodels.scoring.tables import Row
 from admodels.writing import durable_file, on_disk, write_json
 
@@ -60,7 +61,7 @@ class Ledger:
 
         `tonight`, the runs after it and this one, is what this run tells of.
         """
-        for path in sorted(self.folder.glob("runs/*.json"), reverse=True):
+        for path in summaries(self.folder):
             with suppress(ValueError):  # damaged: it tells of nothing
                 if json.loads(path.read_text(encoding="utf-8")).get("whole", True):
                     return int(path.stem)

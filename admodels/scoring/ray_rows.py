@@ -111,8 +111,10 @@ class _Cluster:
         import ray
         from ray.data.exceptions import ExecutionTimeoutError
 
+        missing = len(shards)
         try:
             for row in self._dataset(shards, worker).iter_rows():
+                missing -= 1
                 yield row["found"]
                 if stopped():
                     return
@@ -121,6 +123,8 @@ class _Cluster:
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             if not stopped():  # the signal may have reached the workers too
                 raise _lost(error) from error
+        if missing and not stopped():
+            raise _lost(RuntimeError(f"{missing} of {len(shards)} shards are missing"))
 
     def _dataset(self, shards: list[list[str]], worker: tuple[Any, ...]) -> Any:
         import ray
