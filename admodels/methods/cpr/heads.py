@@ -1,6 +1,6 @@
 """The local retrieval branch: a head per tap, and the nearest neighbour at nearly the same place.
 
-Specification sections 5 and 12.
+Specification sections 5 and 12. Without heads the taps themselves, smoothed, describe a place.
 """
 
 from collections import OrderedDict
@@ -55,6 +55,26 @@ class LocalHead(nn.Sequential):
             _FourBranches(channels),
             nn.Conv2d(channels // 3 * 4, descriptor_channels, 1),
         )
+
+
+class SmoothedTap(nn.Module):
+    """No head: (B, C, h, w) to the means of `side` x `side` cells, as signed square roots.
+
+    Nothing is learnt, and no random projection mixes the channels. The roots keep a few strong
+    channels from deciding every cosine (power normalisation, Perronnin et al. 2010, section 3.1).
+    """
+
+    side: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.register_buffer("side", torch.tensor(side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) float32; at the border fewer cells are averaged."""
+        side = int(self.side)
+        mean = F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+        return mean.sign() * mean.abs().sqrt()
 
 
 def located(descriptors: Tensor) -> Tensor:

