@@ -87,7 +87,8 @@ def explicit_map(detector: Detector, image: Tensor) -> NDArray[np.float64]:
     def grown(small: Tensor, to: int) -> Tensor:
         return F.interpolate(small[None, None].double(), (to, to), mode="bilinear")[0, 0]
 
-    distance = grown(maps[0] + grown(maps[1], side), p.image_px)
+    first, second = p.tap_weights.object
+    distance = grown(first * maps[0] + second * grown(maps[1], side), p.image_px)
     assert 0 <= distance.min() <= distance.max() <= 4
     own = torch.einsum("chw,c->hw", taps[0][0], state["foreground.weight"])
     part = [(own + state["foreground.bias"]).clamp(0, 1), *state["bank.foreground"][near]]

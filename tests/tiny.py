@@ -73,6 +73,7 @@ PARAMS = {
         "dropped_blocks": 1,
         "codebook_words": 4,
         "regions": [3, 1],
+        "tap_weights": {"object": [0.5, 1.0], "texture": [1.0, 1.0]},
         "foreground": {"object": True, "texture": False},
         "generator": {
             "clean_share": 0.1,

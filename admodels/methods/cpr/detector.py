@@ -81,7 +81,8 @@ class Detector(methods.Detector):
                 maps=None if part is None else part.maps,
                 precision=self.precision,
             ).run(checkpoints, log)
-        memory = {"codebook": book, "histograms": bank}
+        weights = torch.tensor(p.tap_weights.of(kind))
+        memory = {"codebook": book, "histograms": bank, "tap_weights": weights}
         if part is not None:
             memory |= {"foreground.weight": part.weight, "foreground.bias": part.bias}
             memory["bank.foreground"] = part.maps.half()
@@ -178,7 +179,8 @@ class Detector(methods.Detector):
         found = []
         for tap, (query, region) in enumerate(zip(queries, p.regions, strict=True)):
             references = unpacked(memory, f"bank.{tap}.", near).to(self.device)
-            found.append(nearest_distance(query, references, region)[None])
+            weight = memory["tap_weights"][tap]
+            found.append(weight * nearest_distance(query, references, region)[None])
         distance = enlarged(found[0] + enlarged(found[1], len(found[0][0])), p.image_px)
         if "foreground.weight" in memory:
             weight, bias = memory["foreground.weight"], memory["foreground.bias"]
@@ -225,6 +227,7 @@ class Detector(methods.Detector):
         wanted = {
             "histograms": (*images, p.histogram_blocks**2, p.codebook_words + 1),
             "codebook": (p.codebook_words, channels),
+            "tap_weights": (len(p.tap_strides),),
         }
         for tap, stride in enumerate(p.tap_strides):
             place = (*images, side // stride, side // stride)

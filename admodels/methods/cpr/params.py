@@ -23,6 +23,7 @@ def _odd(side: int) -> int:
 
 
 Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
+Weight = Annotated[float, Field(gt=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
 
 
@@ -44,6 +45,7 @@ class Params(MethodParams):
     dropped_blocks: int = Field(ge=0)  # tau: the worst-matching ones do not count
     codebook_words: int = Field(ge=2, le=255)
     regions: tuple[Region, Region]  # side of the neighbourhood searched at each tap, cells
+    tap_weights: PerKind[tuple[Weight, Weight]]  # of each tap's distance in their sum
     foreground: PerKind[bool]  # whether only the part counts, found by clustering
     generator: SelfMix
     smallest_anomaly_share: float = Field(ge=0, lt=1)  # of the image; smaller components vanish
