@@ -91,6 +91,16 @@ def test_the_past_is_a_prediction_interval_of_medians() -> None:
     assert few.p_value > 100 * LEVEL > found.past.p_value
 
 
+def test_a_line_whose_nights_differ_must_differ_more_from_its_reference() -> None:
+    rng = np.random.default_rng(11)
+    ours, theirs = rng.normal(size=100), rng.normal(1.2, 1, 400)
+    steady, unsteady = (tuple(spread * rng.normal(size=30)) for spread in (0.02, 0.35))
+    assert EFFECT < night(theirs, ours).effect < EFFECT + 2 * np.std(unsteady, ddof=1)
+    assert night(theirs, ours, steady).alarm == "calibration"
+    assert night(theirs, ours, unsteady).alarm == ""
+    assert night(theirs + 1, ours, unsteady).alarm == "calibration"
+
+
 def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:
     rng = np.random.default_rng(7)
     ours, usual, other = rng.normal(size=100), rng.normal(size=150), rng.normal(3, 1, 50)

@@ -28,6 +28,7 @@ Alarm = Literal["", "calibration", "past nights"]
 
 LEVEL = 1e-5  # of a night, a statistic and a test: at most 0.007 false alarms a year
 EFFECT = 1.0  # robust standard deviations of the reference images, at least
+NIGHTLY_SPREADS = 2.0  # more than that, of what past nights differed by among themselves
 PAST_EFFECT = 0.5  # the same, from the mean of the past nights
 PAST_NIGHTS = (14, 60)  # at least, at most
 REACH = PROFILE_BINS // 8  # how far a shift is looked for, to each side
@@ -201,7 +202,10 @@ def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
 
 
 def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
-    """The prediction interval of the next night's effect, that of few images being wider."""
+    """The prediction interval of the next night's effect, that of few images being wider.
+
+    A line whose trusted nights differ among themselves has to differ more from its reference.
+    """
     least, most = PAST_NIGHTS
     past = past[-most:]
     count = len(past)
@@ -211,8 +215,10 @@ def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
     difference = abs(found.effect - float(effects.mean()))
     variance = float(effects.var(ddof=1)) * (1 + 1 / count) + MEDIAN_VARIANCE / images
     p_value = 2 * float(special.stdtr(count - 1, -difference / math.sqrt(variance)))
-    raises = p_value <= LEVEL and difference >= PAST_EFFECT and not found.alarm
-    alarm: Alarm = "past nights" if raises else found.alarm
+    needed = EFFECT + NIGHTLY_SPREADS * float(effects.std(ddof=1))
+    alarm: Alarm = found.alarm if abs(found.effect) >= needed else ""
+    if not alarm and p_value <= LEVEL and difference >= PAST_EFFECT:
+        alarm = "past nights"
     return replace(found, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
 
 
