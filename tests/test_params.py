@@ -1,4 +1,3 @@
-import os
 import re
 import shutil
 import subprocess
@@ -193,23 +192,16 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
         check(tmp_path / "params.yaml")
 
 
-def test_the_check_takes_under_a_second_and_no_torch() -> None:
+def test_the_check_loads_nothing_heavy() -> None:
     code = (
         "import sys; from admodels.check import check; check();"
         "slow = {'torch', 'pandas', 'mlflow', 'great_expectations', 'skimage', 'sklearn'};"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
-    seconds = []
-    for _ in range(3):
-        before = os.times()
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        after = os.times()
-        assert (done.returncode, done.stderr) == (0, "")
-        used = after.children_user + after.children_system
-        seconds.append(used - before.children_user - before.children_system)
-    assert min(seconds) < 1.0  # of one core: a loaded machine takes longer on the wall clock
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_declared_package_is_pinned() -> None:
