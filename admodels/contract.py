@@ -34,8 +34,9 @@ class Look:
 class Contract(Strict):
     """Of the normal images to learn from and to calibrate with; pairs are least and greatest.
 
-    `size_tolerance`: so many times smaller or larger than any of them may a side, and the ratio of
-    the sides, be. Brightness and contrast: bounds of `validate`, wider where the images need it.
+    `size_tolerance`: so many times smaller or larger than any of them may a side be;
+    `ratio_tolerance`: the same of the ratio of the sides, since every image is made square.
+    Brightness and contrast: bounds of `validate`, wider where the images need it.
     """
 
     reading: Reading
@@ -43,6 +44,7 @@ class Contract(Strict):
     height_px: tuple[int, int]
     side_ratio: tuple[float, float]  # width over height
     size_tolerance: float = Field(ge=1)
+    ratio_tolerance: float = Field(ge=1)
     bit_depths: tuple[int, ...] = Field(min_length=1)
     channels: Literal["grey", "colour", "both"]
     brightness: tuple[float, float]
@@ -55,8 +57,9 @@ class Contract(Strict):
             learnt = " or ".join(map(str, self.bit_depths))
             return "wrong_bit_depth", f"{look.bit_depth} bits, learnt from {learnt}"
         if not any_size and not self._fits(look):
-            sides = (*self.width_px, *self.height_px, self.size_tolerance)
-            learnt = "learnt from {}..{} x {}..{} within a factor of {:g}".format(*sides)
+            sides = (*self.width_px, *self.height_px, self.size_tolerance, self.ratio_tolerance)
+            learnt = "learnt from {}..{} x {}..{} within a factor of {:g}, of their ratio {:g}"
+            learnt = learnt.format(*sides)
             return "wrong_size", f"{look.width} x {look.height} px, {learnt}"
         darkest, brightest = self.brightness
         if look.brightness > brightest:
@@ -71,13 +74,13 @@ class Contract(Strict):
 
     def _fits(self, look: Look) -> bool:
         asked = (
-            (look.width, self.width_px),
-            (look.height, self.height_px),
-            (look.width / look.height, self.side_ratio),
+            (look.width, self.width_px, self.size_tolerance),
+            (look.height, self.height_px, self.size_tolerance),
+            (look.width / look.height, self.side_ratio, self.ratio_tolerance),
         )
         return all(
-            least / self.size_tolerance <= value <= greatest * self.size_tolerance
-            for value, (least, greatest) in asked
+            least / factor <= value <= greatest * factor
+            for value, (least, greatest), factor in asked
         )
 
 

@@ -63,6 +63,7 @@ class Validate(Strict):
 
     orientation: Orientation
     size_tolerance: float = Field(ge=1, le=100)
+    ratio_tolerance: float = Field(ge=1, le=100)
     min_side_px: int = Field(ge=1)
     min_brightness: float = Field(ge=0, le=GREY_LEVELS)
     max_brightness: float = Field(ge=0, le=GREY_LEVELS)

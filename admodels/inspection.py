@@ -93,6 +93,7 @@ def learnt_contract(
     reading: Reading,
     *,
     size_tolerance: float,
+    ratio_tolerance: float,
     brightness: tuple[float, float],
     min_contrast: float,
 ) -> Contract:
@@ -107,6 +108,7 @@ def learnt_contract(
         height_px=(min(heights), max(heights)),
         side_ratio=(min(ratios), max(ratios)),
         size_tolerance=size_tolerance,
+        ratio_tolerance=ratio_tolerance,
         bit_depths=tuple(sorted({max(PLAIN_BITS, look.bit_depth) for look in looks})),
         channels="both" if len(greys) == 2 else "grey" if True in greys else "colour",
         brightness=(

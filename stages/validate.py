@@ -52,6 +52,7 @@ def _contract(
         learnt,
         reading,
         size_tolerance=bounds.size_tolerance,
+        ratio_tolerance=bounds.ratio_tolerance,
         brightness=(bounds.min_brightness, bounds.max_brightness),
         min_contrast=bounds.min_contrast,
     )

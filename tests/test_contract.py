@@ -22,7 +22,12 @@ from admodels.writing import write_json
 from tests import cards
 
 LOOK = Look(640, 480, 8, is_grey=False, brightness=120.0, contrast=30.0)
-BOUNDS = {"size_tolerance": 1.25, "brightness": (2.0, 253.0), "min_contrast": 1.0}
+BOUNDS = {
+    "size_tolerance": 1.25,
+    "ratio_tolerance": 1.05,
+    "brightness": (2.0, 253.0),
+    "min_contrast": 1.0,
+}
 
 
 def learnt(*looks: Look) -> Contract:
@@ -37,7 +42,9 @@ def learnt(*looks: Look) -> Contract:
         ({"width": 512, "height": 384}, None),
         ({"width": 801, "height": 600}, "wrong_size"),
         ({"width": 511, "height": 384}, "wrong_size"),
-        ({"width": 520, "height": 600}, "wrong_size"),  # its sides fit, their ratio does not
+        ({"width": 672, "height": 480}, None),  # 1.05 times as wide for its height
+        ({"width": 673, "height": 480}, "wrong_size"),  # its sides fit, their ratio does not
+        ({"width": 609, "height": 480}, "wrong_size"),
         ({"bit_depth": 4}, None),
         ({"bit_depth": 12}, "wrong_bit_depth"),
         ({"bit_depth": 16}, "wrong_bit_depth"),

@@ -29,6 +29,7 @@ def built(site: Path) -> Path:
     bounds = Validate(
         orientation="stored",
         size_tolerance=1.25,
+        ratio_tolerance=1.05,
         min_side_px=8,
         min_brightness=5.0,
         max_brightness=250.0,

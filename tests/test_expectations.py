@@ -27,6 +27,7 @@ SEVERITY = {n: "warning" if n in WARNINGS else "error" for n in Severities.model
 BOUNDS = {
     "orientation": "stored",
     "size_tolerance": 1.25,
+    "ratio_tolerance": 1.05,
     "min_side_px": 32,
     "min_brightness": 5.0,
     "max_brightness": 250.0,

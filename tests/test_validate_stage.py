@@ -28,6 +28,7 @@ split: {{validation_share: 0.25, calibration_share: 0.25, min_normal_images: 11}
 validate:
   orientation: stored
   size_tolerance: 1.25
+  ratio_tolerance: 1.05
   min_side_px: 32
   min_brightness: 5.0
   max_brightness: 250.0

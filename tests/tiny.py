@@ -19,6 +19,7 @@ CONTRACT = Contract(  # of anything that decodes
     height_px=(1, 100_000),
     side_ratio=(0.01, 100),
     size_tolerance=1.25,
+    ratio_tolerance=1.05,
     bit_depths=(8, 16),
     channels="both",
     brightness=(0, 255),
