@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from admodels.errors import ConfigurationError
+from admodels.errors import ConfigurationError, StorageError
 from admodels.progress import Progress
 from admodels.scoring.log_lines import JsonLines, log_as
 from admodels.scoring.morning import told_of
@@ -64,6 +64,18 @@ def test_the_last_night_is_the_last_by_number_whatever_the_clock_said(tmp_path: 
     assert [told["run"] for told in told_of(tmp_path)] == ["1000000", "999999"]
     assert [told["run"] for told in told_of(tmp_path, "999999")] == ["999999"]
     assert not dead_man(tmp_path, DAY)[0]
+
+
+def test_a_damaged_summary_of_an_older_night_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for run in ("000001", "000002", "000003"):
+        ended(tmp_path, run, timedelta(hours=1))
+    (tmp_path / "runs/000002.json").write_text('{"run": "0000', encoding="utf-8")
+    assert [told["run"] for told in told_of(tmp_path)] == ["000003", "000001"]
+    assert "run 000002 is damaged" in caplog.text
+    with pytest.raises(StorageError, match="run 000002 is damaged"):
+        told_of(tmp_path, "000002")
 
 
 def test_no_night_at_all_is_an_alarm(tmp_path: Path) -> None:

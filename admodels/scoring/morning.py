@@ -5,9 +5,10 @@ Arrow's columns; only those that a page has room for become objects.
 """
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from admodels.errors import ConfigurationError
+from admodels.errors import ConfigurationError, StorageError
 from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, folder_name
@@ -59,8 +60,11 @@ class LineNight:
 def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
     """The runs that came to their end, newest first, from `run` on if it is named.
 
+    A damaged summary is left out with a warning, but for that of the newest.
+
     Raises:
         ConfigurationError: there is no such run.
+        StorageError: its summary is damaged.
     """
     paths = list(dropwhile(lambda path: run not in (None, path.stem), summaries(ledger)))
     if not paths:
@@ -70,7 +74,28 @@ def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
             expected="the number of a run, such as 000012",
             next_step="`admodels nightly`, or name another run or ledger",
         )
-    return (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    return chain([_summary(paths[0])], _whole(paths[1:]))
+
+
+def _summary(path: Path) -> Told:
+    try:
+        told: Told = json.loads(path.read_text(encoding="utf-8"))
+        return told
+    except ValueError as error:
+        raise StorageError(
+            f"the summary of run {path.stem} is damaged: {error}",
+            where=path,
+            expected="JSON, as the night wrote it",
+            next_step="bring it back, or move it away: the page is then that of the night before",
+        ) from error
+
+
+def _whole(paths: Iterable[Path]) -> Iterator[Told]:
+    for path in paths:
+        try:
+            yield _summary(path)
+        except StorageError as error:
+            logging.getLogger(__name__).warning("left out: %s", error)
 
 
 def median_score(ledger: Ledger, line: str) -> float | None:
