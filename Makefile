@@ -63,4 +63,4 @@ test: install
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@pytest -q
+	@pytest -q -n 2 --dist loadfile
