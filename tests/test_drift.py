@@ -99,6 +99,11 @@ def test_a_line_whose_nights_differ_must_differ_more_from_its_reference() -> Non
     assert night(theirs, ours, steady).alarm == "calibration"
     assert night(theirs, ours, unsteady).alarm == ""
     assert night(theirs + 1, ours, unsteady).alarm == "calibration"
+    wild = tuple(rng.normal(0, 3, 30))
+    assert night(theirs + 0.6, ours, wild).alarm == ""
+    assert night(theirs + 1, ours, wild).alarm == "calibration"  # whatever the past was like
+    few = np.sort(theirs)[190:210]  # medians of 20 differ by as much as `unsteady` anyway
+    assert night(few, ours, unsteady).alarm == "calibration"
 
 
 def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:

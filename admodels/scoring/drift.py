@@ -28,7 +28,8 @@ Alarm = Literal["", "calibration", "past nights"]
 
 LEVEL = 1e-5  # of a night, a statistic and a test: at most 0.007 false alarms a year
 EFFECT = 1.0  # robust standard deviations of the reference images, at least
-NIGHTLY_SPREADS = 2.0  # more than that, of what past nights differed by among themselves
+NIGHTLY_SPREADS = 2.0  # more than that, of what past nights differ by among themselves, and
+MOST_EFFECT = 2.0  # never more than this, or a line that gets worse would hide itself
 PAST_EFFECT = 0.5  # the same, from the mean of the past nights
 PAST_NIGHTS = (14, 60)  # at least, at most
 REACH = PROFILE_BINS // 8  # how far a shift is looked for, to each side
@@ -204,7 +205,8 @@ def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
 def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
     """The prediction interval of the next night's effect, that of few images being wider.
 
-    A line whose trusted nights differ among themselves has to differ more from its reference.
+    A line whose trusted nights differ among themselves, by more than medians of so many images
+    must, has to differ more from its reference.
     """
     least, most = PAST_NIGHTS
     past = past[-most:]
@@ -213,9 +215,11 @@ def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
         return found
     medians, effects = np.array(past).T
     difference = abs(found.effect - float(effects.mean()))
-    variance = float(effects.var(ddof=1)) * (1 + 1 / count) + MEDIAN_VARIANCE / images
+    nightly, sampling = float(effects.var(ddof=1)), MEDIAN_VARIANCE / images
+    variance = nightly * (1 + 1 / count) + sampling
     p_value = 2 * float(special.stdtr(count - 1, -difference / math.sqrt(variance)))
-    needed = EFFECT + NIGHTLY_SPREADS * float(effects.std(ddof=1))
+    needed = EFFECT + NIGHTLY_SPREADS * math.sqrt(max(0.0, nightly - sampling))
+    needed = min(needed, MOST_EFFECT)
     alarm: Alarm = found.alarm if abs(found.effect) >= needed else ""
     if not alarm and p_value <= LEVEL and difference >= PAST_EFFECT:
         alarm = "past nights"
