@@ -66,16 +66,22 @@ def test_the_last_night_is_the_last_by_number_whatever_the_clock_said(tmp_path: 
     assert not dead_man(tmp_path, DAY)[0]
 
 
-def test_a_damaged_summary_of_an_older_night_is_left_out_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"run": "0000'])
+def test_a_damaged_summary_of_a_night_is_left_out_and_said(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for run in ("000001", "000002", "000003"):
         ended(tmp_path, run, timedelta(hours=1))
-    (tmp_path / "runs/000002.json").write_text('{"run": "0000', encoding="utf-8")
+    (tmp_path / "runs/000002.json").write_text(text, encoding="utf-8")
     assert [told["run"] for told in told_of(tmp_path)] == ["000003", "000001"]
-    assert "run 000002 is damaged" in caplog.text
+    assert "run 000002 is left out" in caplog.text
     with pytest.raises(StorageError, match="run 000002 is damaged"):
         told_of(tmp_path, "000002")
+    (tmp_path / "runs/000003.json").write_text(text, encoding="utf-8")
+    assert [told["run"] for told in told_of(tmp_path)] == ["000001"]
+    (tmp_path / "runs/000001.json").write_text(text, encoding="utf-8")
+    with pytest.raises(StorageError, match="run 000003 is damaged"):
+        told_of(tmp_path)
 
 
 def test_no_night_at_all_is_an_alarm(tmp_path: Path) -> None:

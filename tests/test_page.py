@@ -172,7 +172,7 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
 
 def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
     with opened(ledger) as held:
-        nights = list(morning.told_of(ledger))
+        nights = morning.told_of(ledger)
         press, weld = morning.line_nights(held, nights)
     assert press.before["run"] == "000001"
     assert press.changes == ["Another budget: it was 0.95, it is 0.91."]
@@ -185,7 +185,7 @@ def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypa
     monkeypatch.setattr(morning, "PARTS_MAX", 6)
     monkeypatch.setattr(morning, "UNJUDGED", 2)
     with opened(ledger) as held:
-        lines = morning.line_nights(held, list(morning.told_of(ledger)))
+        lines = morning.line_nights(held, morning.told_of(ledger))
     chosen = morning.worst_first(lines)
     assert sorted(at for at, _ in chosen) == [0, 0, 0, 1, 1]
     excesses = [part["excess"] for _, part in chosen]

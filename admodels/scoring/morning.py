@@ -6,9 +6,9 @@ Arrow's columns; only those that a page has room for become objects.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, dropwhile
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from admodels.errors import ConfigurationError, StorageError
 from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, folder_name
-from admodels.scoring.nights import summaries
+from admodels.scoring.nights import Summary, summaries
 from admodels.scoring.overlays import ALWAYS
 from admodels.scoring.verdicts import calibration_path, judged, picture_path, read_calibration
 
+LOG = logging.getLogger(__name__)
 Told = dict[str, Any]  # what runs/RUN.json says of a run, or of a line in it
+NIGHTS_MAX = 400  # of the index
 PARTS_MAX = 10_000  # on a page, the same number of each line
 UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # parts that a line shows of which nothing can be promised
@@ -57,14 +59,14 @@ class LineNight:
     past: list[Told]
 
 
-def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
+def told_of(ledger: Path, run: str | None = None) -> list[Told]:
     """The runs that came to their end, newest first, from `run` on if it is named.
 
-    A damaged summary is left out with a warning, but for that of the newest.
+    Those with a damaged summary are left out, with a warning.
 
     Raises:
         ConfigurationError: there is no such run.
-        StorageError: its summary is damaged.
+        StorageError: the summary of the named one is damaged, or all are.
     """
     paths = list(dropwhile(lambda path: run not in (None, path.stem), summaries(ledger)))
     if not paths:
@@ -74,28 +76,18 @@ def told_of(ledger: Path, run: str | None = None) -> Iterator[Told]:
             expected="the number of a run, such as 000012",
             next_step="`admodels nightly`, or name another run or ledger",
         )
-    return chain([_summary(paths[0])], _whole(paths[1:]))
-
-
-def _summary(path: Path) -> Told:
-    try:
-        told: Told = json.loads(path.read_text(encoding="utf-8"))
-        return told
-    except ValueError as error:
+    texts = {path: path.read_bytes() for path in paths[:NIGHTS_MAX]}
+    damaged = [path for path, text in texts.items() if Summary.of(text) is None]
+    if len(damaged) == len(texts) or (run and paths[0] in damaged):
         raise StorageError(
-            f"the summary of run {path.stem} is damaged: {error}",
-            where=path,
+            f"the summary of run {paths[0].stem} is damaged",
+            where=paths[0],
             expected="JSON, as the night wrote it",
-            next_step="bring it back, or move it away: the page is then that of the night before",
-        ) from error
-
-
-def _whole(paths: Iterable[Path]) -> Iterator[Told]:
-    for path in paths:
-        try:
-            yield _summary(path)
-        except StorageError as error:
-            logging.getLogger(__name__).warning("left out: %s", error)
+            next_step="bring it back, or name another run",
+        )
+    for path in damaged:
+        LOG.warning("run %s is left out, its summary is damaged: %s", path.stem, path)
+    return [json.loads(text) for path, text in texts.items() if path not in damaged]
 
 
 def median_score(ledger: Ledger, line: str) -> float | None:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from admodels.scoring.morning import LineNight, Told
 from admodels.scoring.nights import meaning
 from admodels.writing import write_text
 
-NIGHTS_MAX = 400  # of the index
 THUMBNAILS = 500  # of the worst, inside the page; the rest show their large picture when seen
 FIRST = 48  # that the browser has before the rest of the page
 THUMBNAIL_PX = 180  # of the longer side of each of the two panels
@@ -53,7 +51,7 @@ def write(ledger: Ledger, run: str | None = None) -> Path:
     Raises:
         ConfigurationError: there is no such run.
     """
-    nights = list(islice(morning.told_of(ledger.folder, run), NIGHTS_MAX))
+    nights = morning.told_of(ledger.folder, run)
     lines = morning.line_nights(ledger, nights)
     parts = morning.worst_first(lines)
     thumbnails = list(_thumbnails(ledger.folder, [part for _, part in parts]))
@@ -71,7 +69,7 @@ def write(ledger: Ledger, run: str | None = None) -> Path:
         "statuses": sorted({row["status"] for line in lines for row in line.unreadable}),
     }
     write_text(page, _rendered("night.html", **content))
-    everything = list(islice(morning.told_of(ledger.folder), NIGHTS_MAX))
+    everything = morning.told_of(ledger.folder)
     held |= {page.stem}
     write_text(pages / "index.html", _rendered("nights.html", nights=everything, held=held))
     return page
