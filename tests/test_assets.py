@@ -175,6 +175,12 @@ def test_random_weights_are_nothing_to_bring_and_are_said(tmp_path, monkeypatch)
     assert [p.name for p in (tmp_path / "data/assets/cpr").iterdir()] == ["assets.json"]
 
 
+def test_no_heads_are_nothing_to_bring_and_are_said(tmp_path, monkeypatch):
+    block = tiny.PARAMS["cpr"] | {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
+    assert brought("cpr", block, tmp_path, monkeypatch)["heads"] == "none"
+    assert [p.name for p in (tmp_path / "data/assets/cpr").iterdir()] == ["assets.json"]
+
+
 def test_a_backbone_file_that_differs_from_its_pin_is_refused(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"other weights")
     weights = {"backbone_weights": str(tmp_path / "net.pth"), "backbone_sha256": "c1103571"}

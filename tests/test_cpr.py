@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from admodels import params
+from admodels import methods, params
 from admodels.errors import BundleError, ConfigurationError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.detector import (
@@ -28,6 +28,12 @@ from admodels.methods.cpr.heads import located
 from admodels.methods.cpr.params import Params
 from tests import tiny
 from tests.test_cpr_retrieval import unfolded_distance
+
+HEADLESS = {
+    "head_weights": "none",
+    "steps": {"object": 0, "texture": 0},
+    "averaged_cells": {"object": 1, "texture": 3},
+}
 
 
 @cache
@@ -263,9 +269,7 @@ def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
 
 @pytest.mark.parametrize(("kind", "side"), [("object", 1), ("texture", 3)])
 def test_without_heads_the_bank_holds_the_roots_of_averaged_taps(kind, side, tmp_path):
-    headless = {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
-    cells = {"averaged_cells": {"object": 1, "texture": 3}}
-    detector = fit(tiny.detector("cpr", **headless, **cells), tmp_path, disc_data(), kind)
+    detector = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data(), kind)
     taps = detector.backbone(disc_data().normal[2:3])
     state = detector.state()
     for tap, features in enumerate(taps):
@@ -286,18 +290,33 @@ def test_without_heads_the_bank_holds_the_roots_of_averaged_taps(kind, side, tmp
         np.testing.assert_allclose(found.float(), wanted, rtol=0, atol=1e-3)
 
 
-def test_a_bundle_without_heads_knows_its_kind_and_fits_no_other(tmp_path):
-    headless = {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
-    cells = {"averaged_cells": {"object": 1, "texture": 3}}
-    detector = fit(tiny.detector("cpr", **headless, **cells), tmp_path, disc_data(), "texture")
-    again = tiny.detector("cpr", **headless, **cells)
+@pytest.mark.parametrize("bank", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_without_heads_a_detector_keeps_the_contract(precision, bank, tmp_path):
+    def made() -> Detector:
+        return tiny.detector("cpr", precision, bank=bank, **HEADLESS)
+
+    detector, again = fit(made(), tmp_path, disc_data()), made()
     again.restore(detector.state())
-    assert torch.equal(
-        again.score(queries()).anomaly_score, detector.score(queries()).anomaly_score
-    )
-    assert again.score(disc_data().normal).anomaly_map.max() < 1e-3  # each finds itself
-    with pytest.raises(BundleError, match="the state does not fit"):
-        tiny.detector("cpr").restore(detector.state())
+    together, restored = (methods.predict(each, queries(), 4) for each in (detector, again))
+    assert torch.equal(restored.anomaly_map, together.anomaly_map)
+    for at, image in enumerate(queries()):
+        alone = methods.predict(detector, image[None], 4)
+        assert torch.equal(alone.anomaly_score[0], together.anomaly_score[at])
+    before = detector.state()
+    after = fit(detector, tmp_path, disc_data()).state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_without_heads_another_state_is_refused(tmp_path):
+    headless = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data()).state()
+    with pytest.raises(BundleError, match="does not fit"):
+        tiny.detector("cpr").restore(headless)
+    with pytest.raises(BundleError, match="does not fit"):
+        tiny.detector("cpr", **HEADLESS).restore(fitted().state())
+    with pytest.raises(BundleError, match="averaged over other cells"):
+        tiny.detector("cpr", **HEADLESS).restore(headless | {"heads.1.side": torch.tensor(2)})
 
 
 def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):

@@ -2,6 +2,8 @@
 
 Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
 bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
+Not in the paper, and off in the official preset: no heads at all (`heads.SmoothedTap`), where few
+steps would do harm, and taps that weigh differently.
 The image score is the mean of the highest pixels, as usually described; the official code sums,
 which ranks alike but cannot be held against the map.
 """
@@ -9,6 +11,7 @@ which ranks alike but cannot be held against the map.
 import copy
 import logging
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +156,7 @@ class Detector(methods.Detector):
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:
-        """Distance to the nearest similar patch on the part; the score sums the T largest."""
+        """Distance to the nearest similar patch on the part; the score means the T largest."""
         if self._frozen is None:
             self._frozen, self._scoring_heads = (
                 self._backbone_for_scoring(),
@@ -198,7 +201,7 @@ class Detector(methods.Detector):
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Cut backbone, heads, words, histograms, foreground and bank: nothing else is needed."""
+        """Cut backbone, heads, words, histograms, weights, foreground and bank: all that counts."""
         return self._networks() | {key: tensor.cpu() for key, tensor in self.memory.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -206,13 +209,14 @@ class Detector(methods.Detector):
         memory = {k: v for k, v in state.items() if not k.startswith(("backbone.", "heads."))}
         try:
             self._refuse_other(memory)
+            self._refuse_other_means(state)
             for name, net in (("backbone.", self.backbone), ("heads.", self.heads)):
                 net.load_state_dict(_below(state, name), strict=True)
         except (RuntimeError, KeyError) as error:
             raise BundleError(
                 "the state does not fit CPR's params: " + str(error).splitlines()[-1].strip(),
                 where="model.safetensors",
-                expected=f"{self.params.backbone}, {self.params.descriptor_channels} channels",
+                expected=f"{self.params.backbone}, head_weights: {self.params.head_weights}",
                 next_step="train again: `dvc repro train`",
             ) from None
         small = {k: v.to(self.device) for k, v in memory.items() if not k.startswith("bank.")}
@@ -242,6 +246,12 @@ class Detector(methods.Detector):
         if found != wanted:
             other = sorted(set(found.items()) ^ set(wanted.items()))
             raise RuntimeError(f"tensor {other[0][0]} has not the shape the params ask for")
+
+    def _refuse_other_means(self, state: dict[str, Tensor]) -> None:
+        if self.params.head_weights == NONE:
+            known = {self.params.averaged_cells.of(kind) for kind in get_args(Kind)}
+            if not known >= {int(state[f"heads.{tap}.side"]) for tap in range(len(self.heads))}:
+                raise RuntimeError("its taps are averaged over other cells than the params say")
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

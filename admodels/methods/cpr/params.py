@@ -36,7 +36,7 @@ class Params(MethodParams):
     backbone_sha256: Sha256
     head_weights: str = Field(min_length=1)  # none, random, or the authors' file: path or URL
     head_sha256: Sha256
-    averaged_cells: PerKind[Region]  # side of the means that stand in for heads
+    averaged_cells: PerKind[Region]  # per side, of the means that stand in for heads
     tap_strides: tuple[Literal[4, 8], Literal[8, 16]]
     head_channels: int = Field(ge=12, multiple_of=12)  # inside the heads; 192 in the paper's code
     descriptor_channels: int = Field(ge=1)
@@ -85,7 +85,10 @@ class Params(MethodParams):
     def _headless(self) -> Self:
         averaged = (self.averaged_cells.object, self.averaged_cells.texture)
         if self.head_weights == NONE and (self.steps.object or self.steps.texture):
-            raise ValueError("steps: head_weights is none, so there is nothing to train")
+            raise ValueError(
+                "steps: nothing to train where head_weights is none; write random, and 1 for "
+                "averaged_cells"
+            )
         if self.head_weights != NONE and averaged != (1, 1):
             raise ValueError("averaged_cells: stands in for heads; where there are heads write 1")
         return self
@@ -95,7 +98,5 @@ class Params(MethodParams):
         for key, names in (("backbone", (PACKAGED, RANDOM)), ("head", (NONE, RANDOM))):
             weights, pin = getattr(self, f"{key}_weights"), getattr(self, f"{key}_sha256")
             if (weights in names) != (pin == ""):
-                raise ValueError(
-                    f"{key}_sha256: what is {' or '.join(names)} has none, a file must"
-                )
+                raise ValueError(f"{key}_sha256: empty for {' and '.join(names)}, a file needs one")
         return self
