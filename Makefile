@@ -63,4 +63,4 @@ test: install
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@pytest -q -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile

@@ -57,9 +57,10 @@ class Contract(Strict):
             learnt = " or ".join(map(str, self.bit_depths))
             return "wrong_bit_depth", f"{look.bit_depth} bits, learnt from {learnt}"
         if not any_size and not self._fits(look):
-            sides = (*self.width_px, *self.height_px, self.size_tolerance, self.ratio_tolerance)
-            learnt = "learnt from {}..{} x {}..{} within a factor of {:g}, of their ratio {:g}"
-            learnt = learnt.format(*sides)
+            sides = (*self.width_px, *self.height_px, self.size_tolerance)
+            learnt = "learnt from {}..{} x {}..{} within a factor of {:g}".format(*sides)
+            ratios = (*self.side_ratio, self.ratio_tolerance)
+            learnt += ", width over height {:.3g}..{:.3g} within {:g}".format(*ratios)
             return "wrong_size", f"{look.width} x {look.height} px, {learnt}"
         darkest, brightest = self.brightness
         if look.brightness > brightest:

@@ -53,7 +53,8 @@ def test_help_loads_nothing_heavy() -> None:
         "from admodels import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
-        "slow = {'torch', 'numpy', 'pandas', 'mlflow', 'great_expectations', 'pydantic', 'cv2'}\n"
+        "slow = {'torch', 'torchvision', 'numpy', 'pandas', 'mlflow', 'great_expectations',"
+        " 'pydantic', 'cv2', 'scipy', 'pyarrow', 'dvc', 'ray', 'matplotlib'}\n"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

@@ -195,7 +195,8 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
 def test_the_check_loads_nothing_heavy() -> None:
     code = (
         "import sys; from admodels.check import check; check();"
-        "slow = {'torch', 'pandas', 'mlflow', 'great_expectations', 'skimage', 'sklearn'};"
+        "slow = {'torch', 'torchvision', 'pandas', 'mlflow', 'great_expectations', 'skimage',"
+        " 'sklearn', 'scipy', 'pyarrow', 'dvc', 'ray', 'matplotlib'};"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
     done = subprocess.run(

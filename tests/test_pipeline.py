@@ -75,8 +75,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of two methods and a task from a folder, after its first `dvc repro`."""
     tree = tmp_path_factory.mktemp("built")
     for name in WHOLE:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, tree / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(ROOT / name, tree / name)
     (tree / ".dvc").mkdir()
     shutil.copyfile(ROOT / ".dvc/config", tree / ".dvc/config")
     shutil.copyfile(ROOT / ".dvc/.gitignore", tree / ".dvc/.gitignore")
