@@ -1,10 +1,11 @@
 """Is the false-alarm promise kept? Real normal images, every method there is.
 
-    python -m benchmarks.promise [METHOD ...]          # needs ADMODELS_SHARED_DATA
+    python -m benchmarks.promise [METHOD ...] [--splits 200 2000]    # needs ADMODELS_SHARED_DATA
 
 Each method learns, with the values of a preset, from 200 normal magnetic tiles; the other 280 are
-scored once and split at random 200 times into halves to calibrate with and to judge. Of bottle the
-detector gets the 42 images that the pipeline would calibrate with: too few to promise 1 %.
+scored once and split at random into halves, 200 times or as asked, to calibrate with and to judge.
+Of bottle the detector gets the 42 images that the pipeline would calibrate with: too few to promise
+1 %.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import score_folder
 from tests import tiny
 
-SPLITS, LEARNT, SEED, BOTTLE_CALIBRATION = 200, 200, 7, 42
+LEARNT, SEED, BOTTLE_CALIBRATION = 200, 7, 42
 DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 
@@ -79,13 +80,13 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
     return detector, pixels[LEARNT:]
 
 
-def kept(scores: np.ndarray, alpha: float) -> dict[str, object]:
+def kept(scores: np.ndarray, alpha: float, splits: int) -> dict[str, object]:
     rng, middle = np.random.default_rng(1), len(scores) // 2
-    halves = [rng.permutation(len(scores)) for _ in range(SPLITS)]
+    halves = [rng.permutation(len(scores)) for _ in range(splits)]
     rates = [
         (p_values(scores[half[middle:]], scores[half[:middle]]) <= alpha).mean() for half in halves
     ]
-    mean, error = float(np.mean(rates)), float(np.std(rates) / SPLITS**0.5)
+    mean, error = float(np.mean(rates)), float(np.std(rates) / splits**0.5)
     return {"mean": round(mean, 4), "error": round(error, 4), "kept": mean <= alpha + error}
 
 
@@ -118,12 +119,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("methods", nargs="*", default=methods.available())
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--splits", type=int, nargs="*", default=[200])
     asked = parser.parse_args()
     for method in asked.methods:
         start = time.process_time()
         detector, unseen = fitted(method, asked.preset, TILE)
         scores = bundles.score(detector, unseen).anomaly_score
-        told = {str(alpha): kept(scores, alpha) for alpha in (0.05, 0.01)}
+        told = {
+            f"{splits} splits, {alpha}": kept(scores, alpha, splits)
+            for splits in asked.splits
+            for alpha in (0.05, 0.01)
+        }
         told |= {"different_scores": len(np.unique(scores))}
         told |= {"cpu_seconds": round(time.process_time() - start)}
         sys.stdout.write(f"{method}: {json.dumps(told)}\n{method}: {refused(method, detector)}\n")
