@@ -217,14 +217,14 @@ def clock(plant: Plant) -> str:
 
 
 def two_runs(plant: Plant) -> str:
-    plant.draw(200)
+    plant.draw(1000)
     first = plant.start()
     while not (plant.ledger / "index.sqlite").exists():
         time.sleep(0.01)
     code, _, _ = plant.night()
     first.communicate()
-    assert (code, first.returncode, len(plant.rows())) == (75, 0, 200)
-    return "the second ends with 75, the first with 200 rows"
+    assert (code, first.returncode, len(plant.rows())) == (75, 0, 1000)
+    return "the second ends with 75, the first with 1000 rows"
 
 
 def vanishing(plant: Plant) -> str:
