@@ -35,7 +35,7 @@ class UnsafeMember(Exception):  # noqa: N818  becomes a DataError of its archive
 
 UNREADABLE = (
     *(UnsafeMember, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
-    *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way of its own
+    RuntimeError,  # encrypted, or packed in a way of its own (zipfile's other class is one, too)
     *(ValueError, struct.error),  # headers of nonsense
 )
 
