@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from admodels import images
-from admodels.scoring import calibrating, drifting, verdicts
+from admodels.scoring import calibrating, drifting, engine, verdicts
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
@@ -174,3 +176,16 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     count, some = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
     assert (count, some["path"].to_pylist()) == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
     assert some.schema.equals(APPEARANCES)
+
+
+def test_a_night_of_more_parts_than_files_may_be_open_is_judged(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(engine, "SECONDS_PER_PART", 0.0)  # every image a part of its own
+    draw(Path("press"), 80, seed=3)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    request.addfinalizer(partial(resource.setrlimit, resource.RLIMIT_NOFILE, limits))
+    at_most = len(os.listdir("/proc/self/fd")) + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (at_most, limits[1]))
+    code, _, kept = night()
+    assert (code, kept["images"]) == (0, 80)

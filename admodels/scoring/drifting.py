@@ -7,9 +7,8 @@ A line's own calibration images are its reference (`admodels calibrate`), or tho
 
 import hashlib
 import json
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +101,24 @@ def _why_not(images: int, reference: _Reference) -> str:
 
 def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     """How many images of the model a run has seen, and some of them."""
+    paths = sorted(home.glob("*.parquet"))
+    count = sum(map(_length, paths))
+    step = max(1, -(-count // IMAGES_AT_MOST))
     at, kept = 0, [APPEARANCES.empty_table()]
-    with ExitStack() as stack:
-        paths = sorted(home.glob("*.parquet"))
-        files = [stack.enter_context(part(path, APPEARANCES)) for path in paths]
-        count = sum(file.metadata.num_rows for file in files)
-        step = max(1, -(-count // IMAGES_AT_MOST))
-        for batch in chain.from_iterable(file.iter_batches(ROWS_PER_GROUP) for file in files):
-            chosen = list(range(-at % step, len(batch), step))
-            kept.append(pa.Table.from_batches([batch]).take(chosen))
-            at += len(batch)
+    for path in paths:
+        with part(path, APPEARANCES) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                chosen = list(range(-at % step, len(batch), step))
+                kept.append(pa.Table.from_batches([batch]).take(chosen))
+                at += len(batch)
     own = pc.field("model_fingerprint") == model.model_fingerprint
     own &= pc.field("contract_fingerprint") == model.contract_fingerprint
     return count, pa.concat_tables(kept).filter(own)
+
+
+def _length(path: Path) -> int:
+    with part(path, APPEARANCES) as file:
+        return int(file.metadata.num_rows)
 
 
 def _past(drift: Path, run: str, reference: str) -> dict[str, list[tuple[float, float]]]:
