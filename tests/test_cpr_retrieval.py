@@ -343,7 +343,7 @@ def unfolded_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
 
 
 @pytest.mark.parametrize("region", [1, 3, 5])
-@pytest.mark.parametrize("size", [(8, 8), (13, 11), (3, 20)])
+@pytest.mark.parametrize("size", [(8, 8), (13, 11), (3, 20), (4, 130)])
 def test_the_nearest_distance_is_that_of_unfolding_and_of_explicit_loops(region, size):  # V20
     query, references = units(*size, 6), units(4, *size, 6, seed=1)
     found = nearest_distance(query, references, region)

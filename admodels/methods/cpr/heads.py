@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROWS_AT_A_TIME = 8  # keeps one block's descriptors in the processor's cache
+CELLS_AT_A_TIME = 128  # in whole rows, on a CPU: so a block's descriptors stay in its cache
 BELOW_ANY_COSINE = -9.0
 
 
@@ -96,8 +96,10 @@ def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
     padded = F.pad(query, (0, 0, reach, reach, reach, reach))
     best = query.new_full((height + 2 * reach, width + 2 * reach), BELOW_ANY_COSINE)
     shifts = [(dy, dx) for dy in range(region) for dx in range(region)]
-    for top in range(0, height, ROWS_AT_A_TIME):
-        block = references[:, top : top + ROWS_AT_A_TIME].to(torch.float32)
+    on_cpu = query.device.type == "cpu"
+    rows_at_a_time = max(1, CELLS_AT_A_TIME // width) if on_cpu else height
+    for top in range(0, height, rows_at_a_time):
+        block = references[:, top : top + rows_at_a_time].to(torch.float32)
         rows = block.shape[1]
         around = [padded[top + dy : top + dy + rows, dx : dx + width] for dy, dx in shifts]
         cells = torch.stack(around, dim=2).reshape(rows * width, len(shifts), channels)
