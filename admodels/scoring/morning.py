@@ -159,14 +159,17 @@ def _parts(
 
     It is 0 where half of the normal images of the calibration lie, and 1 at the highest of them.
     """
-    scored = rows.filter(pc.field("anomaly_score").is_valid())
-    unjudged = scored["is_anomalous"].null_count == len(scored)
-    wanted = UNJUDGED if unjudged else _flagged(scored) + ALWAYS
-    order = [("anomaly_score", "descending"), ("path", "ascending")]
-    worst = scored.sort_by(order).slice(0, min(wanted, most))
+    if not len(rows):
+        return []
+    unjudged = rows["is_anomalous"].null_count == len(rows)
+    wanted = min(UNJUDGED if unjudged else _flagged(rows) + ALWAYS, most)
+    order = [("anomaly_score", "descending"), ("path", "ascending"), ("image_sha256", "ascending")]
+    worst = rows.take(pc.select_k_unstable(rows, wanted, order))  # sorting all would copy all
+    worst = worst.filter(pc.field("anomaly_score").is_valid())
     key = (told.get("model_fingerprint") or "", told.get("contract_fingerprint") or "")
     kept = read_calibration(calibration_path(ledger, line, *key))
-    normal = np.array(kept.scores if kept and kept.scores else scored["anomaly_score"].to_numpy())
+    scores = kept.scores if kept and kept.scores else rows["anomaly_score"].drop_null().to_numpy()
+    normal = np.array(scores)
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
     parts: list[dict[str, Any]] = worst.drop_columns(["status", "reason"]).to_pylist()
     for part, beyond in zip(parts, excess.tolist(), strict=True):
@@ -198,7 +201,10 @@ def _changes(
     now, then = _flagged(earlier), before.get("flagged")
     if then is not None and now != then:
         yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
-    both = rows.join(earlier, ["path", "image_sha256"], right_suffix="_then", join_type="inner")
+    key = ["path", "image_sha256"]
+    kept = [*key, "is_anomalous"]
+    other = earlier.select(kept)
+    both = rows.select(kept).join(other, key, right_suffix="_then", join_type="inner")
     was, is_now = pc.field("is_anomalous_then"), pc.field("is_anomalous")
     more, fewer = len(both.filter(is_now & ~was)), len(both.filter(was & ~is_now))
     if more or fewer:

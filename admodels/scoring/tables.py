@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from admodels.calibration import p_values, threshold
 from admodels.scoring.discover import Status
 
-ROWS_PER_GROUP = 16384  # of a Parquet file; all that is held in memory at once
+ROWS_PER_GROUP = 4096  # of a Parquet file; all that is held in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
