@@ -157,8 +157,6 @@ def side_table() -> NDArray[np.void]:
 
 
 def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> None:
-    from admodels.scoring import engine
-
     draw(Path("press"), 10, seed=4)
     (Path("press") / "bad.png").write_bytes(b"bad")
     monkeypatch.setattr(engine, "ROWS_PER_PART", 4)
@@ -178,14 +176,15 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     assert some.schema.equals(APPEARANCES)
 
 
-def test_a_night_of_more_parts_than_files_may_be_open_is_judged(
+def test_a_night_of_more_parts_than_files_may_be_open_or_images_are_taken_is_judged(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(engine, "SECONDS_PER_PART", 0.0)  # every image a part of its own
+    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 40)  # so that of some parts none is taken
     draw(Path("press"), 80, seed=3)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     request.addfinalizer(partial(resource.setrlimit, resource.RLIMIT_NOFILE, limits))
-    at_most = len(os.listdir("/proc/self/fd")) + 40
+    at_most = len(list(Path("/proc/self/fd").iterdir())) + 40
     resource.setrlimit(resource.RLIMIT_NOFILE, (at_most, limits[1]))
     code, _, kept = night()
     assert (code, kept["images"]) == (0, 80)

@@ -108,7 +108,7 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     for path in paths:
         with part(path, APPEARANCES) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP):
-                chosen = list(range(-at % step, len(batch), step))
+                chosen = pa.array(range(-at % step, len(batch), step), pa.int64())
                 kept.append(pa.Table.from_batches([batch]).take(chosen))
                 at += len(batch)
     own = pc.field("model_fingerprint") == model.model_fingerprint
