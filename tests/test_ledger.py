@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from admodels.bundle import Bundle
 from admodels.errors import BusyError, ConfigurationError, StorageError
-from admodels.scoring import engine
+from admodels.scoring import engine, tables
 from admodels.scoring.discover import is_settled
 from admodels.scoring.engine import Counts, Model, Source, score_line
 from admodels.scoring.ledger import folder_name, opened
@@ -201,12 +202,16 @@ def test_a_damaged_part_is_named_and_nothing_is_done(place: Path) -> None:
 
 def test_many_parts_of_a_run_become_one_with_the_same_rows(place: Path, monkeypatch) -> None:
     monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 4)
     night(place, line="weld")
     before = rows(place)
     with opened(place / "ledger") as ledger:
         assert len(ledger.parts("weld")) == 4
         ledger.compact("weld")
-        assert len(ledger.parts("weld")) == 1
+        (merged,) = ledger.parts("weld")
+    with pq.ParquetFile(merged) as file:
+        groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+    assert groups == [4, 3]
     assert rows(place).reset_index(drop=True).equals(before.reset_index(drop=True))
     bundle = make_bundle()
     assert night(place, bundle, line="weld").old == 7

@@ -124,8 +124,7 @@ class Ledger:
         new = self._compacting / home.relative_to(self.folder)
         if old:
             with durable_file(new / "0001.parquet") as partial:
-                groups = (pa.Table.from_batches([b]) for p in old for b in _batches(p, schema))
-                tables.write(partial, schema, groups)
+                tables.write(partial, schema, _full_groups(old, schema))
             home.rename(new.with_suffix(".old"))
             new.rename(home)
             on_disk(home.parent)
@@ -150,9 +149,17 @@ class Ledger:
             write_json(partial, told)
 
 
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    with part(path, schema) as file:
-        yield from file.iter_batches(tables.ROWS_PER_GROUP)
+def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of many small parts in few large groups, which cost less to keep and to read."""
+    held: list[pa.RecordBatch] = []
+    for path in paths:
+        with part(path, schema) as file:
+            for batch in file.iter_batches(tables.ROWS_PER_GROUP):
+                if held and sum(map(len, held)) + len(batch) > tables.ROWS_PER_GROUP:
+                    yield pa.Table.from_batches(held)
+                    held = []
+                held.append(batch)
+    yield pa.Table.from_batches(held, schema)
 
 
 @contextmanager
