@@ -103,12 +103,12 @@ def _wanted(
     """Rows of tonight by this model: a killed run may have had another."""
 
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
-        for run, scores, verdicts in judged(ledger, line, alpha):
+        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight):
             key = (
                 scores["model_fingerprint"][0].as_py(),
                 scores["contract_fingerprint"][0].as_py(),
             )
-            if run in ledger.tonight and key == fingerprints:
+            if key == fingerprints:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),
                     *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),

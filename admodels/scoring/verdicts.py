@@ -6,8 +6,9 @@ lists/RUN/LINE.csv                     the Benjamini-Hochberg list of a night
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -83,13 +84,13 @@ def keep_calibration(path: Path, found: Calibration) -> None:
 
 
 def judged(
-    ledger: Ledger, line: str, alpha: float, run: str = "*"
+    ledger: Ledger, line: str, alpha: float, runs: Iterable[str] = ("*",)
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """(run, scores, verdicts) of all rows of a line, or those of one run, a group at a time."""
+    """(run, scores, verdicts) of all rows of a line, or those of some runs, a group at a time."""
     drifted = drifted_runs(ledger, line)
-    for number, group in ledger.groups(line, run):
+    for run, group in chain.from_iterable(ledger.groups(line, run) for run in runs):
         calibration = _calibration_of(ledger, line, group)
-        yield number, group, tables.verdicts(group, calibration, alpha, number not in drifted)
+        yield run, group, tables.verdicts(group, calibration, alpha, run not in drifted)
 
 
 def drift_folder(ledger: Ledger, line: str) -> Path:
@@ -199,8 +200,7 @@ def write_list(ledger: Ledger, line: str, alpha: float, fdr: float) -> int:
             [scores["path"], scores["image_sha256"], scores["anomaly_score"], verdicts["p_value"]],
             ["path", "image_sha256", "anomaly_score", "p_value"],
         ).drop_null()
-        for run, scores, verdicts in judged(ledger, line, alpha)
-        if run in ledger.tonight
+        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight)
     ]
     if not tonight:
         return 0
