@@ -156,12 +156,21 @@ def side_table() -> NDArray[np.void]:
     return records(found[1].sort_by("path"))
 
 
+def taken() -> tuple[int, list[str]]:
+    count, some = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    assert some.schema.equals(APPEARANCES)
+    return count, some["path"].to_pylist()
+
+
 def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> None:
     draw(Path("press"), 10, seed=4)
     (Path("press") / "bad.png").write_bytes(b"bad")
     monkeypatch.setattr(engine, "ROWS_PER_PART", 4)
     scored_alone()
     assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 3
+    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 4)  # taken evenly, across the parts
+    assert taken() == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
+    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 2000)
     expected = cards.appearances(tiny.stripes(10, seed=4).transpose(0, 2, 3, 1))
     assert np.array_equal(side_table(), expected)
     # A kill between the two files of a part leaves the first: it is nothing, and goes away.
@@ -171,9 +180,7 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 1
     assert np.array_equal(side_table(), expected)
     monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 4)
-    count, some = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
-    assert (count, some["path"].to_pylist()) == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
-    assert some.schema.equals(APPEARANCES)
+    assert taken() == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
 
 
 def test_a_night_of_more_parts_than_files_may_be_open_or_images_are_taken_is_judged(
@@ -187,4 +194,4 @@ def test_a_night_of_more_parts_than_files_may_be_open_or_images_are_taken_is_jud
     at_most = len(list(Path("/proc/self/fd").iterdir())) + 40
     resource.setrlimit(resource.RLIMIT_NOFILE, (at_most, limits[1]))
     code, _, kept = night()
-    assert (code, kept["images"]) == (0, 80)
+    assert (code, kept["images"], kept["not_judged"]) == (0, 80, "")

@@ -17,6 +17,7 @@ import pytest
 from admodels.bundle import Bundle
 from admodels.errors import BusyError, ConfigurationError, StorageError
 from admodels.scoring import engine, tables
+from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import is_settled
 from admodels.scoring.engine import Counts, Model, Source, score_line
 from admodels.scoring.ledger import folder_name, opened
@@ -200,8 +201,12 @@ def test_a_damaged_part_is_named_and_nothing_is_done(place: Path) -> None:
         night(place)
 
 
-def test_many_parts_of_a_run_become_one_with_the_same_rows(place: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("held", "expected"), [(256, [4, 3]), (1, [2, 2, 2, 1])])
+def test_many_parts_of_a_run_become_one_with_the_same_rows(
+    place: Path, monkeypatch, held: int, expected: list[int]
+) -> None:
     monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
+    monkeypatch.setattr(ledgers, "HELD", held)
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", 4)
     night(place, line="weld")
     before = rows(place)
@@ -211,7 +216,7 @@ def test_many_parts_of_a_run_become_one_with_the_same_rows(place: Path, monkeypa
         (merged,) = ledger.parts("weld")
     with pq.ParquetFile(merged) as file:
         groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
-    assert groups == [4, 3]
+    assert groups == expected
     assert rows(place).reset_index(drop=True).equals(before.reset_index(drop=True))
     bundle = make_bundle()
     assert night(place, bundle, line="weld").old == 7

@@ -177,6 +177,25 @@ def test_rows_of_an_earlier_model_keep_its_calibration(place: Path) -> None:
     assert (found[found["model_fingerprint"] == "n" * 16]["p_value"].dropna() == 0.1).all()
 
 
+def test_each_row_is_judged_by_its_own_model_though_one_run_had_two(place: Path) -> None:
+    other = replace(make_bundle([500.0 + at for at in range(9)]), model_fingerprint="n" * 16)
+    with held(place) as ledger:
+        for bundle in (make_bundle(), other):  # as in a watch, while a bundle is replaced
+            card(place / "in" / f"{bundle.model_fingerprint[0]}.png", 135)
+            night(ledger, place, bundle)
+        ledger.compact("press")
+        assert len(ledger.parts("press", ledger.run)) == 1
+        verdicts.rebuild(ledger, "press", ALPHA)
+    found = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
+    scored = found[found["p_value"].notna()]
+    by_other = scored["model_fingerprint"].eq("n" * 16)
+    assert scored.loc[by_other, "p_value"].eq(1).all()
+    assert by_other.sum() == 12
+    assert list(scored.loc[~by_other, "path"][scored["is_anomalous"].eq(True)]) == (
+        ["130.png", "140.png", "150.png", "m.png"]
+    )
+
+
 def say(place: Path, rows: list[tuple[str, str]], columns: str = "line,path,verdict") -> Path:
     path = place / "said.csv"
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.errors import StorageError
-from admodels.scoring.tables import KEY, SCORES, Row
+from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row
 
 CACHE_KIB = 16384
 SCHEMA = """
@@ -69,7 +69,7 @@ class Index:
 
     def _absorb(self, name: str) -> None:
         with part(self._folder / name) as file:
-            for group in file.iter_batches(columns=READ_COLUMNS):
+            for group in file.iter_batches(ROWS_PER_GROUP, columns=READ_COLUMNS):
                 rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
                 self._add(rows)
 

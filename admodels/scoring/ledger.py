@@ -34,6 +34,8 @@ from admodels.scoring.nights import summaries
 from admodels.scoring.tables import Row
 from admodels.writing import durable_file, on_disk, write_json
 
+HELD = 256  # batches: each costs memory of its own, however small
+
 
 def folder_name(line: str) -> str:
     """A line as the name of a folder; what a file system may misread makes way for a hash."""
@@ -86,7 +88,7 @@ class Ledger:
         return sorted((self.scores / folder_name(line)).glob(f"{run}/*.parquet"))
 
     def groups(self, line: str, run: str = "*") -> Iterator[tuple[str, pa.Table]]:
-        """(run, rows) of all parts of a line, or those of one run, a group at a time.
+        """(run, rows of one model) of a line, or of one of its runs, a group at a time.
 
         Raises:
             StorageError: a part is damaged.
@@ -94,7 +96,8 @@ class Ledger:
         for path in self.parts(line, run):
             with part(path) as file:
                 for batch in file.iter_batches(tables.ROWS_PER_GROUP):
-                    yield path.parent.name, pa.Table.from_batches([batch])
+                    for group in tables.by_model(pa.Table.from_batches([batch])):
+                        yield path.parent.name, group
 
     def untold(self, line: str) -> Counter[str]:
         """The statuses of rows of tonight that earlier runs wrote."""
@@ -152,13 +155,15 @@ class Ledger:
 def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of many small parts in few large groups, which cost less to keep and to read."""
     held: list[pa.RecordBatch] = []
+    count = 0
     for path in paths:
         with part(path, schema) as file:
             for batch in file.iter_batches(tables.ROWS_PER_GROUP):
-                if held and sum(map(len, held)) + len(batch) > tables.ROWS_PER_GROUP:
+                if held and (len(held) == HELD or count + len(batch) > tables.ROWS_PER_GROUP):
                     yield pa.Table.from_batches(held)
-                    held = []
+                    held, count = [], 0
                 held.append(batch)
+                count += len(batch)
     yield pa.Table.from_batches(held, schema)
 
 

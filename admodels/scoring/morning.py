@@ -142,7 +142,7 @@ def _rows(ledger: Ledger, line: str, runs: list[str], told: Told) -> pa.Table:
     """The rows of a line in some runs with their verdicts, as the calibration stands now."""
     groups = [
         pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
-        for _, scores, verdicts in judged(ledger, line, told["alpha"], runs)
+        for _, scores, verdicts in judged(ledger, line, told["alpha"], tuple(runs))
     ]
     return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
 

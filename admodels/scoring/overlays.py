@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from admodels import bundle as bundles
 from admodels import figures, images
 from admodels.bundle import Bundle
-from admodels.scoring import tiling
+from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.ledger import Ledger
@@ -104,11 +104,7 @@ def _wanted(
 
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
         for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight):
-            key = (
-                scores["model_fingerprint"][0].as_py(),
-                scores["contract_fingerprint"][0].as_py(),
-            )
-            if key == fingerprints:
+            if tables.model_of(scores) == fingerprints:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),
                     *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from admodels.calibration import p_values, threshold
 from admodels.scoring.discover import Status
 
-ROWS_PER_GROUP = 4096  # of a Parquet file; all that is held in memory at once
+ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,20 @@ def verdicts(
         pa.array([""] * count, pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=VERDICTS)
+
+
+def model_of(group: pa.Table) -> tuple[str, str]:
+    """Fingerprints of the model and the contract of a group, which has one of each."""
+    return group["model_fingerprint"][0].as_py(), group["contract_fingerprint"][0].as_py()
+
+
+def by_model(rows: pa.Table) -> Iterator[pa.Table]:
+    """The rows of each model and contract: a run has two where a bundle changed meanwhile."""
+    keys = ["model_fingerprint", "contract_fingerprint"]
+    found = rows.group_by(keys, use_threads=False).aggregate([]).to_pylist()
+    for one in found:
+        own = [pc.field(key) == one[key] for key in keys]
+        yield rows if len(found) == 1 else rows.filter(own[0] & own[1])
 
 
 def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:

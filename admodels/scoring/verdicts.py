@@ -6,7 +6,7 @@ lists/RUN/LINE.csv                     the Benjamini-Hochberg list of a night
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -84,13 +84,16 @@ def keep_calibration(path: Path, found: Calibration) -> None:
 
 
 def judged(
-    ledger: Ledger, line: str, alpha: float, runs: Iterable[str] = ("*",)
+    ledger: Ledger, line: str, alpha: float, runs: tuple[str, ...] = ("*",)
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, or those of some runs, a group at a time."""
     drifted = drifted_runs(ledger, line)
+    calibrations: dict[tuple[str, str], NDArray[np.float64]] = {}
     for run, group in chain.from_iterable(ledger.groups(line, run) for run in runs):
-        calibration = _calibration_of(ledger, line, group)
-        yield run, group, tables.verdicts(group, calibration, alpha, run not in drifted)
+        key = tables.model_of(group)
+        if key not in calibrations:
+            calibrations[key] = _calibration_of(ledger, line, key)
+        yield run, group, tables.verdicts(group, calibrations[key], alpha, run not in drifted)
 
 
 def drift_folder(ledger: Ledger, line: str) -> Path:
@@ -104,9 +107,7 @@ def drifted_runs(ledger: Ledger, line: str) -> set[str]:
     return {p.stem for p in paths if not json.loads(p.read_text(encoding="utf-8"))["trusted"]}
 
 
-def _calibration_of(ledger: Ledger, line: str, scores: pa.Table) -> NDArray[np.float64]:
-    """Of the model that a group is from: a run has one model for a line, and a part one run."""
-    key = (scores["model_fingerprint"][0].as_py(), scores["contract_fingerprint"][0].as_py())
+def _calibration_of(ledger: Ledger, line: str, key: tuple[str, str]) -> NDArray[np.float64]:
     found = read_calibration(calibration_path(ledger, line, *key))
     return np.array(found.scores if found else (), np.float64)
 
@@ -175,7 +176,8 @@ def change(ledger: Ledger, line: str, alpha: float) -> Change:
     for _, scores, verdicts in judged(ledger, line, alpha):
         now = _flagged_keys(verdicts)
         flagged, more = flagged + len(now), more + len(now - before)
-        missing = images_missing(len(_calibration_of(ledger, line, scores)), alpha)
+        calibration = _calibration_of(ledger, line, tables.model_of(scores))
+        missing = images_missing(len(calibration), alpha)
     return Change(line, flagged, more, len(before) - (flagged - more), missing)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELLS_AT_A_TIME = 128  # in whole rows, on a CPU: so a block's descriptors stay in its cache
+CELLS_IN_CACHE, CELLS_AT_A_TIME = 128, 8192  # of a block, in whole rows: on a CPU, elsewhere
 BELOW_ANY_COSINE = -9.0
 
 
@@ -96,8 +96,8 @@ def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
     padded = F.pad(query, (0, 0, reach, reach, reach, reach))
     best = query.new_full((height + 2 * reach, width + 2 * reach), BELOW_ANY_COSINE)
     shifts = [(dy, dx) for dy in range(region) for dx in range(region)]
-    on_cpu = query.device.type == "cpu"
-    rows_at_a_time = max(1, CELLS_AT_A_TIME // width) if on_cpu else height
+    cells_at_a_time = CELLS_IN_CACHE if query.device.type == "cpu" else CELLS_AT_A_TIME
+    rows_at_a_time = max(1, cells_at_a_time // width)
     for top in range(0, height, rows_at_a_time):
         block = references[:, top : top + rows_at_a_time].to(torch.float32)
         rows = block.shape[1]
