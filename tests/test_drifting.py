@@ -150,6 +150,17 @@ def test_a_run_that_was_killed_is_judged_by_the_next() -> None:
     assert list(Path("ledger/drift/press").glob("*")) == [Path("ledger/drift/press/000001.json")]
 
 
+def test_drift_of_a_killed_run_is_told_though_the_rest_of_its_night_was_well() -> None:
+    draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
+    scored_alone()
+    draw(Path("press/tuesday"), 30, seed=5)
+    code, report, kept = night()
+    assert (code, kept["trusted"], report["images"]) == (5, True, 60)
+    assert "% darker" in report["drift"]
+    assert "% darker" in Path("ledger/pages/000002.html").read_text(encoding="utf-8")
+    assert sorted(trusted().values()) == [False] * 30 + [True] * 30
+
+
 def side_table() -> NDArray[np.void]:
     found = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
     assert found[0] == len(found[1])

@@ -382,3 +382,14 @@ def test_the_ledger_of_a_folder_with_mischief_has_a_row_for_every_file(tmp_path:
     night(tmp_path)
     found = rows(tmp_path)
     assert dict(zip(found["path"], found["status"], strict=True)) == cards.EXPECTED
+
+
+def test_a_file_dated_beyond_64_bits_stops_no_line(place: Path) -> None:
+    far = card(place / "in" / "far.png", 77)
+    try:
+        os.utime(far, (10_400_000_000, 10_400_000_000))
+    except OSError as error:
+        pytest.skip(f"this file system cannot hold the date: {error}")
+    assert night(place).statuses == {"scored": 1}
+    (seen,) = (place / "ledger" / "appearance").glob("*/000002/*.parquet")
+    assert pd.read_parquet(seen)["mtime_ns"].tolist() == [min(far.stat().st_mtime_ns, 2**63 - 1)]

@@ -7,20 +7,26 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from admodels import cli, images
-from admodels.errors import ConfigurationError
-from admodels.scoring.engine import Model, Source, score_line
+from admodels.errors import ConfigurationError, SourceError
+from admodels.scoring import engine
+from admodels.scoring import nightly as nights
+from admodels.scoring.engine import Model, Source, local, score_line
 from admodels.scoring.ledger import opened
 from admodels.scoring.limits import Limit
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.nights import Summary, last
 from admodels.scoring.params import Line
+from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
 
@@ -294,12 +300,61 @@ def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
     process = command(plant, "watch", "--every-seconds", "0.2")
     assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 6
     shutil.copyfile(plant / "weld/0000.png", plant / "press/arrived.png")
-    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 1
+    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 7
     process.send_signal(signal.SIGTERM)
     code, _, stderr = ended(process)
     assert code == 143, stderr
     assert len(table("scores")) == 7
     assert len(list(Path("ledger/scores").rglob("*.parquet"))) == 1
+    kept = json.loads(Path("ledger/runs/000001.json").read_text(encoding="utf-8"))
+    assert (kept["exit_code"], kept["lines"]["press"]["images"]) == (143, 7)
+
+
+def test_a_watch_begins_a_night_a_day_and_says_nothing_twice(plant: Path, monkeypatch) -> None:
+    monkeypatch.setattr(nights, "WATCHED_SECONDS", 3.0)
+    told: list[dict[str, object]] = []
+
+    def tell(one: dict[str, object]) -> None:
+        told.append(one)
+        if len(told) == 1:
+            draw(plant / "press" / "later", 1, seed=9)
+        elif one["run"] == "000002":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif len(told) == 2:
+            threading.Timer(3.0, draw, (plant / "press" / "next", 2, 8)).start()
+
+    options = Options(Path("models"), 0.0)
+    end = nights.watch({"press": line("press")}, Path("ledger"), options, 0.1, tell)
+    assert [(one["run"], one["lines"]["press"]["images"]) for one in told] == (
+        [("000001", 6), ("000001", 7), ("000002", 2)]
+    )
+    assert (end["run"], end["exit_code"]) == ("000002", 143)
+    assert Path("ledger/pages/000001.html").is_file()
+    assert len(table("scores")) == 9
+
+
+def test_rows_of_a_line_that_failed_are_told_once_it_has_its_night(
+    plant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
+
+    def lost(*words: object) -> Iterator[Read]:
+        yield from islice(local(*words), 4)
+        raise SourceError("gone", where="cluster", expected="it", next_step="mend it")
+
+    options = Options(Path("models"), 0.0, engine=lost)
+    lines = {"press": line("press", fdr=0.5, alpha=0.9)}
+    first = nightly(lines, Path("ledger"), options)["lines"]["press"]
+    assert (first["exit_code"], first["images"], len(table("scores"))) == (69, 0, 4)
+    run({"weld": line("weld")})  # another file of lines meanwhile
+    second = run(lines)["lines"]["press"]
+    assert (second["runs"], second["images"], second["old"]) == (
+        ["000001", "000002", "000003"],
+        6,
+        4,
+    )
+    assert second["flagged"] == table("verdicts").query("line == 'press'")["is_anomalous"].sum()
+    assert run(lines)["lines"]["press"]["images"] == 0
 
 
 def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> None:
@@ -309,8 +364,8 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
         score_line(ledger, source, Model.at(Path("models/draem/stripes")), Stop())
     draw(plant / "press" / "later", 2, seed=9)
     told = run({"press": line("press", alpha=0.9)})
-    assert told["runs"] == ["000001", "000002"]
     report = told["lines"]["press"]
+    assert report["runs"] == ["000001", "000002"]
     assert report["statuses"] == {"empty": 1, "scored": 8}
     assert (report["images"], report["unreadable"], report["old"]) == (9, 1, 7)
     everything = table("verdicts")["is_anomalous"]
@@ -319,4 +374,4 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
     page = Path("ledger/pages/000002.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("0005.png", "later/0001.png", "empty.png"))
     again = run({"press": line("press", alpha=0.9)})
-    assert (again["runs"], again["lines"]["press"]["images"]) == (["000003"], 0)
+    assert (again["lines"]["press"]["runs"], again["lines"]["press"]["images"]) == (["000003"], 0)

@@ -184,6 +184,7 @@ def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
 def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypatch) -> None:
     monkeypatch.setattr(morning, "PARTS_MAX", 6)
     monkeypatch.setattr(morning, "UNJUDGED", 2)
+    monkeypatch.setattr(morning, "PARTS_LEAST", 1)
     with opened(ledger) as held:
         lines = morning.line_nights(held, morning.told_of(ledger))
     chosen = morning.worst_first(lines)

@@ -56,7 +56,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "in" / "bad.png").write_bytes(b"bad")
     with held(tmp_path) as ledger:
         assert night(ledger, tmp_path) == Tally(10, 3, 10, 3)
-        ledger.finish({})
+        ledger.finish({"whole": True, "lines": {"press": {"exit_code": 0}}})
     return tmp_path
 
 

@@ -95,8 +95,8 @@ def stamp_of(path: Path) -> str:
 
 
 def mtime_ns(stamped: str) -> int:
-    """When a file was last written, from its stamp; 0 where that is not known."""
-    return int(stamped.split(":")[1]) if stamped else 0
+    """When a file was last written, from its stamp, within 64 bits; 0 where that is not known."""
+    return min(int(stamped.split(":")[1]), 2**63 - 1) if stamped else 0
 
 
 def is_settled(name: str, stamped: str, now: float, seconds: float) -> bool:

@@ -32,22 +32,28 @@ IMAGES_AT_MOST = 2000  # of a night, evenly spread: more would not make a change
 
 
 def watch(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> dict[str, Any]:
-    """Judge this run so far, and any that was killed before it was judged; what is told of this.
+    """Judge the runs of tonight, and any that was never judged; what is told of tonight.
 
-    Empty where this run has seen no image.
+    Empty where no image was seen.
 
     Raises:
         StorageError: a part of the ledger is damaged.
     """
     drift, seen = drift_folder(ledger, line), ledger.appearance / folder_name(line)
-    done = {path.stem for path in drift.glob("*.json")} - {ledger.run}
-    told: dict[str, Any] = {}
+    tonight, found = ledger.tonight(line), list[dict[str, Any]]()
+    done = {path.stem for path in drift.glob("*.json")} - set(tonight)
     for home in sorted(path for path in seen.glob("*") if path.name not in done):
         told = _judged(home, drift, model, _reference(ledger, line, model, calibration))
         told |= {"line": line, "run": home.name}
         with durable_file(drift / f"{home.name}.json") as partial:
             write_json(partial, told)
-    return told if told.get("run") in ledger.tonight else {}
+        found += [told] if home.name in tonight else []
+    return worst(found) or {}
+
+
+def worst(told: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of what was found of several runs: the last with an alarm, else the last."""
+    return max(told, key=lambda one: (not one["trusted"], one["run"]), default=None)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,6 +35,7 @@ from admodels.scoring.nights import summaries
 from admodels.scoring.tables import Row
 from admodels.writing import durable_file, on_disk, write_json
 
+DONE = (0, 5)  # exit codes of a line that told of all its rows
 HELD = 256  # batches: each costs memory of its own, however small
 
 
@@ -56,18 +58,22 @@ class Ledger:
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
         number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
         self.run = f"{number:06d}"
-        self.tonight = tuple(f"{n:06d}" for n in range(self._last_whole() + 1, number + 1))
+        self._ends: dict[Path, dict[str, Any]] = {}
 
-    def _last_whole(self) -> int:
-        """The last run that told of all its rows; later ones died, or were stopped before that.
+    def tonight(self, line: str) -> tuple[str, ...]:
+        """The runs that this one tells of: itself, and those since the last that told of the line.
 
-        `tonight`, the runs after it and this one, is what this run tells of.
+        Those between died, were stopped before their end, or failed on this line.
         """
+        last = 0
         for path in summaries(self.folder):
-            with suppress(ValueError):  # damaged: it tells of nothing
-                if json.loads(path.read_text(encoding="utf-8")).get("whole", True):
-                    return int(path.stem)
-        return 0
+            if path not in self._ends:
+                self._ends[path] = _end(path)
+            end = self._ends[path]
+            if path.stem != self.run and end["whole"] and end["codes"].get(line) in DONE:
+                last = int(path.stem)
+                break
+        return tuple(f"{number:06d}" for number in range(last + 1, int(self.run) + 1))
 
     def write(self, line: str, rows: list[Row], seen: pa.Table) -> None:
         """Make a part of the rows, and of what was seen; inside `index.change()`, which commits."""
@@ -100,9 +106,9 @@ class Ledger:
                         yield path.parent.name, group
 
     def untold(self, line: str) -> Counter[str]:
-        """The statuses of rows of tonight that earlier runs wrote."""
+        """The statuses of rows of tonight that stand here already."""
         found = Counter[str]()
-        for run in set(self.tonight) - {self.run}:
+        for run in self.tonight(line):
             for _, rows in self.groups(line, run):
                 found.update(rows["status"].to_pylist())
         return found
@@ -150,6 +156,16 @@ class Ledger:
         """Say that the run came to its end, and what it did."""
         with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
             write_json(partial, told)
+
+
+def _end(summary: Path) -> dict[str, Any]:
+    """Whether a run came to its end, and the exit codes of its lines."""
+    try:
+        told = json.loads(summary.read_text(encoding="utf-8"))
+        codes = {name: line["exit_code"] for name, line in told["lines"].items()}
+        return {"whole": told["whole"], "codes": codes}
+    except (ValueError, TypeError, LookupError, AttributeError):  # damaged: it tells of nothing
+        return {"whole": False, "codes": {}}
 
 
 def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -18,17 +18,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from admodels.errors import ConfigurationError, StorageError
-from admodels.scoring import tables
+from admodels.scoring import drifting, tables
 from admodels.scoring.discover import NOT_IMAGES, Status
-from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.ledger import Ledger
 from admodels.scoring.nights import Summary, summaries
 from admodels.scoring.overlays import ALWAYS
-from admodels.scoring.verdicts import calibration_path, judged, picture_path, read_calibration
+from admodels.scoring.verdicts import (
+    calibration_path,
+    drift_folder,
+    judged,
+    picture_path,
+    read_calibration,
+)
 
 LOG = logging.getLogger(__name__)
 Told = dict[str, Any]  # what runs/RUN.json says of a run, or of a line in it
 NIGHTS_MAX = 400  # of the index
 PARTS_MAX = 10_000  # on a page, the same number of each line
+PARTS_LEAST = 5  # of each line, however many lines there are
 UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # parts that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
@@ -94,7 +101,7 @@ def median_score(ledger: Ledger, line: str) -> float | None:
     """Of the images of tonight; a trend is made of those of many nights."""
     groups = [
         rows["anomaly_score"].drop_null()
-        for run in ledger.tonight
+        for run in ledger.tonight(line)
         for _, rows in ledger.groups(line, run)
     ]
     return float(np.median(np.concatenate(groups))) if sum(map(len, groups)) else None
@@ -103,7 +110,7 @@ def median_score(ledger: Ledger, line: str) -> float | None:
 def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
     """Every line of the first of `nights`, compared with those after it, which are older."""
     reports = nights[0]["lines"]
-    most = max(UNJUDGED, PARTS_MAX // max(len(reports), 1))
+    most = max(PARTS_LEAST, PARTS_MAX // max(len(reports), 1))
     found = []
     for name in reports:
         told, *past = (_of(night, name) for night in nights)
@@ -114,24 +121,24 @@ def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
 
 def _of(night: Told, line: str) -> Told:
     """The report of a line, with the number of its run."""
-    runs = night.get("runs", [night["run"]])
-    of_night = {"run": night["run"], "runs": runs, "started": night["started"]}
-    return {**night["lines"].get(line, {}), **of_night}
+    of_night = {"run": night["run"], "started": night["started"]}
+    return {"runs": [night["run"]], **night["lines"].get(line, {}), **of_night}
 
 
 def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: int) -> LineNight:
     rows = _rows(ledger, name, told["runs"], told)
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    drift = ledger.folder / "drift" / folder_name(name) / f"{told['run']}.json"
-    before = past[0] if past else None
+    paths = [drift_folder(ledger, name) / f"{run}.json" for run in told["runs"]]
+    drifts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
     return LineNight(
         name,
         told,
         before,
-        json.loads(drift.read_text(encoding="utf-8")) if drift.is_file() else None,
+        drifting.worst(drifts),
         _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else told.get("flagged"),
         _parts(ledger, name, told, rows, most),
-        unreadable.slice(0, UNREADABLE_MAX).select(["path", "status", "reason"]).to_pylist(),
+        unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),
         len(unreadable),
         list(_changes(ledger, name, told, before, rows)),
         past,

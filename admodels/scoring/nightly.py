@@ -9,7 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -21,9 +21,10 @@ from admodels.errors import AdmodelsError, StorageError
 from admodels.manifest import sha256_of
 from admodels.scoring import drifting, morning, overlays, page, verdicts
 from admodels.scoring.discover import files, shown
-from admodels.scoring.engine import Counts, Engine, Source, local, score_line
+from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.limits import ALARM, Limit, expected_images
+from admodels.scoring.nights import SIGNALLED
 from admodels.scoring.params import Line
 from admodels.scoring.pinned import Pinned
 from admodels.scoring.stopping import Stop, on_signals
@@ -31,6 +32,7 @@ from admodels.scoring.stopping import Stop, on_signals
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
 BUG = 1
 WATCHED_PARTS = 64  # of one line, before a watch makes them one
+WATCHED_SECONDS = 86_400.0  # after which a watch begins another night
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Options:
 
 @dataclass
 class LineReport:
-    """A line's night: `images` are the new rows of what should be an image.
+    """A line's night, of the rows of `runs`: `images` are the new rows of what should be an image.
 
     `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
     the likely cause if the line did not look or score like its reference.
@@ -55,6 +57,7 @@ class LineReport:
 
     folder: str = ""
     alpha: float | None = None
+    runs: list[str] = field(default_factory=list)
     found: int = 0
     old: int = 0
     unsettled: int = 0
@@ -95,7 +98,7 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         StorageError: the ledger cannot be used at all.
     """
     with on_signals() as stop, opened(folder) as ledger:
-        told = _pass(ledger, lines, options, Pinned(options.models, folder), stop)
+        told = _pass(ledger, lines, options, Pinned(options.models, folder), stop, {})
         ledger.finish(told)
         if not stop():
             _write_page(ledger, told)
@@ -119,23 +122,52 @@ def watch(
     every_seconds: float,
     tell: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """`nightly` again and again until a signal; `tell` hears of each pass with new rows."""
-    with on_signals() as stop, opened(folder) as ledger:
-        pinned = Pinned(options.models, folder)
-        ledger.tonight = (ledger.run,)
+    """A night after the other, each of many looks, until a signal; `tell` hears of what is new."""
+    with on_signals() as stop:
         while True:
-            told = _pass(ledger, lines, options, pinned, stop, WATCHED_PARTS)
+            with opened(folder) as ledger:
+                told = _watched(ledger, lines, options, every_seconds, tell, stop)
             if stop():
-                break
-            if any(line["statuses"] or line["exit_code"] for line in told["lines"].values()):
-                tell(told)
-            until = time.monotonic() + every_seconds
-            while not stop() and time.monotonic() < until:
-                time.sleep(min(0.2, every_seconds))
-        for name in lines:
-            ledger.compact(name)
-        ledger.finish(told | {"whole": True})
-        return told
+                return told
+
+
+def _watched(
+    ledger: Ledger,
+    lines: Mapping[str, Line],
+    options: Options,
+    every_seconds: float,
+    tell: Callable[[dict[str, Any]], None],
+    stop: Stop,
+) -> dict[str, Any]:
+    pinned, reports = Pinned(options.models, ledger.folder), dict[str, LineReport]()
+    known, until = dict[str, Any](), time.monotonic() + WATCHED_SECONDS
+    while True:
+        told = _pass(ledger, lines, options, pinned, stop, reports, WATCHED_PARTS)
+        each = {name: (one.statuses, one.exit_code, one.told) for name, one in reports.items()}
+        news = {name: one for name, one in each.items() if any(one)}
+        if news != known and not stop():
+            tell(told)
+            known = news
+        if stop() or time.monotonic() >= until:
+            break
+        _pause(every_seconds, stop)
+        if stop():
+            break
+    if stop():
+        told["exit_code"] = SIGNALLED + stop.signal
+    for name in lines:
+        ledger.compact(name)
+    ledger.finish(told)
+    if not stop():
+        _write_page(ledger, told)
+        ledger.finish(told)
+    return told
+
+
+def _pause(seconds: float, stop: Stop) -> None:
+    until = time.monotonic() + seconds
+    while not stop() and time.monotonic() < until:
+        time.sleep(min(0.2, seconds))
 
 
 def _pass(
@@ -144,24 +176,33 @@ def _pass(
     options: Options,
     pinned: Pinned,
     stop: Stop,
+    reports: dict[str, LineReport],
     parts: int = 1,
 ) -> dict[str, Any]:
+    """One look at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
     pinned.look_up(lines.values())
-    reports: dict[str, LineReport] = {}
     # Lines of one bundle follow each other, so that it is loaded once.
     for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
         if not stop():
-            reports[name] = LineReport(line.folder, line.alpha)
-            with _isolated(name, reports[name]):
-                _score(ledger, name, line, options, pinned, stop, reports[name])
-                ledger.compact(name, parts)
+            before = reports.get(name)
+            reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
+            with _isolated(name, report):
+                model, report.bundle, note = pinned.of(line)
+                source = _source(name, line, options)
+                _score(ledger, source, model, options, stop, report)
+                ledger.compact(name, parts)  # first: judging reads all parts, several times
+                if before and not before.exit_code and before.statuses == report.statuses:
+                    reports[name] = replace(  # nothing new: what was judged stands
+                        before, found=report.found, old=report.old, unsettled=report.unsettled
+                    )
+                else:
+                    _judge(ledger, source, model, line, options, stop, report, note)
     code = _worst({report.exit_code for report in reports.values()})
     return {
         "run": ledger.run,
-        "runs": list(ledger.tonight),
         "whole": not stop(),
-        "exit_code": 128 + stop.signal if stop() else code,
+        "exit_code": SIGNALLED + stop.signal if stop() else code,
         "command": shown(shlex.join(sys.orig_argv)),
         "directory": shown(str(Path.cwd())),
         "versions": {name: version(name) for name in PACKAGES},
@@ -195,43 +236,52 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
         report.told.append(f"{type(error).__name__}: {error}")
 
 
+def _source(name: str, line: Line, options: Options) -> Source:
+    folder, settle_seconds = Path(line.folder), options.settle_seconds
+    return Source(name, folder, line.pattern, settle_seconds, options.rehash, line.tile)
+
+
 def _score(
-    ledger: Ledger,
-    name: str,
-    line: Line,
-    options: Options,
-    pinned: Pinned,
-    stop: Stop,
-    report: LineReport,
+    ledger: Ledger, source: Source, model: Model, options: Options, stop: Stop, report: LineReport
 ) -> None:
     start = time.monotonic()
-    model, report.bundle, note = pinned.of(line)
-    folder = Path(line.folder)
-    source = Source(name, folder, line.pattern, options.settle_seconds, options.rehash, line.tile)
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
-        untold = ledger.untold(name)
+        untold = ledger.untold(source.line)
         report.take(score_line(ledger, source, model, stop, options.engine), untold)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
+
+
+def _judge(
+    ledger: Ledger,
+    source: Source,
+    model: Model,
+    line: Line,
+    options: Options,
+    stop: Stop,
+    report: LineReport,
+    note: str,
+) -> None:
+    name, alpha = source.line, line.alpha
     calibration = verdicts.ensure_calibration(ledger, name, model)
     drift = drifting.watch(ledger, name, model, calibration)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     if report.images:
-        kept = (calibration, line.alpha, options.pictures, stop)
+        kept = (calibration, alpha, options.pictures, stop)
         report.pictures = overlays.draw(ledger, source, model, *kept)
-    tally = verdicts.rebuild(ledger, name, line.alpha)
+    tally = verdicts.rebuild(ledger, name, alpha)
     report.median_score = morning.median_score(ledger, name)
     report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
     report.calibration_sha256 = sha256_of(
         verdicts.calibration_path(ledger, name, model.model_fingerprint, model.contract_fingerprint)
     )
-    if (len(calibration.scores) + 1) * line.alpha >= 1:
+    if (len(calibration.scores) + 1) * alpha >= 1:
         report.flagged = tally.run_flagged
-        report.expected_false_alarms = round(line.alpha * tally.run_scored, 2)
+        report.expected_false_alarms = round(alpha * tally.run_scored, 2)
     if line.fdr is not None:
-        report.listed = verdicts.write_list(ledger, name, line.alpha, line.fdr)
+        report.listed = verdicts.write_list(ledger, name, alpha, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
     report.told += [*_alarms(report, options.limits), *filter(None, [note])]
     report.exit_code = ALARM if report.told else 0

@@ -103,7 +103,7 @@ def _wanted(
     """Rows of tonight by this model: a killed run may have had another."""
 
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
-        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight):
+        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight(line)):
             if tables.model_of(scores) == fingerprints:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),

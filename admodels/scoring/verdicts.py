@@ -127,7 +127,7 @@ def _with_pictures(verdicts: pa.Table, held: set[str]) -> pa.Table:
 
 def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
     """Write the verdicts of a line anew, whole or not at all."""
-    counts = np.zeros(4, int)
+    counts, tonight = np.zeros(4, int), ledger.tonight(line)
     held = {
         path.relative_to(ledger.folder).as_posix()
         for path in (ledger.folder / "overlays" / folder_name(line)).glob("*.jpg")
@@ -137,7 +137,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
         for run, _, verdicts in judged(ledger, line, alpha):
             scored, flagged = _counted(verdicts)
             counts[:2] += scored, flagged
-            if run in ledger.tonight:
+            if run in tonight:
                 counts[2:] += scored, flagged
             yield _with_pictures(verdicts, held) if held else verdicts
 
@@ -202,7 +202,7 @@ def write_list(ledger: Ledger, line: str, alpha: float, fdr: float) -> int:
             [scores["path"], scores["image_sha256"], scores["anomaly_score"], verdicts["p_value"]],
             ["path", "image_sha256", "anomaly_score", "p_value"],
         ).drop_null()
-        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight)
+        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight(line))
     ]
     if not tonight:
         return 0
