@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_drift_of_a_killed_run_is_told_though_the_rest_of_its_night_was_well() -
     assert "% darker" in report["drift"]
     assert "% darker" in Path("ledger/pages/000002.html").read_text(encoding="utf-8")
     assert sorted(trusted().values()) == [False] * 30 + [True] * 30
+
+
+def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
+    plant: Path,
+) -> None:
+    draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
+    assert night()[0] == 5
+    summary = Path("ledger/runs/000001.json")
+    told = json.loads(summary.read_text(encoding="utf-8"))
+    summary.write_text(json.dumps(told | {"whole": False}), encoding="utf-8")
+    shutil.rmtree(plant / MODEL)
+    cards.save_draem(plant / MODEL, calibration=31, reference=True)
+    code, report, _ = night()
+    assert (code, report["runs"]) == (5, ["000001", "000002"])
+    assert "% darker" in report["drift"]
+    assert not any(trusted().values())
 
 
 def side_table() -> NDArray[np.void]:

@@ -111,7 +111,7 @@ def watch(
     every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
     log: Annotated[Literal["plain", "json"], LOG] = "plain",
 ) -> None:
-    """Score files as they arrive, until a signal; a line of JSON for every look that found some."""
+    """Score files as they arrive, until a signal; a line of JSON of the day so far for all news."""
     log_as(log)
     from admodels.scoring import nightly as night
     from admodels.scoring import params

@@ -41,14 +41,26 @@ def watch(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> 
     """
     drift, seen = drift_folder(ledger, line), ledger.appearance / folder_name(line)
     tonight, found = ledger.tonight(line), list[dict[str, Any]]()
-    done = {path.stem for path in drift.glob("*.json")} - set(tonight)
-    for home in sorted(path for path in seen.glob("*") if path.name not in done):
-        told = _judged(home, drift, model, _reference(ledger, line, model, calibration))
-        told |= {"line": line, "run": home.name}
-        with durable_file(drift / f"{home.name}.json") as partial:
-            write_json(partial, told)
+    for home in sorted(seen.glob("*")):
+        kept = drift / f"{home.name}.json"
+        if home.name not in tonight and kept.exists():
+            continue
+        told = None if home.name == ledger.run else _judged_before(kept, home)
+        if told is None:
+            told = _judged(home, drift, model, _reference(ledger, line, model, calibration))
+            told |= {"line": line, "run": home.name}
+            with durable_file(kept) as partial:
+                write_json(partial, told)
         found += [told] if home.name in tonight else []
     return worst(found) or {}
+
+
+def _judged_before(kept: Path, home: Path) -> dict[str, Any] | None:
+    """What was found of a run, by the model of then, unless it has seen more images since."""
+    if not kept.exists():
+        return None
+    told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return told if told["images"] == sum(map(_length, home.glob("*.parquet"))) else None
 
 
 def worst(told: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -58,7 +58,7 @@ class Ledger:
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
         number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
         self.run = f"{number:06d}"
-        self._ends: dict[Path, dict[str, Any]] = {}
+        self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
 
     def tonight(self, line: str) -> tuple[str, ...]:
         """The runs that this one tells of: itself, and those since the last that told of the line.
@@ -66,11 +66,11 @@ class Ledger:
         Those between died, were stopped before their end, or failed on this line.
         """
         last = 0
-        for path in summaries(self.folder):
+        for path in self._before:
             if path not in self._ends:
                 self._ends[path] = _end(path)
             end = self._ends[path]
-            if path.stem != self.run and end["whole"] and end["codes"].get(line) in DONE:
+            if end["whole"] and end["codes"].get(line) in DONE:
                 last = int(path.stem)
                 break
         return tuple(f"{number:06d}" for number in range(last + 1, int(self.run) + 1))
@@ -114,12 +114,13 @@ class Ledger:
         return found
 
     def compact(self, line: str, at_most: int = 1) -> None:
-        """Make one part of a run's parts wherever it has more than `at_most`.
+        """Make one part of a run's parts if it has more than `at_most`; of one, look at all runs.
 
         The old folder and the new one change places by two renames; a process that dies between
         them leaves the first half of its run's name empty until the next start.
         """
-        for home in sorted((self.scores / folder_name(line)).glob("*")):
+        runs = "*" if at_most == 1 else self.run
+        for home in sorted((self.scores / folder_name(line)).glob(runs)):
             old = sorted(home.glob("*.parquet"))
             if len(old) <= at_most:
                 continue
@@ -163,7 +164,7 @@ def _end(summary: Path) -> dict[str, Any]:
     try:
         told = json.loads(summary.read_text(encoding="utf-8"))
         codes = {name: line["exit_code"] for name, line in told["lines"].items()}
-        return {"whole": told["whole"], "codes": codes}
+        return {"whole": told.get("whole", True), "codes": codes}
     except (ValueError, TypeError, LookupError, AttributeError):  # damaged: it tells of nothing
         return {"whole": False, "codes": {}}
 

@@ -22,7 +22,7 @@ from admodels.manifest import sha256_of
 from admodels.scoring import drifting, morning, overlays, page, verdicts
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
-from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.ledger import DONE, Ledger, opened
 from admodels.scoring.limits import ALARM, Limit, expected_images
 from admodels.scoring.nights import SIGNALLED
 from admodels.scoring.params import Line
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass
 class LineReport:
-    """A line's night, of the rows of `runs`: `images` are the new rows of what should be an image.
+    """A line's night, of the rows of `runs`: `images` are those of what should be an image.
 
     `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
     the likely cause if the line did not look or score like its reference.
@@ -99,11 +99,16 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
     """
     with on_signals() as stop, opened(folder) as ledger:
         told = _pass(ledger, lines, options, Pinned(options.models, folder), stop, {})
-        ledger.finish(told)
-        if not stop():
-            _write_page(ledger, told)
-            ledger.finish(told)
+        _finish(ledger, told, stop)
         return told
+
+
+def _finish(ledger: Ledger, told: dict[str, Any], stop: Stop) -> None:
+    """The summary, then the page, which reads it: only with both has the run told of its rows."""
+    ledger.finish(told | {"whole": False})
+    if not stop():
+        _write_page(ledger, told)
+        ledger.finish(told)
 
 
 def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
@@ -140,7 +145,7 @@ def _watched(
     stop: Stop,
 ) -> dict[str, Any]:
     pinned, reports = Pinned(options.models, ledger.folder), dict[str, LineReport]()
-    known, until = dict[str, Any](), time.monotonic() + WATCHED_SECONDS
+    known, began = dict[str, Any](), time.monotonic()
     while True:
         told = _pass(ledger, lines, options, pinned, stop, reports, WATCHED_PARTS)
         each = {name: (one.statuses, one.exit_code, one.told) for name, one in reports.items()}
@@ -148,19 +153,17 @@ def _watched(
         if news != known and not stop():
             tell(told)
             known = news
-        if stop() or time.monotonic() >= until:
+        if stop() or time.monotonic() - began >= WATCHED_SECONDS:
             break
         _pause(every_seconds, stop)
         if stop():
             break
-    if stop():
+    if stop():  # before the page: the next night tells of these rows
         told["exit_code"] = SIGNALLED + stop.signal
+    _finish(ledger, told, stop)
     for name in lines:
-        ledger.compact(name)
-    ledger.finish(told)
-    if not stop():
-        _write_page(ledger, told)
-        ledger.finish(told)
+        with _isolated(name, LineReport()):
+            ledger.compact(name)
     return told
 
 
@@ -192,7 +195,7 @@ def _pass(
                 source = _source(name, line, options)
                 _score(ledger, source, model, options, stop, report)
                 ledger.compact(name, parts)  # first: judging reads all parts, several times
-                if before and not before.exit_code and before.statuses == report.statuses:
+                if before and before.exit_code in DONE and before.statuses == report.statuses:
                     reports[name] = replace(  # nothing new: what was judged stands
                         before, found=report.found, old=report.old, unsettled=report.unsettled
                     )

@@ -126,6 +126,6 @@ def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
     if age < -CLOCK_TOLERANCE:
         return False, f"night {night.run} ended in the future: a clock is or was wrong"
     told = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
-    if night.exit_code >= SIGNALLED:
+    if night.exit_code >= SIGNALLED and not _is_at_work(ledger):
         return False, f"{told}: it was stopped before its end"
     return age <= max_age, told if age <= max_age else f"{told}: too long ago"
