@@ -22,7 +22,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from skimage import data
 
-from admodels.scoring import overlays, page, verdicts
+from admodels.scoring import appearances, overlays, page, verdicts
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.nightly import LineReport
 from admodels.scoring.tables import Row
@@ -89,10 +89,11 @@ def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) ->
         for at, (sha, score) in enumerate(zip(digests, found, strict=True))
     ]
     with ledger.index.change():
-        ledger.write(LINE, rows)
+        ledger.write(LINE, rows, appearances.table([]))
     for at in np.argsort(found)[::-1][:pictures]:
         draw(ledger, digests[at], side, rng)
-    report = LineReport("in", 0.02, bundle="cpr/brick", images=len(rows), flagged=flagged, **keys)
+    known = {"bundle": "cpr/brick", "images": len(rows), "flagged": flagged}
+    report = LineReport("in", 0.02, [ledger.run], **known, **keys)
     told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
     told |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
     ledger.finish(told | {"versions": {}, "lines": {LINE: asdict(report)}})
