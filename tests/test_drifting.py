@@ -162,20 +162,27 @@ def test_drift_of_a_killed_run_is_told_though_the_rest_of_its_night_was_well() -
     assert sorted(trusted().values()) == [False] * 30 + [True] * 30
 
 
+@pytest.mark.parametrize("more", [0, 5])
 def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
-    plant: Path,
+    plant: Path, more: int
 ) -> None:
     draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
     assert night()[0] == 5
-    summary = Path("ledger/runs/000001.json")
+    summary, kept = Path("ledger/runs/000001.json"), Path("ledger/drift/press/000001.json")
     told = json.loads(summary.read_text(encoding="utf-8"))
     summary.write_text(json.dumps(told | {"whole": False}), encoding="utf-8")
+    found = json.loads(kept.read_text(encoding="utf-8"))  # and then a few more came, unjudged
+    kept.write_text(json.dumps(found | {"images": 30 - more}), encoding="utf-8")
     shutil.rmtree(plant / MODEL)
-    cards.save_draem(plant / MODEL, calibration=31, reference=True)
-    code, report, _ = night()
-    assert (code, report["runs"]) == (5, ["000001", "000002"])
+    changes = {"reconstructive_width": 16}
+    cards.save_draem(plant / MODEL, calibration=30, reference=True, **changes)
+    shutil.rmtree("press/monday")
+    draw(Path("press/tuesday"), 30, seed=5)
+    code, report, tuesday = night()
+    assert (code, report["runs"], tuesday["trusted"]) == (5, ["000001", "000002"], True)
     assert "% darker" in report["drift"]
-    assert not any(trusted().values())
+    assert json.loads(kept.read_text(encoding="utf-8")) == found
+    assert trusted() == {path: path.startswith("tuesday") for path in trusted()}
 
 
 def side_table() -> NDArray[np.void]:

@@ -312,15 +312,21 @@ def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
 
 def test_a_watch_begins_a_night_a_day_and_says_nothing_twice(plant: Path, monkeypatch) -> None:
     told: list[dict[str, object]] = []
+    looks: list[int] = []
+
+    def pause(*_: object) -> None:  # between two looks
+        looks.append(len(told))
+        if len(looks) == 3:
+            draw(plant / "press" / "later", 1, seed=9)
+
+    monkeypatch.setattr(nights, "_pause", pause)
 
     def tell(one: dict[str, object]) -> None:
         told.append(one)
-        if len(told) == 1:
-            draw(plant / "press" / "later", 1, seed=9)
-        elif len(told) == 2:
+        if len(told) == 2:
             monkeypatch.setattr(nights, "WATCHED_SECONDS", 0.0)
             draw(plant / "press" / "next", 2, seed=8)
-        else:
+        elif len(told) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     options = Options(Path("models"), 0.0)
@@ -328,7 +334,8 @@ def test_a_watch_begins_a_night_a_day_and_says_nothing_twice(plant: Path, monkey
     assert [(one["run"], one["lines"]["press"]["images"]) for one in told] == (
         [("000001", 6), ("000001", 7), ("000002", 2)]
     )
-    assert (end["run"], end["exit_code"]) == ("000002", 143)
+    assert looks == [1, 1, 1]
+    assert (end["run"], end["exit_code"], end["whole"]) == ("000002", 143, False)
     assert Path("ledger/pages/000001.html").is_file()
     again = run({"press": line("press")})["lines"]["press"]  # the page was not to be had before
     assert (again["runs"], again["images"]) == (["000002", "000003"], 2)

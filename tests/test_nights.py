@@ -20,18 +20,18 @@ DAY = timedelta(hours=24)
 GONE = 2**22 + 1  # above the largest process id of Linux
 
 
-def ended(ledger: Path, run: str, ago: timedelta, code: int = 0) -> None:
+def ended(ledger: Path, run: str, ago: timedelta, code: int = 0, **more: object) -> None:
     """A night that ended `ago` after an hour of work, as `Ledger.finish` keeps it."""
     started = datetime.now(UTC) - ago - timedelta(hours=1)
     told = {"run": run, "exit_code": code, "started": started.isoformat(), "seconds": 3600.0}
     (ledger / "runs").mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**told, "host": "here", "unclaimed": 0, "lines": {}})
+    text = json.dumps({**told, "host": "here", "unclaimed": 0, "lines": {}, **more})
     (ledger / "runs" / f"{run}.json").write_text(text, encoding="utf-8")
 
 
 def begun(ledger: Path, run: str, process: int | str) -> None:
     """A night that has written a part."""
-    (ledger / "scores/press" / run).mkdir(parents=True)
+    (ledger / "scores/press" / run).mkdir(parents=True, exist_ok=True)
     lock = f"{process} on {os.uname().nodename}"
     (ledger / "lock").write_text(lock, encoding="utf-8")
 
@@ -106,6 +106,19 @@ def test_a_night_at_work_is_no_killed_one(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(f"{GONE} on another host", encoding="utf-8")
     assert dead_man(tmp_path, DAY)[0] is True
     assert "too long ago" in dead_man(tmp_path, timedelta(minutes=30))[1]
+
+
+def test_a_stopped_night_is_no_alarm_while_another_is_at_work(tmp_path: Path) -> None:
+    for at, (code, whole) in enumerate(((143, False), (0, False))):
+        ended(tmp_path, f"{at:06d}", timedelta(hours=1), code, whole=whole)
+        (tmp_path / "lock").unlink(missing_ok=True)
+        assert "was stopped before its end" in dead_man(tmp_path, DAY)[1]
+        (tmp_path / "lock").write_text("", encoding="utf-8")  # it left in order
+        assert dead_man(tmp_path, DAY)[0] is False
+        begun(tmp_path, f"{at:06d}", os.getpid())
+        assert dead_man(tmp_path, DAY)[0] is True
+    ended(tmp_path, "000002", timedelta(hours=1), 74, whole=False, page_faults=["no room"])
+    assert dead_man(tmp_path, DAY)[0] is True  # told by its code
 
 
 @pytest.mark.parametrize("text", ["", "26", "h", "-1h", "1.5h", "26 h", "26H"])

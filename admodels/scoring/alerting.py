@@ -48,7 +48,7 @@ def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str
         ended = _outcome(ledger, log, status)
     except OSError as error:  # people must hear of that, too
         ended = Outcome(_code(status), None, str(error))
-    if ended.night and ended.code == 0 and not always:
+    if ended.night and ended.night.whole and ended.code == 0 and not always:
         return []
     index = (ledger / "pages/index.html").absolute()
     told = message(ended, os.uname().nodename, str(index) if index.exists() else "")

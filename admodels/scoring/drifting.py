@@ -45,22 +45,17 @@ def watch(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> 
         kept = drift / f"{home.name}.json"
         if home.name not in tonight and kept.exists():
             continue
-        told = None if home.name == ledger.run else _judged_before(kept, home)
-        if told is None:
+        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        told: dict[str, Any] = before or {}
+        if not before or home.name == ledger.run or before["images"] != _images_of(home):
             told = _judged(home, drift, model, _reference(ledger, line, model, calibration))
             told |= {"line": line, "run": home.name}
+            if before and not before["trusted"] and not told["statistics"]:  # by another model
+                told = before | {"images": told["images"]}
             with durable_file(kept) as partial:
                 write_json(partial, told)
         found += [told] if home.name in tonight else []
     return worst(found) or {}
-
-
-def _judged_before(kept: Path, home: Path) -> dict[str, Any] | None:
-    """What was found of a run, by the model of then, unless it has seen more images since."""
-    if not kept.exists():
-        return None
-    told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return told if told["images"] == sum(map(_length, home.glob("*.parquet"))) else None
 
 
 def worst(told: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -119,8 +114,7 @@ def _why_not(images: int, reference: _Reference) -> str:
 
 def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     """How many images of the model a run has seen, and some of them."""
-    paths = sorted(home.glob("*.parquet"))
-    count = sum(map(_length, paths))
+    count, paths = _images_of(home), sorted(home.glob("*.parquet"))
     step = max(1, -(-count // IMAGES_AT_MOST))
     at, kept = 0, [APPEARANCES.empty_table()]
     for path in paths:
@@ -134,9 +128,12 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     return count, pa.concat_tables(kept).filter(own)
 
 
-def _length(path: Path) -> int:
-    with part(path, APPEARANCES) as file:
-        return int(file.metadata.num_rows)
+def _images_of(home: Path) -> int:
+    count = 0
+    for path in home.glob("*.parquet"):
+        with part(path, APPEARANCES) as file:
+            count += file.metadata.num_rows
+    return count
 
 
 def _past(drift: Path, run: str, reference: str) -> dict[str, list[tuple[float, float]]]:

@@ -3,7 +3,7 @@
 scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
 appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
 verdicts/LINE.parquet          derived from scores and calibration, rewritten whole
-runs/RUN.json                  what a run did, with times and host; a run without it was killed
+runs/RUN.json                  what a run did, with times and host; whole once its page stands
 index.sqlite                   a cache (`admodels.scoring.index`)
 
 A part is on the disk under its name before the index commits what is in it; the index of a killed
@@ -135,8 +135,13 @@ class Ledger:
         if old:
             with durable_file(new / "0001.parquet") as partial:
                 tables.write(partial, schema, _full_groups(old, schema))
-            home.rename(new.with_suffix(".old"))
-            new.rename(home)
+            away = new.with_suffix(".old")
+            home.rename(away)
+            try:
+                new.rename(home)
+            except OSError:
+                away.rename(home)
+                raise
             on_disk(home.parent)
             shutil.rmtree(self._compacting)
 
@@ -154,7 +159,7 @@ class Ledger:
                 side.unlink()
 
     def finish(self, told: dict[str, object]) -> None:
-        """Say that the run came to its end, and what it did."""
+        """Say what the run did."""
         with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
             write_json(partial, told)
 
@@ -207,6 +212,7 @@ def opened(folder: Path) -> Iterator[Ledger]:
         ledger = Ledger(folder)
         with closing(ledger.index):
             yield ledger
+        os.ftruncate(lock, 0)  # nobody is at work any more
     except sqlite3.Error as error:
         raise StorageError(
             f"the index of the ledger cannot be used: {error}",

@@ -114,7 +114,7 @@ def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
     found = []
     for name in reports:
         told, *past = (_of(night, name) for night in nights)
-        past = [report for report in past if report.get("images")]
+        past = [one for one in past if one.get("images") and one["run"] not in told["runs"]]
         found.append(_line_night(ledger, name, told, past[:TREND_NIGHTS], most))
     return found
 

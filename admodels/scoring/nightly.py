@@ -106,9 +106,11 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
 def _finish(ledger: Ledger, told: dict[str, Any], stop: Stop) -> None:
     """The summary, then the page, which reads it: only with both has the run told of its rows."""
     ledger.finish(told | {"whole": False})
-    if not stop():
+    if stop():
+        told |= {"whole": False, "exit_code": SIGNALLED + stop.signal}
+    else:
         _write_page(ledger, told)
-        ledger.finish(told)
+    ledger.finish(told)
 
 
 def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
@@ -116,7 +118,7 @@ def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
     report = LineReport()
     with _isolated("page", report):
         told["page"] = shown(str(page.write(ledger, told["run"]).resolve()))
-    told["page_faults"] = report.told
+    told["page_faults"], told["whole"] = report.told, not report.told
     told["exit_code"] = _worst({told["exit_code"], report.exit_code})
 
 
@@ -158,8 +160,6 @@ def _watched(
         _pause(every_seconds, stop)
         if stop():
             break
-    if stop():  # before the page: the next night tells of these rows
-        told["exit_code"] = SIGNALLED + stop.signal
     _finish(ledger, told, stop)
     for name in lines:
         with _isolated(name, LineReport()):

@@ -45,6 +45,7 @@ class Summary(BaseModel):
     seconds: float
     host: str
     lines: dict[str, LineTold]
+    whole: bool = True  # it told of all its rows, on its page too
     page: str = ""  # where it is
     page_faults: list[str] = []
 
@@ -90,12 +91,13 @@ def killed(ledger: Path, night: Summary | None) -> str | None:
 
 
 def _is_at_work(ledger: Path) -> bool:
-    """Whether the process that locked the ledger last is still there; it may be on another host."""
+    """Whether the process that locked the ledger is still at it; it may be on another host."""
     try:
         process, _, host = (ledger / "lock").read_text(encoding="utf-8").partition(" on ")
     except OSError:
         return False
-    return host != os.uname().nodename or Path("/proc", process).is_dir()
+    elsewhere = host != os.uname().nodename
+    return bool(process) and (elsewhere or Path("/proc", process).is_dir())
 
 
 def age_of(text: str) -> timedelta:
@@ -126,6 +128,7 @@ def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
     if age < -CLOCK_TOLERANCE:
         return False, f"night {night.run} ended in the future: a clock is or was wrong"
     told = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
-    if night.exit_code >= SIGNALLED and not _is_at_work(ledger):
+    ended = night.exit_code < SIGNALLED and (night.whole or night.page_faults)
+    if not ended and not _is_at_work(ledger):
         return False, f"{told}: it was stopped before its end"
     return age <= max_age, told if age <= max_age else f"{told}: too long ago"
