@@ -393,3 +393,27 @@ def test_a_file_dated_beyond_64_bits_stops_no_line(place: Path) -> None:
     assert night(place).statuses == {"scored": 1}
     (seen,) = (place / "ledger" / "appearance").glob("*/000002/*.parquet")
     assert pd.read_parquet(seen)["mtime_ns"].tolist() == [min(far.stat().st_mtime_ns, 2**63 - 1)]
+
+
+def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
+    place: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
+    night(place, line="weld")
+    before, rename = rows(place), Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if "compacting" in self.parts and self.suffix != ".old":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with opened(place / "ledger") as ledger:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", failing)
+            with pytest.raises(OSError, match="Input"):
+                ledger.compact("weld")
+        assert rows(place).equals(before)
+        ledger.compact("press")
+        ledger.compact("weld")
+        assert len(ledger.parts("weld")) == 1
+    assert rows(place).reset_index(drop=True).equals(before.reset_index(drop=True))

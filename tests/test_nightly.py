@@ -383,3 +383,15 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
     assert all(name in page for name in ("0005.png", "later/0001.png", "empty.png"))
     again = run({"press": line("press", alpha=0.9)})
     assert (again["lines"]["press"]["runs"], again["lines"]["press"]["images"]) == (["000003"], 0)
+
+
+def test_a_night_that_died_at_its_page_is_told_by_the_next(plant: Path, monkeypatch) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nights.page, "write", killed)
+        with pytest.raises(SystemExit):
+            run({"press": line("press")})
+    report = run({"press": line("press")})["lines"]["press"]
+    assert (report["runs"], report["images"], report["old"]) == (["000001", "000002"], 6, 6)
