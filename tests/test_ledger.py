@@ -395,15 +395,16 @@ def test_a_file_dated_beyond_64_bits_stops_no_line(place: Path) -> None:
     assert pd.read_parquet(seen)["mtime_ns"].tolist() == [min(far.stat().st_mtime_ns, 2**63 - 1)]
 
 
+@pytest.mark.parametrize("table", ["scores", "appearance"])
 def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
-    place: Path, monkeypatch
+    place: Path, monkeypatch, table: str
 ) -> None:
     monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
     night(place, line="weld")
     before, rename = rows(place), Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if "compacting" in self.parts and self.suffix != ".old":
+        if {"compacting", table} <= {*self.parts} and self.suffix != ".old":
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
@@ -413,6 +414,7 @@ def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
             with pytest.raises(OSError, match="Input"):
                 ledger.compact("weld")
         assert rows(place).equals(before)
+        assert len(pd.read_parquet(place / "ledger" / "appearance")) == 12
         ledger.compact("press")
         ledger.compact("weld")
         assert len(ledger.parts("weld")) == 1
