@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from admodels.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr import closed_form, foreground, retrieval
+from admodels.methods.cpr import frozen as frozen_taps
 from admodels.methods.cpr.detector import (
     Detector,
     gaussian_blur,
@@ -311,19 +312,22 @@ def test_cells_are_those_of_the_taps_in_the_order_asked_for():
         np.testing.assert_array_equal(frozen.cells(images, wanted), expected)
 
 
-def test_remembered_taps_are_those_computed_and_stay_within_the_budget():
+@pytest.mark.parametrize("block", [1, 3, 16])
+def test_remembered_taps_are_those_computed_and_stay_within_the_budget(block, monkeypatch):
+    monkeypatch.setattr(frozen_taps, "BLOCK", block)
     taps = torch.randn(6, 256, 16, 16)  # 256 KiB each
     frozen, images = known(taps, cache_mib=1)
     for _ in range(2):
         for keys in (range(6), [3, 3, 3, 3, 3, 3], [None] * 6):
             found = frozen.of(images[[k or 0 for k in keys]], list(keys))[0]
             assert torch.equal(found, taps[[k or 0 for k in keys]])
-    assert sorted(frozen._kept) == [0, 1, 2, 3]
+    assert sorted(frozen._slots) == [0, 1, 2, 3]
     # the same key twice in a batch is kept, and paid for, once
     frozen, images = known(taps, cache_mib=1)
     frozen.of(images[[2, 2, 2, 2]], [2, 2, 2, 2])
     frozen.of(images[3:], [3, 4, 5])
-    assert sorted(frozen._kept) == [2, 3, 4, 5]
+    assert sorted(frozen._slots) == [2, 3, 4, 5]
+    assert torch.equal(frozen.of(images[2:] * 0, [2, 3, 4, 5])[0], taps[2:])
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from admodels.methods.cpr.backbones import Backbone, Taps
 
 MIB = 1 << 20
+BLOCK = 16  # images in one tensor per tap: a tensor of each image's own would shred the heap
 
 
 class FrozenTaps:
@@ -21,21 +22,34 @@ class FrozenTaps:
         self._backbone, self._precision, self._chunk = backbone, precision, chunk
         self._device = backbone.mean.device
         self._room = cache_mib * MIB
-        self._kept: dict[int, list[Tensor]] = {}
+        self._slots: dict[int, int] = {}
+        self._blocks: list[Taps] = []
 
     @torch.no_grad()
     def of(self, images: Tensor, keys: Sequence[int | None]) -> Taps:
         """(B, 3, H, W) uint8 to the taps, on the device; images without a key are not kept."""
-        fresh: dict[int, list[Tensor]] = {}
-        missing = [at for at, key in enumerate(keys) if key is None or key not in self._kept]
+        found: Taps = []
+        for at, taps in self._each(images, keys):
+            found = found or [tap.new_empty((len(keys), *tap.shape)) for tap in taps]
+            for whole, tap in zip(found, taps, strict=True):
+                whole[at] = tap
+        return found
+
+    def _each(
+        self, images: Tensor, keys: Sequence[int | None]
+    ) -> Iterator[tuple[int, Sequence[Tensor]]]:
+        """(index, its taps) of every image: first the remembered ones."""
+        slots = [None if key is None else self._slots.get(key) for key in keys]
+        for at, slot in enumerate(slots):
+            if slot is not None:
+                yield at, [kept[slot % BLOCK] for kept in self._blocks[slot // BLOCK]]
+        missing = [at for at, slot in enumerate(slots) if slot is None]
         for start in range(0, len(missing), self._chunk):
             part = missing[start : start + self._chunk]
             padded = images[part + part[-1:] * (self._chunk - len(part))]
-            for at, taps in zip(part, zip(*self.computed(padded), strict=True), strict=False):
-                fresh[at] = [tap.clone() for tap in taps]  # alone, not a view of the batch
-                self._keep(keys[at], fresh[at])
-        each = [fresh[at] if at in fresh else self._kept[key] for at, key in enumerate(keys)]  # type: ignore[index]
-        return [torch.stack(taps) for taps in zip(*each, strict=True)]
+            for at, *taps in zip(part, *self.computed(padded), strict=False):
+                self._keep(keys[at], taps)
+                yield at, taps
 
     @torch.no_grad()
     def computed(self, images: Tensor) -> Taps:
@@ -45,11 +59,16 @@ class FrozenTaps:
             found: Taps = self._backbone(images.to(self._device))
         return found
 
-    def _keep(self, key: int | None, taps: list[Tensor]) -> None:
-        weight = sum(tap.nbytes for tap in taps)
-        if key is not None and key not in self._kept and weight <= self._room:
-            self._room -= weight
-            self._kept[key] = taps
+    def _keep(self, key: int | None, taps: Sequence[Tensor]) -> None:
+        slot, most = len(self._slots), self._room // sum(tap.nbytes for tap in taps)
+        if key is None or key in self._slots or slot >= most:
+            return
+        if slot % BLOCK == 0:
+            images = min(BLOCK, most - slot)
+            self._blocks.append([tap.new_empty((images, *tap.shape)) for tap in taps])
+        self._slots[key] = slot
+        for kept, tap in zip(self._blocks[-1], taps, strict=True):
+            kept[slot % BLOCK] = tap
 
     def over(self, images: Tensor) -> Iterator[tuple[int, Taps]]:
         """(index of the first, taps) of all images, a batch at a time, keyed by their index."""
