@@ -346,6 +346,51 @@ def test_batch_norm_sees_queries_and_references_together():  # V4
     torch.testing.assert_close(together[1].running_mean, 0.1 * mean)
 
 
+def plain(head: LocalHead, x: Tensor) -> Tensor:
+    """The head, keeping all its maps."""
+    conv, norm, relu, branches, last = head
+    seen = relu(norm(conv(x)))
+    return last(torch.cat([branch(seen) for branch in branches.children()], dim=1))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_maps_computed_again_change_no_output_no_gradient_and_no_statistics(bf16):
+    torch.manual_seed(0)
+    head, x = LocalHead(6, 12, 8).train(), torch.randn(4, 6, 9, 9)
+    other = copy.deepcopy(head)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found, expected = head(x), plain(other, x)
+        assert torch.equal(found, expected)
+        found.square().sum().backward()
+        expected.square().sum().backward()
+    for one, two in zip(head.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+    assert_equal_states(head, other)
+    assert int(head[1].num_batches_tracked) == 2
+
+
+def assert_equal_states(one: nn.Module, two: nn.Module) -> None:
+    states = one.state_dict(), two.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_head_keeps_less_than_half_of_its_maps_for_the_backward_pass():
+    head, x, kept = LocalHead(6, 12, 8).train(), torch.randn(4, 6, 9, 9), []
+    for form in (head, lambda x: plain(head, x)):
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            form(x)
+        kept.append(sum(sizes))
+    assert kept[0] < 0.5 * kept[1]
+
+
 def test_heads_end_without_norm_or_activation_and_have_the_stated_epsilons():
     head = LocalHead(6, 12, 8)
     assert head[1].eps == 1e-5

@@ -4,13 +4,43 @@ Specification sections 5 and 12. Without heads the taps themselves, smoothed, de
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CELLS_IN_CACHE, CELLS_AT_A_TIME = 128, 8192  # of a block, in whole rows: on a CPU, elsewhere
 BELOW_ANY_COSINE = -9.0
+
+
+@contextmanager
+def _seen_before(net: nn.Module) -> Iterator[None]:
+    """Batch norms of `net` do not count this batch in their running statistics."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def _recomputed(net: nn.Module, x: Tensor) -> Tensor:
+    """`net(x)`, whose maps the backward pass computes again instead of keeping them."""
+    if not torch.is_grad_enabled():
+        return net(x)  # type: ignore[no-any-return]
+    return checkpoint(  # type: ignore[no-any-return]
+        net,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _seen_before(net)),
+    )
 
 
 def _conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Sequential:
@@ -38,7 +68,7 @@ class _FourBranches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = (self.branch0, self.branch1, self.branch2, self.branch3)
-        return torch.cat([branch(x) for branch in branches], dim=1)
+        return torch.cat([_recomputed(branch, x) for branch in branches], dim=1)
 
 
 class LocalHead(nn.Sequential):
@@ -55,6 +85,12 @@ class LocalHead(nn.Sequential):
             _FourBranches(channels),
             nn.Conv2d(channels // 3 * 4, descriptor_channels, 1),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All five in turn, the first three without keeping their maps."""
+        conv, norm, relu, branches, last = self
+        seen = _recomputed(nn.Sequential(conv, norm, relu), x)
+        return last(branches(seen))  # type: ignore[no-any-return]
 
 
 class SmoothedTap(nn.Module):
