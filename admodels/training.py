@@ -91,15 +91,22 @@ class Training:
         """The weights to keep: the average where there is one, else the last."""
         return self.net if self.average is None else self.average.module
 
-    def update(self, loss: Tensor, learning_rates: Iterable[float]) -> None:
-        """One step down the gradient of `loss`, with a learning rate for each group."""
+    def update(self, losses: Iterable[Tensor], learning_rates: Iterable[float]) -> float:
+        """One step down the gradient of the sum of `losses`, which is returned.
+
+        The maps of one are gone before the next is asked for.
+        """
         for group, rate in zip(self.optimiser.param_groups, learning_rates, strict=True):
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for loss in losses:
+            total += loss.item()
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         if self.average is not None:
             self.average.update_parameters(self.net)
+        return total
 
     def go(
         self,

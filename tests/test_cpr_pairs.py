@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from admodels.methods.cpr.pairs import (
@@ -318,6 +319,15 @@ def test_points_and_their_gradient_are_those_of_grid_sample(size, parity):
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_reading_points_keeps_no_map_for_the_backward_pass():
+    maps = torch.randn(2, 4, 16, 16, requires_grad=True) + 1
+    found = at_points(maps, torch.full((2, 3, 2), 7.0), 64, parity=True)
+    kept = StorageWeakRef(maps.untyped_storage())
+    del maps
+    assert kept.expired()
+    found.sum().backward()
+
+
 def test_the_hinges_have_the_stated_values():  # V15
     cosines, one = torch.tensor([1, 0, -1.0]).double(), torch.ones(1).double()
     for parity in (False, True):
@@ -357,7 +367,7 @@ def toy(parity: bool = True) -> tuple[Params, Points, Tensor, Tensor]:
 
 
 def loss_of(params: Params, points: Points, descriptors: Tensor, taps: Tensor) -> Tensor:
-    return contrastive_loss((descriptors[0], descriptors[1]), (taps[0], taps[1]), points, params)
+    return contrastive_loss(descriptors.flatten(0, 1), taps.flatten(0, 1), points, params)
 
 
 @pytest.mark.parametrize("parity", [False, True])
@@ -404,7 +414,7 @@ def test_of_a_texture_only_anomalies_are_unlike():  # V16
     points = drawn_points(mask, None, 30, FAR_PX, rng(0))
     params, _, descriptors, taps = toy()
     q, r = descriptors.float()[:, :1]
-    found = contrastive_loss((q, r), (taps.float()[0, :1], taps.float()[1, :1]), points, params)
+    found = contrastive_loss(torch.cat([q, r]), taps.float()[:, 0], points, params)
 
     def cosine(at: Tensor) -> Tensor:
         return F.cosine_similarity(*(at_points(m, at, 64, parity=True) for m in (q, r)), dim=-1)

@@ -3,8 +3,10 @@
 The number of the specification's test vector (section 18) stands after a test's name.
 """
 
+import copy
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from admodels.errors import ConfigurationError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.backbones import Backbone
 from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.heads import LocalHead
+from admodels.methods.cpr.pairs import Points
 from admodels.methods.cpr.params import Params
 from admodels.methods.cpr.training import Trainer
+from admodels.training import Training
 from tests import tiny
 
 
@@ -189,6 +194,43 @@ def test_the_size_of_a_chunk_changes_no_more_than_rounding(tmp_path):
         assert other_losses == pytest.approx(losses, rel=1e-4)
         torch.testing.assert_close(other["histograms"], state["histograms"])
         torch.testing.assert_close(other_maps, maps, rtol=0, atol=1e-3)
+
+
+def test_an_update_goes_down_the_sum_of_its_losses_one_after_the_other():
+    torch.manual_seed(0)
+    inputs, net = torch.randn(2, 5, 3), nn.Linear(3, 1)
+    other = copy.deepcopy(net)
+    expected = sum(other(x).square().mean() for x in inputs)
+    expected.backward()
+
+    def losses() -> Iterator[Tensor]:
+        for x in inputs:
+            seen.append(net.weight.grad is not None)
+            yield net(x).square().mean()
+
+    seen: list[bool] = []
+    training = Training(net, torch.optim.SGD(net.parameters()))
+    assert training.update(losses(), [0.5]) == pytest.approx(expected.item())
+    assert seen == [False, True]
+    torch.testing.assert_close(net.weight, other.weight - 0.5 * other.weight.grad)
+
+
+def test_nothing_holds_a_tap_after_its_turn():
+    run, layout = trainer(), torch.channels_last
+    taps = [
+        torch.randn(4, c, 16 // s, 16 // s).to(memory_format=layout) for c, s in ((64, 1), (128, 2))
+    ]
+    held, gone = [StorageWeakRef(tap.untyped_storage()) for tap in taps], []
+    points = Points.batch([run._points(0, 1, rng(0)), run._points(1, 2, rng(1))])
+
+    def noted() -> Iterator[Tensor]:
+        for loss in run._losses(taps, points):
+            gone.append([tap.expired() for tap in held])
+            yield loss
+
+    run.training.update(noted(), [0.1])
+    assert gone == [[False, False], [False, True]]
+    assert all(tap.expired() for tap in held)
 
 
 def test_no_step_at_all_leaves_the_heads_as_they_started(tmp_path):

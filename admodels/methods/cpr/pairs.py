@@ -9,6 +9,7 @@ stored as JPEG, so that queries and references have the same texture.
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -189,26 +190,53 @@ def _padded(points: NDArray[np.intp], count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(padded), torch.from_numpy(weight)
 
 
+class _Gathered(torch.autograd.Function):
+    """Weighted sums of cells: (B, n, C), four indices and weights (B, P) each, to (B, P, C).
+
+    By hand: the gradient of `grid_sample` differs from run to run on a GPU, and that of `gather`
+    keeps the whole map, and makes one as large for each corner.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, corners: list[Tensor], weights: list[Tensor]) -> Tensor:
+        ctx.shape, ctx.corners, ctx.weights = cells.shape, corners, weights
+        found = torch.zeros((), dtype=cells.dtype, device=cells.device)
+        for corner, weight in zip(corners, weights, strict=True):
+            at = corner[..., None].expand(-1, -1, cells.shape[2])
+            found = found + cells.gather(1, at) * weight[..., None]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        found = gradient.new_zeros(ctx.shape)
+        rows = found.flatten(0, 1)
+        first = torch.arange(0, len(rows), ctx.shape[1], device=rows.device)[:, None]
+        for corner, weight in zip(ctx.corners, ctx.weights, strict=True):
+            shares = gradient * weight[..., None]
+            rows.index_add_(0, (first + corner).flatten(), shares.flatten(0, 1))
+        return found, None, None
+
+
 def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -> Tensor:
     """Bilinear (B, P, C) of (B, C, h, w) at (B, P, 2) pixels of an image of `side_px`.
 
     The official code takes pixel 0 for the image's left edge: `parity` reads there, zeros outside.
-    Gathered by hand: the gradient of `grid_sample` differs from run to run on a GPU.
     """
     size = torch.tensor([features.shape[3], features.shape[2]], device=features.device)
     place = (points / (side_px - 1) if parity else (points + 0.5) / side_px) * size - 0.5
-    if parity:
-        features, size, place = F.pad(features, (1, 1, 1, 1)), size + 2, place + 1
-    place = place.clamp_min(0).minimum(size - 1)
+    if not parity:
+        place = place.clamp_min(0).minimum(size - 1)
     corner = place.floor()
-    part, flat = place - corner, features.flatten(2)
-    found = torch.zeros((), device=features.device)
+    part, corners, weights = place - corner, [], []
     for shift in torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=features.device):
-        x, y = (corner + shift).minimum(size - 1).long().unbind(-1)
-        index = (y * features.shape[3] + x)[:, None].expand(-1, flat.shape[1], -1)
-        weight = torch.where(shift == 1, part, 1 - part).prod(-1)
-        found = found + flat.gather(2, index) * weight[:, None]
-    return found.transpose(1, 2)
+        cell = corner + shift
+        inside = ((cell >= 0) & (cell < size)).all(-1)
+        x, y = cell.clamp_min(0).minimum(size - 1).long().unbind(-1)
+        corners.append(y * features.shape[3] + x)
+        weights.append(torch.where(shift == 1, part, 1 - part).prod(-1) * inside)
+    found: Tensor = _Gathered.apply(features.flatten(2).mT, corners, weights)
+    return found
 
 
 def far_weights(query: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
@@ -224,30 +252,25 @@ def hinge_loss(gap: Tensor, weight: Tensor, exponent: int, *, parity: bool) -> T
     return powered.sum() / (weight > 0).sum().clamp_min(1)
 
 
-def contrastive_loss(
-    descriptors: tuple[Tensor, Tensor], taps: tuple[Tensor, Tensor], points: Points, params: Params
-) -> Tensor:
-    """L_pos + L_neg of one tap (section 10): descriptors and raw taps of query and reference.
+def contrastive_loss(descriptors: Tensor, taps: Tensor, points: Points, params: Params) -> Tensor:
+    """L_pos + L_neg of one tap (section 10), of descriptors (2 B, D, h, w) and raw taps.
 
-    Equal places should be alike, far places and anomalies should not.
+    All queries, then all references. Equal places should be alike, far places and anomalies not.
     """
 
-    def read(maps: tuple[Tensor, Tensor], at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        q, r = (
-            at_points(m, p, params.image_px, parity=params.parity)
-            for m, p in zip(maps, at, strict=True)
-        )
+    def read(maps: Tensor, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        places = torch.cat([query, reference])  # in one gather: its gradient is as large as `maps`
+        q, r = at_points(maps, places, params.image_px, parity=params.parity).chunk(2)
         return q, r
-
-    def cosine(at: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cosine_similarity(*read(descriptors, at), dim=-1)
 
     far = (points.far_query, points.far_reference)
     with torch.no_grad():
-        weight = far_weights(*read(taps, far), points.far_weight)
-    alike = cosine((points.positive, points.positive))
-    unlike = torch.cat([cosine(far), cosine((points.anomaly, points.anomaly))], dim=1)
-    unlike_weight = torch.cat([weight, points.anomaly_weight], dim=1)
+        weight = far_weights(*read(taps, *far), points.far_weight)
+    same = (points.positive, points.anomaly)
+    query, reference = (torch.cat([*same, other], dim=1) for other in far)
+    cosine = F.cosine_similarity(*read(descriptors, query, reference), dim=-1)
+    alike, unlike = cosine.tensor_split([points.positive.shape[1]], dim=1)
+    unlike_weight = torch.cat([points.anomaly_weight, weight], dim=1)
     return hinge_loss(
         params.positive_margin - alike,
         points.positive_weight,

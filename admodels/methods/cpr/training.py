@@ -1,6 +1,6 @@
 """Training of the heads on frozen features (specification sections 9 to 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,19 +79,16 @@ class Trainer:
     def _step(self, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, step])
         samples, references = self._drawn(step, rng)
-        queries = self._taps(
-            [self.sample(n).image for n in samples],
-            [len(self.data.normal) + n for n in samples],
-            rng,
-        )
-        similar = self._taps([self.data.normal[r].numpy() for r in references], references, rng)
+        normal = self.data.normal
+        images = [self.sample(n).image for n in samples] + [normal[r].numpy() for r in references]
+        taps = self._taps(images, [len(normal) + n for n in samples] + references, rng)
         points = Points.batch(
             [self._points(*pair, rng) for pair in zip(samples, references, strict=True)]
         )
-        loss = self._loss(queries, similar, points.to(queries[0].device))
-        refuse_divergence("cpr", loss.item(), step)
-        self.training.update(loss, [self.params.learning_rate])
-        return {"loss": loss.item()}
+        losses = self._losses(taps, points.to(taps[0].device))
+        loss = self.training.update(losses, [self.params.learning_rate])
+        refuse_divergence("cpr", loss, step)
+        return {"loss": loss}
 
     def _drawn(self, step: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Numbers of the pool in reshuffled order, and for each one of its source's neighbours."""
@@ -120,22 +117,17 @@ class Trainer:
         count = self.params.points_per_image
         return drawn_points(mask, attention, count, far_distance_px(self.params), rng)
 
-    def _loss(self, queries: Taps, similar: Taps, points: Points) -> Tensor:
-        """Both taps; batch norm sees queries and references together (section 5)."""
-        parts, count = [], len(queries[0])
-        for head, query, reference in zip(self.heads, queries, similar, strict=True):
-            both = torch.cat([query, reference])
-            with torch.autocast(
-                both.device.type, self.precision, enabled=self.precision != torch.float32
-            ):
-                found = head(both)
-            found = found.to(torch.float32)
-            parts.append(
-                contrastive_loss(
-                    (found[:count], found[count:]), (query, reference), points, self.params
-                )
-            )
-        return torch.stack(parts).sum()
+    def _losses(self, taps: Taps, points: Points) -> Iterator[Tensor]:
+        """Of each tap, the last one first; nothing holds a tap, or its maps, after its turn."""
+        for head in reversed(self.heads):
+            yield self._loss(head, taps.pop().to(memory_format=torch.channels_last), points)
+
+    def _loss(self, head: nn.Module, tap: Tensor, points: Points) -> Tensor:
+        """Batch norm sees queries and references together (section 5)."""
+        enabled = self.precision != torch.float32
+        with torch.autocast(tap.device.type, self.precision, enabled=enabled):
+            found = head(tap)
+        return contrastive_loss(found, tap, points, self.params)
 
     def _sample(self, number: int) -> Sample:
         return synthetic_sample(

@@ -156,7 +156,7 @@ class Detector(methods.Detector):
         values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
         refuse_divergence("diffusionad", values["loss"], step)
         rates = learning_rates(self.params, step, steps)
-        run.update(loss, rates)
+        run.update([loss], rates)
         return values | {"learning_rate": rates[0], "segmentation_learning_rate": rates[1]}
 
     def _ranged(self, image: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Detector(methods.Detector):
         values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
         refuse_divergence("draem", values["loss"], step)
         rate = learning_rate(self.params, step, steps)
-        run.update(loss, [rate])
+        run.update([loss], [rate])
         return values | {"learning_rate": rate}
 
     @torch.inference_mode()
