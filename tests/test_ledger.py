@@ -10,7 +10,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +22,7 @@ from admodels.scoring import engine, tables
 from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import is_settled
 from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.index import part
 from admodels.scoring.ledger import folder_name, opened
 from admodels.scoring.stopping import Stop
 from tests import cards
@@ -419,3 +422,30 @@ def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
         ledger.compact("weld")
         assert len(ledger.parts("weld")) == 1
     assert rows(place).reset_index(drop=True).equals(before.reset_index(drop=True))
+
+
+def test_a_long_part_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    schema, rng = pa.schema([pa.field("x", pa.float64())]), np.random.default_rng(0)
+    groups = (pa.table({"x": rng.random(tables.ROWS_PER_GROUP)}, schema) for _ in range(40))
+    path = tmp_path / "long.parquet"
+    tables.write(path, schema, groups)
+    before, held = pa.total_allocated_bytes(), []
+    with part(path, schema) as file:
+        for _ in file.iter_batches(tables.ROWS_PER_GROUP):
+            held.append(pa.total_allocated_bytes() - before)
+    for _ in tables.read(path):
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 80
+    assert max(held) < 0.2 * path.stat().st_size
+
+
+def test_tables_take_their_memory_from_the_system() -> None:
+    """Another allocator keeps several times what it used: see the comment in `admodels`."""
+    code = (
+        "from admodels import cli; import pyarrow as a; print(a.default_memory_pool().backend_name)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "system"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.errors import StorageError
-from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row
+from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row, parquet_file
 
-CACHE_KIB = 16384
+CACHE_KIB = 4096
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL,
@@ -155,7 +155,7 @@ def part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile]:
         StorageError: it is not a table of scores, or of another `schema`.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             if not file.schema_arrow.equals(schema):
                 raise ValueError("other columns than it should have")
             yield file

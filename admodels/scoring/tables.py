@@ -128,9 +128,14 @@ def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
             writer.write_table(group)
 
 
+def parquet_file(path: Path) -> pq.ParquetFile:
+    """A table, of which no more is in memory than what is asked for, however long it is."""
+    return pq.ParquetFile(path, pre_buffer=False)
+
+
 def read(path: Path) -> Iterator[pa.Table]:
     """The row groups of a table, one at a time."""
-    with pq.ParquetFile(path) as file:
+    with parquet_file(path) as file:
         for at in range(file.num_row_groups):
             yield file.read_row_group(at)
 
@@ -142,7 +147,7 @@ def write_csv(parquet: Path) -> None:
     altered either: a spreadsheet may take one that starts with = + - or @ for a formula, therefore
     import the column `path` as text there.
     """
-    with pq.ParquetFile(parquet) as file:
+    with parquet_file(parquet) as file:
         schema = file.schema_arrow
     with pa_csv.CSVWriter(parquet.with_suffix(".csv"), schema) as writer:
         for group in read(parquet):
