@@ -94,7 +94,7 @@ class Training:
     def update(self, losses: Iterable[Tensor], learning_rates: Iterable[float]) -> float:
         """One step down the gradient of the sum of `losses`, which is returned.
 
-        The maps of one are gone before the next is asked for.
+        Where they are made one by one, the maps of one are gone before the next is asked for.
         """
         for group, rate in zip(self.optimiser.param_groups, learning_rates, strict=True):
             group["lr"] = rate

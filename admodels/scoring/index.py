@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from admodels.errors import StorageError
 from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row, parquet_file
 
-CACHE_KIB = 4096
+CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL,

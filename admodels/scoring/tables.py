@@ -129,7 +129,7 @@ def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
 
 
 def parquet_file(path: Path) -> pq.ParquetFile:
-    """A table, of which no more is in memory than what is asked for, however long it is."""
+    """A table; of what is read, little more than a group is in memory, however long it is."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
