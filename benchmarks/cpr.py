@@ -99,7 +99,7 @@ def show_memory(images: int) -> None:
     params = official(steps={"object": STEPS, "texture": STEPS})
     normal = torch.randint(0, 256, (images, 3, 320, 320), dtype=torch.uint8)
     held_out = Synthetic(normal[:1], torch.zeros(1, 320, 320, dtype=torch.bool))
-    data = TrainingData(normal, normal[:2], held_out, normal[:8], {})
+    data = TrainingData(normal, normal[:2], held_out, None, {})
     detector = Detector(params, device=CPU, precision=torch.float32)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
