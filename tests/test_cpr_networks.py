@@ -127,6 +127,7 @@ def test_merging_norms_into_convolutions_changes_nothing_but_rounding(name):
         for plain, found in zip(net(images), merged(images), strict=True):
             # the order of fp32 sums differs between processors
             torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+            assert found.is_contiguous(memory_format=torch.channels_last)
     assert count_norms(merged) == {"densenet201": 19}.get(name, 0)  # those before a ReLU stay
 
 

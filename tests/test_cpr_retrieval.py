@@ -321,6 +321,8 @@ def test_remembered_taps_are_those_computed_and_stay_within_the_budget(block, mo
         for keys in (range(6), [3, 3, 3, 3, 3, 3], [None] * 6):
             found = frozen.of(images[[k or 0 for k in keys]], list(keys))[0]
             assert torch.equal(found, taps[[k or 0 for k in keys]])
+            assert found.is_contiguous(memory_format=torch.channels_last)
+    assert all(tap.is_contiguous(memory_format=torch.channels_last) for (tap,) in frozen._blocks)
     assert sorted(frozen._slots) == [0, 1, 2, 3]
     # the same key twice in a batch is kept, and paid for, once
     frozen, images = known(taps, cache_mib=1)

@@ -118,11 +118,11 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def for_inference(self) -> "Backbone":
-        """Batch norms that follow a convolution merged into it, in place."""
+        """Batch norms merged into the convolution they follow, channels last; in place."""
         # `fuse` sees the modules of the graph, and torchvision's Conv2dNormActivation is one there
         merged = nets.for_inference(self.net, torch.float32)
         fused: Any = fuse(merged, inplace=True, no_trace=True)
-        self.net = fused
+        self.net = fused.to(memory_format=torch.channels_last)
         return self
 
     def forward(self, images: Tensor) -> Taps:

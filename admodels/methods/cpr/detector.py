@@ -123,10 +123,7 @@ class Detector(methods.Detector):
             self.heads.load_state_dict(official_heads(data.assets["heads"], self.heads))
 
     def _backbone_for_scoring(self) -> FrozenTaps:
-        fused = copy.deepcopy(self.backbone).for_inference()
-        if self.precision == torch.bfloat16:
-            fused = fused.to(memory_format=torch.channels_last)
-        p = self.params
+        fused, p = copy.deepcopy(self.backbone).for_inference(), self.params
         return FrozenTaps(fused, self.precision, p.score_chunk_images, p.cache_mib)
 
     @torch.inference_mode()

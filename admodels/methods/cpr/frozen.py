@@ -14,7 +14,10 @@ BLOCK = 16  # images in one tensor per tap: a tensor of each image's own would s
 
 
 class FrozenTaps:
-    """Taps of images under keys; every batch is padded to `chunk`, so memory changes no result."""
+    """Taps of images under keys, channels last.
+
+    Every batch is padded to `chunk`, so memory changes no result.
+    """
 
     def __init__(
         self, backbone: Backbone, precision: torch.dtype, chunk: int, cache_mib: int
@@ -30,7 +33,7 @@ class FrozenTaps:
         """(B, 3, H, W) uint8 to the taps, on the device; images without a key are not kept."""
         found: Taps = []
         for at, taps in self._each(images, keys):
-            found = found or [tap.new_empty((len(keys), *tap.shape)) for tap in taps]
+            found = found or _empty(len(keys), taps)
             for whole, tap in zip(found, taps, strict=True):
                 whole[at] = tap
         return found
@@ -64,8 +67,7 @@ class FrozenTaps:
         if key is None or key in self._slots or slot >= most:
             return
         if slot % BLOCK == 0:
-            images = min(BLOCK, most - slot)
-            self._blocks.append([tap.new_empty((images, *tap.shape)) for tap in taps])
+            self._blocks.append(_empty(min(BLOCK, most - slot), taps))
         self._slots[key] = slot
         for kept, tap in zip(self._blocks[-1], taps, strict=True):
             kept[slot % BLOCK] = tap
@@ -90,3 +92,12 @@ class FrozenTaps:
         result = np.empty((len(wanted), found[0].shape[1]), dtype=np.float32)
         result[order] = np.concatenate(found)
         return result
+
+
+def _empty(images: int, like: Sequence[Tensor]) -> Taps:
+    """Room for the taps of some images, (images, C, h, w), as large as these (C, h, w) of one."""
+    layout = torch.channels_last
+    return [
+        torch.empty((images, *tap.shape), dtype=tap.dtype, device=tap.device, memory_format=layout)
+        for tap in like
+    ]

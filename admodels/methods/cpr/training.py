@@ -120,7 +120,7 @@ class Trainer:
     def _losses(self, taps: Taps, points: Points) -> Iterator[Tensor]:
         """Of each tap, the last one first; nothing holds a tap, or its maps, after its turn."""
         for head in reversed(self.heads):
-            yield self._loss(head, taps.pop().to(memory_format=torch.channels_last), points)
+            yield self._loss(head, taps.pop(), points)
 
     def _loss(self, head: nn.Module, tap: Tensor, points: Points) -> Tensor:
         """Batch norm sees queries and references together (section 5)."""
