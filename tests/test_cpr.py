@@ -3,6 +3,7 @@
 The number of the specification's test vector (section 18) stands after a test's name.
 """
 
+import itertools
 import json
 import logging
 from functools import cache
@@ -32,7 +33,7 @@ from tests.test_cpr_retrieval import unfolded_distance
 HEADLESS = {
     "head_weights": "none",
     "steps": {"object": 0, "texture": 0},
-    "averaged_cells": {"object": 1, "texture": 3},
+    "smoothing_cells": {"object": [0.0, 0.0], "texture": [0.7, 2.0]},
 }
 
 
@@ -267,27 +268,30 @@ def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
         tiny.detector("cpr").restore(fitted().state() | {"surprise": torch.zeros(1)})
 
 
-@pytest.mark.parametrize(("kind", "side"), [("object", 1), ("texture", 3)])
-def test_without_heads_the_bank_holds_the_roots_of_averaged_taps(kind, side, tmp_path):
-    detector = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data(), kind)
-    taps = detector.backbone(disc_data().normal[2:3])
-    state = detector.state()
-    for tap, features in enumerate(taps):
-        (at, wide, channels), reach = features[0].permute(1, 2, 0).shape, side // 2
-        means = [
-            [
-                features[0, :, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-                .mean(dim=(1, 2))
-                .numpy()
-                for x in range(wide)
-            ]
-            for y in range(at)
-        ]
-        roots = np.sign(means) * np.sqrt(np.abs(means))
-        wanted = roots / np.linalg.norm(roots, axis=-1, keepdims=True)
-        found = state[f"bank.{tap}.values"][2]
-        assert found.shape == (at, wide, channels)
-        np.testing.assert_allclose(found.float(), wanted, rtol=0, atol=1e-3)
+def gaussian_means(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """The mean around every cell of (C, h, w), cell by cell."""
+    (_, height, width), found = maps.shape, maps.copy()
+    for y, x in itertools.product(range(height), range(width)):
+        away = (np.arange(height)[:, None] - y) ** 2 + (np.arange(width) - x) ** 2
+        weights = np.exp(-away / (2 * sigma**2))
+        found[:, y, x] = (weights * maps).sum((1, 2)) / weights.sum()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["object", "texture"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_without_heads_the_bank_holds_smoothed_roots_of_taps(kind, precision, tmp_path):
+    detector = fit(tiny.detector("cpr", precision, **HEADLESS), tmp_path, disc_data(), kind)
+    taps = detector._backbone_for_scoring().computed(disc_data().normal[:4])
+    for tap, sigmas in enumerate([(), (0.7, 2) if kind == "texture" else ()]):
+        wanted = taps[tap][2].numpy()
+        wanted = gaussian_means(wanted, sigmas[0]) if sigmas else wanted
+        wanted = np.sign(wanted) * np.sqrt(np.abs(wanted))
+        wanted = gaussian_means(wanted, sigmas[1]) if sigmas else wanted
+        found = detector.state()[f"bank.{tap}.values"][2].permute(2, 0, 1)
+        np.testing.assert_allclose(
+            found.float(), wanted / np.linalg.norm(wanted, axis=0), rtol=0, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("bank", ["fp16", "int8"])
@@ -315,8 +319,10 @@ def test_without_heads_another_state_is_refused(tmp_path):
         tiny.detector("cpr").restore(headless)
     with pytest.raises(BundleError, match="does not fit"):
         tiny.detector("cpr", **HEADLESS).restore(fitted().state())
-    with pytest.raises(BundleError, match="averaged over other cells"):
-        tiny.detector("cpr", **HEADLESS).restore(headless | {"heads.1.side": torch.tensor(2)})
+    with pytest.raises(BundleError, match="smoothed otherwise"):
+        tiny.detector("cpr", **HEADLESS).restore(
+            headless | {"heads.1.sigmas": torch.tensor([0.7, 1.5])}
+        )
 
 
 def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
@@ -334,8 +340,14 @@ def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
     [
         ({"regions": [2, 1]}, "even side"),
         ({"regions": [3, 4]}, "even side"),
-        ({"head_weights": "none", "averaged_cells": {"object": 2, "texture": 1}}, "even side"),
-        ({"averaged_cells": {"object": 1, "texture": 3}}, "where there are heads write 1"),
+        (
+            HEADLESS | {"smoothing_cells": {"object": [0.0, -1.0], "texture": [0.0, 0.0]}},
+            r"smoothing_cells\.object.*greater than or equal to 0",
+        ),
+        (
+            {"smoothing_cells": {"object": [0.0, 0.0], "texture": [0.0, 1.0]}},
+            "where there are heads write 0",
+        ),
         ({"head_weights": "none", "steps": {"object": 0, "texture": 1}}, "nothing to train"),
         ({"head_weights": "packaged"}, "head_sha256"),
         ({"backbone_weights": "none"}, "backbone_sha256"),

@@ -65,7 +65,7 @@ PARAMS = {
         "backbone_sha256": "",
         "head_weights": "random",
         "head_sha256": "",
-        "averaged_cells": {"object": 1, "texture": 1},
+        "smoothing_cells": {"object": [0.0, 0.0], "texture": [0.0, 0.0]},
         "tap_strides": [4, 8],
         "head_channels": 12,
         "descriptor_channels": 16,

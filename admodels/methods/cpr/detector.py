@@ -91,10 +91,10 @@ class Detector(methods.Detector):
             memory["bank.foreground"] = part.maps.half()
         self.restore(self._networks() | memory | self._filled_bank(data.normal, frozen))
 
-    def _new_heads(self, averaged_cells: int = 1) -> nn.ModuleList:
+    def _new_heads(self, sigmas: tuple[float, float] = (0, 0)) -> nn.ModuleList:
         p = self.params
         if p.head_weights == NONE:
-            return nn.ModuleList(SmoothedTap(averaged_cells) for _ in self.channels)
+            return nn.ModuleList([SmoothedTap(0, 0), SmoothedTap(*sigmas)])
         return nn.ModuleList(
             LocalHead(c, p.head_channels, p.descriptor_channels) for c in self.channels
         )
@@ -105,7 +105,7 @@ class Detector(methods.Detector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(p.backbone, p.tap_strides)
-            heads = self._new_heads(p.averaged_cells.of(kind))
+            heads = self._new_heads(p.smoothing_cells.of(kind))
         for name, wanted in (("backbone", p.backbone_weights), ("heads", p.head_weights)):
             if wanted not in (NONE, RANDOM) and name not in data.assets:
                 raise DataError(
@@ -206,7 +206,7 @@ class Detector(methods.Detector):
         memory = {k: v for k, v in state.items() if not k.startswith(("backbone.", "heads."))}
         try:
             self._refuse_other(memory)
-            self._refuse_other_means(state)
+            self._refuse_other_smoothing(state)
             for name, net in (("backbone.", self.backbone), ("heads.", self.heads)):
                 net.load_state_dict(_below(state, name), strict=True)
         except (RuntimeError, KeyError) as error:
@@ -244,11 +244,11 @@ class Detector(methods.Detector):
             other = sorted(set(found.items()) ^ set(wanted.items()))
             raise RuntimeError(f"tensor {other[0][0]} has not the shape the params ask for")
 
-    def _refuse_other_means(self, state: dict[str, Tensor]) -> None:
+    def _refuse_other_smoothing(self, state: dict[str, Tensor]) -> None:
         if self.params.head_weights == NONE:
-            known = {self.params.averaged_cells.of(kind) for kind in get_args(Kind)}
-            if not known >= {int(state[f"heads.{tap}.side"]) for tap in range(len(self.heads))}:
-                raise RuntimeError("its taps are averaged over other cells than the params say")
+            known = {self.params.smoothing_cells.of(kind) for kind in get_args(Kind)}
+            if tuple(state["heads.1.sigmas"].tolist()) not in known:
+                raise RuntimeError("its taps are smoothed otherwise than the params say")
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

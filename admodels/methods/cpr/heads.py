@@ -94,23 +94,41 @@ class LocalHead(nn.Sequential):
 
 
 class SmoothedTap(nn.Module):
-    """No head: (B, C, h, w) to the means of `side` x `side` cells, as signed square roots.
+    """No head: (B, C, h, w) to its signed square roots, with Gaussian means before and after them.
 
     Nothing is learnt, and no random projection mixes the channels. The roots keep a few strong
-    channels from deciding every cosine (power normalisation, Perronnin et al. 2010, section 3.1).
+    channels, and cells, from deciding every cosine (power normalisation, Perronnin et al. 2010,
+    section 3.1).
     """
 
-    side: Tensor
+    sigmas: Tensor
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, before: float, after: float) -> None:
+        """Sigmas in cells; 0: no mean."""
         super().__init__()
-        self.register_buffer("side", torch.tensor(side))
+        self.register_buffer("sigmas", torch.tensor([before, after], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) float32; at the border fewer cells are averaged."""
-        side = int(self.side)
-        mean = F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
-        return mean.sign() * mean.abs().sqrt()
+        """(B, C, h, w) float32, in fp32 whatever compute type surrounds it."""
+        before, after = self.sigmas.tolist()
+        with torch.autocast(x.device.type, enabled=False):
+            x = _smoothed(x, before)
+            return _smoothed(x.sign() * x.abs().sqrt(), after)
+
+
+def _smoothed(maps: Tensor, sigma: float) -> Tensor:
+    """(B, C, h, w) to the means around each cell; what lies outside the map does not count."""
+    if sigma == 0:
+        return maps
+    down, across = (_gaussian_means(side, sigma).to(maps.device) for side in maps.shape[2:])
+    return down @ maps @ across.T
+
+
+def _gaussian_means(cells: int, sigma: float) -> Tensor:
+    """(cells, cells): in row i the weight of each cell of a line in the mean around cell i."""
+    at = torch.arange(cells, dtype=torch.float64)
+    weights = torch.exp(-((at[:, None] - at) / sigma).square() / 2)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(torch.float32)
 
 
 def located(descriptors: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ def _odd(side: int) -> int:
 
 
 Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
+Sigma = Annotated[float, Field(ge=0, le=15)]  # of Gaussian means; 0: none
 Weight = Annotated[float, Field(gt=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
 
@@ -36,7 +37,7 @@ class Params(MethodParams):
     backbone_sha256: Sha256
     head_weights: str = Field(min_length=1)  # none, random, or the authors' file: path or URL
     head_sha256: Sha256
-    averaged_cells: PerKind[Region]  # per side, of the means that stand in for heads
+    smoothing_cells: PerKind[tuple[Sigma, Sigma]]  # second tap, before and after its roots
     tap_strides: tuple[Literal[4, 8], Literal[8, 16]]
     head_channels: int = Field(ge=12, multiple_of=12)  # inside the heads; 192 in the paper's code
     descriptor_channels: int = Field(ge=1)
@@ -83,14 +84,14 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _headless(self) -> Self:
-        averaged = (self.averaged_cells.object, self.averaged_cells.texture)
+        smoothing = (*self.smoothing_cells.object, *self.smoothing_cells.texture)
         if self.head_weights == NONE and (self.steps.object or self.steps.texture):
             raise ValueError(
-                "steps: nothing to train where head_weights is none; write random, and 1 for "
-                "averaged_cells"
+                "steps: nothing to train where head_weights is none; write random, and 0 for "
+                "smoothing_cells"
             )
-        if self.head_weights != NONE and averaged != (1, 1):
-            raise ValueError("averaged_cells: stands in for heads; where there are heads write 1")
+        if self.head_weights != NONE and any(smoothing):
+            raise ValueError("smoothing_cells: in place of heads; where there are heads write 0")
         return self
 
     @model_validator(mode="after")
