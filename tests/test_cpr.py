@@ -25,7 +25,7 @@ from admodels.methods import TrainingData
 from admodels.methods.cpr.detector import (
     Detector,
 )
-from admodels.methods.cpr.heads import located
+from admodels.methods.cpr.heads import RootedTap, located
 from admodels.methods.cpr.params import Params
 from tests import tiny
 from tests.test_cpr_retrieval import unfolded_distance
@@ -279,9 +279,8 @@ def gaussian_means(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float3
 
 
 @pytest.mark.parametrize("kind", ["object", "texture"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_without_heads_the_bank_holds_smoothed_roots_of_taps(kind, precision, tmp_path):
-    detector = fit(tiny.detector("cpr", precision, **HEADLESS), tmp_path, disc_data(), kind)
+def test_without_heads_the_bank_holds_smoothed_roots_of_taps(kind, tmp_path):
+    detector = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data(), kind)
     taps = detector._backbone_for_scoring().computed(disc_data().normal[:4])
     for tap, sigmas in enumerate([(), (0.7, 2) if kind == "texture" else ()]):
         wanted = taps[tap][2].numpy()
@@ -292,6 +291,18 @@ def test_without_heads_the_bank_holds_smoothed_roots_of_taps(kind, precision, tm
         np.testing.assert_allclose(
             found.float(), wanted / np.linalg.norm(wanted, axis=0), rtol=0, atol=1e-3
         )
+
+
+def test_roots_and_means_are_fp32_and_channels_last_whatever_surrounds_them():
+    tap = torch.randn(2, 12, 5, 9).to(memory_format=torch.channels_last)
+    net = RootedTap(0.7, 2)
+    plain = net(tap)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(tap)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, plain)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(net(tap[1:]), plain[1:])
 
 
 @pytest.mark.parametrize("bank", ["fp16", "int8"])
@@ -319,10 +330,10 @@ def test_without_heads_another_state_is_refused(tmp_path):
         tiny.detector("cpr").restore(headless)
     with pytest.raises(BundleError, match="does not fit"):
         tiny.detector("cpr", **HEADLESS).restore(fitted().state())
-    with pytest.raises(BundleError, match="smoothed otherwise"):
-        tiny.detector("cpr", **HEADLESS).restore(
-            headless | {"heads.1.sigmas": torch.tensor([0.7, 1.5])}
-        )
+    for tap, sigmas in ((0, [0.7, 2.0]), (1, [0.7, 1.5]), (1, [[0.7, 2.0]] * 2)):
+        other = {f"heads.{tap}.sigmas": torch.tensor(sigmas, dtype=torch.float64)}
+        with pytest.raises(BundleError, match="smoothed otherwise"):
+            tiny.detector("cpr", **HEADLESS).restore(headless | other)
 
 
 def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
@@ -346,7 +357,7 @@ def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
         ),
         (
             {"smoothing_cells": {"object": [0.0, 0.0], "texture": [0.0, 1.0]}},
-            "where there are heads write 0",
+            "where there are heads write zeros",
         ),
         ({"head_weights": "none", "steps": {"object": 0, "texture": 1}}, "nothing to train"),
         ({"head_weights": "packaged"}, "head_sha256"),

@@ -216,10 +216,8 @@ def test_an_update_goes_down_the_sum_of_its_losses_one_after_the_other():
 
 
 def test_nothing_holds_a_tap_after_its_turn():
-    run, layout = trainer(), torch.channels_last
-    taps = [
-        torch.randn(4, c, 16 // s, 16 // s).to(memory_format=layout) for c, s in ((64, 1), (128, 2))
-    ]
+    run = trainer()
+    taps = [torch.randn(4, c, 16 // s, 16 // s) for c, s in ((64, 1), (128, 2))]
     held, gone = [StorageWeakRef(tap.untyped_storage()) for tap in taps], []
     points = Points.batch([run._points(0, 1, rng(0)), run._points(1, 2, rng(1))])
 

@@ -2,7 +2,7 @@
 
 Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
 bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
-Not in the paper, and off in the official preset: no heads at all (`heads.SmoothedTap`), where few
+Not in the paper, and off in the official preset: no heads at all (`heads.RootedTap`), where few
 steps would do harm, and taps that weigh differently.
 The image score is the mean of the highest pixels, as usually described; the official code sums,
 which ranks alike but cannot be held against the map.
@@ -24,7 +24,7 @@ from admodels.methods.cpr import closed_form, retrieval
 from admodels.methods.cpr.backbones import Backbone, Taps, load_weights, read_weights
 from admodels.methods.cpr.foreground import enlarged, foreground_map
 from admodels.methods.cpr.frozen import FrozenTaps
-from admodels.methods.cpr.heads import LocalHead, SmoothedTap, located, nearest_distance
+from admodels.methods.cpr.heads import LocalHead, RootedTap, located, nearest_distance
 from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
@@ -94,7 +94,7 @@ class Detector(methods.Detector):
     def _new_heads(self, sigmas: tuple[float, float] = (0, 0)) -> nn.ModuleList:
         p = self.params
         if p.head_weights == NONE:
-            return nn.ModuleList([SmoothedTap(0, 0), SmoothedTap(*sigmas)])
+            return nn.ModuleList([RootedTap(), RootedTap(*sigmas)])
         return nn.ModuleList(
             LocalHead(c, p.head_channels, p.descriptor_channels) for c in self.channels
         )
@@ -246,8 +246,9 @@ class Detector(methods.Detector):
 
     def _refuse_other_smoothing(self, state: dict[str, Tensor]) -> None:
         if self.params.head_weights == NONE:
-            known = {self.params.smoothing_cells.of(kind) for kind in get_args(Kind)}
-            if tuple(state["heads.1.sigmas"].tolist()) not in known:
+            known = [[0, 0, *self.params.smoothing_cells.of(kind)] for kind in get_args(Kind)]
+            found = torch.cat([state[f"heads.{tap}.sigmas"].flatten() for tap in (0, 1)])
+            if found.tolist() not in known:
                 raise RuntimeError("its taps are smoothed otherwise than the params say")
 
 

@@ -1,6 +1,6 @@
 """The local retrieval branch: a head per tap, and the nearest neighbour at nearly the same place.
 
-Specification sections 5 and 12. Without heads the taps themselves, smoothed, describe a place.
+Specification sections 5 and 12. Without heads the roots of the taps describe a place.
 """
 
 from collections import OrderedDict
@@ -93,17 +93,17 @@ class LocalHead(nn.Sequential):
         return last(branches(seen))  # type: ignore[no-any-return]
 
 
-class SmoothedTap(nn.Module):
+class RootedTap(nn.Module):
     """No head: (B, C, h, w) to its signed square roots, with Gaussian means before and after them.
 
-    Nothing is learnt, and no random projection mixes the channels. The roots keep a few strong
-    channels, and cells, from deciding every cosine (power normalisation, Perronnin et al. 2010,
-    section 3.1).
+    Nothing is learnt, and no random projection mixes the channels. Without the roots a few strong
+    channels decide every cosine (power normalisation, Perronnin et al. 2010, section 3.1), and in
+    the means a few strong cells.
     """
 
     sigmas: Tensor
 
-    def __init__(self, before: float, after: float) -> None:
+    def __init__(self, before: float = 0, after: float = 0) -> None:
         """Sigmas in cells; 0: no mean."""
         super().__init__()
         self.register_buffer("sigmas", torch.tensor([before, after], dtype=torch.float64))
@@ -120,8 +120,10 @@ def _smoothed(maps: Tensor, sigma: float) -> Tensor:
     """(B, C, h, w) to the means around each cell; what lies outside the map does not count."""
     if sigma == 0:
         return maps
-    down, across = (_gaussian_means(side, sigma).to(maps.device) for side in maps.shape[2:])
-    return down @ maps @ across.T
+    b, c, h, w = maps.shape
+    down, across = (_gaussian_means(side, sigma).to(maps.device) for side in (h, w))
+    rows = down @ maps.permute(0, 2, 3, 1).reshape(b, h, w * c)  # no copy in channels_last
+    return (across @ rows.view(b, h, w, c)).permute(0, 3, 1, 2)
 
 
 def _gaussian_means(cells: int, sigma: float) -> Tensor:

@@ -87,11 +87,13 @@ class Params(MethodParams):
         smoothing = (*self.smoothing_cells.object, *self.smoothing_cells.texture)
         if self.head_weights == NONE and (self.steps.object or self.steps.texture):
             raise ValueError(
-                "steps: nothing to train where head_weights is none; write random, and 0 for "
+                "steps: nothing to train where head_weights is none; write random, and zeros for "
                 "smoothing_cells"
             )
         if self.head_weights != NONE and any(smoothing):
-            raise ValueError("smoothing_cells: in place of heads; where there are heads write 0")
+            raise ValueError(
+                "smoothing_cells: in place of heads; where there are heads write zeros"
+            )
         return self
 
     @model_validator(mode="after")
