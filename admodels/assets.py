@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from admodels import images
-from admodels.errors import DataError
-from admodels.params import Strict
+from admodels.foundation.errors import DataError
+from admodels.foundation.params import Strict
 from admodels.sources import Source
 
 

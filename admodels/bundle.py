@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from admodels import images, methods
 from admodels.appearance import read_records, write_records
 from admodels.contract import Contract
-from admodels.errors import BundleError, ConfigurationError
-from admodels.manifest import sha256_of
+from admodels.foundation.errors import BundleError, ConfigurationError
+from admodels.foundation.files import sha256_of
+from admodels.foundation.licences import is_non_commercial
+from admodels.foundation.params import Kind, Resize, Strict
 from admodels.methods import Detector, MethodParams
-from admodels.params import Kind, Resize, Strict
-from admodels.sources import is_non_commercial
 
 SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")

@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 
 Scores = NDArray[np.float64]
 

@@ -11,11 +11,11 @@ from pydantic import Field, create_model
 from admodels import datasets, methods
 from admodels.assets import Assets
 from admodels.datasets import Task
-from admodels.errors import ConfigurationError
 from admodels.evaluation import Evaluate
 from admodels.expectations import Validate
-from admodels.manifest import Split
-from admodels.params import PARAMS_FILE, Run, Strict, load, parsed
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.manifest import Split
+from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parsed
 from admodels.scoring.params import Line
 from admodels.synthesis.params import Synthesize
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from admodels import errors
-from admodels.errors import ConfigurationError
+from admodels.foundation import errors
+from admodels.foundation.errors import ConfigurationError
 from admodels.scoring import commands
 
 OFFICIAL = "official"
@@ -41,7 +41,7 @@ def task_add(
 ) -> None:
     """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
     from admodels import editing
-    from admodels.sources import NOT_STATED, told
+    from admodels.foundation.licences import NOT_STATED, told
 
     if source == OFFICIAL:
         release, licence_of_source = _pinned_release(dataset)
@@ -63,8 +63,9 @@ def task_add(
 @task_app.command("refresh")
 def task_refresh(name: str) -> None:
     """Pin the source of a task as it is now; what depends on it reruns with `dvc repro`."""
-    from admodels import editing, params
+    from admodels import editing
     from admodels.datasets import Task
+    from admodels.foundation import params
 
     task = params.read(f"tasks.{name}", Task)
     source = _pinned(task.source.location, task.category, task.source.mirrors)

@@ -10,9 +10,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
+from admodels.foundation.params import Strict
 from admodels.images import Reading
-from admodels.params import Strict
 
 Fault = Literal["wrong_bit_depth", "wrong_channels", "wrong_size", "blank", "overexposed"]
 DIGITS = 4  # of brightness and contrast, here as in statistics.csv

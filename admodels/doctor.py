@@ -9,8 +9,8 @@ from pathlib import Path
 from admodels.assets import Assets
 from admodels.check import check
 from admodels.datasets import Task
-from admodels.errors import AdmodelsError
-from admodels.params import Run, read
+from admodels.foundation.errors import AdmodelsError
+from admodels.foundation.params import Run, read
 
 PACKAGES = (
     *("admodels", "torch", "torchvision", "numpy", "pandas", "pyarrow", "opencv-python-headless"),

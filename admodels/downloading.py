@@ -16,9 +16,9 @@ from urllib.error import HTTPError, URLError
 
 from filelock import FileLock
 
-from admodels.errors import DataError, SourceError
-from admodels.manifest import sha256_of
-from admodels.progress import Progress
+from admodels.foundation.errors import DataError, SourceError
+from admodels.foundation.files import sha256_of
+from admodels.foundation.progress import Progress
 
 DOWNLOADS = Path(".work/downloads")
 URL_TIMEOUT_SECONDS = 60

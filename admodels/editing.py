@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from admodels.check import check
-from admodels.errors import ConfigurationError
-from admodels.params import PARAMS_FILE, load
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.params import PARAMS_FILE, load
 
 PRESETS = Path("presets")
 Document = MutableMapping[str, Any]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from admodels import calibration, metrics
-from admodels.params import Strict
+from admodels.foundation.params import Strict
 from admodels.power import Power
 
 if TYPE_CHECKING:

@@ -14,13 +14,14 @@ from pydantic import Field, model_validator
 
 from admodels import similarity
 from admodels.calibration import images_needed
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import NAMES_SHOWN, listed
+from admodels.foundation.licences import is_non_commercial, is_stated
+from admodels.foundation.manifest import SPLITS, Found, Row
+from admodels.foundation.params import Strict
 from admodels.images import Orientation
 from admodels.judging import Check, Severity, results
-from admodels.manifest import NAMES_SHOWN, SPLITS, Found, Row, listed
-from admodels.params import Strict
 from admodels.similarity import HASH_BITS, Pair
-from admodels.sources import is_non_commercial, is_stated
 
 if TYPE_CHECKING:
     import pandas as pd

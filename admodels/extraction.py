@@ -15,8 +15,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from admodels.errors import DataError
-from admodels.progress import Progress, progress
+from admodels.foundation.errors import DataError
+from admodels.foundation.progress import Progress, progress
 
 CHUNK_BYTES = 1 << 20
 SMALL_BYTES = 256 << 20  # that much may come out of any archive

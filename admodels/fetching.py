@@ -16,13 +16,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from admodels.downloading import URL_SCHEMES, downloaded
-from admodels.errors import DataError, SourceError
 from admodels.extraction import extract, is_archive, is_hidden
-from admodels.manifest import listed, sha256_of
-from admodels.progress import progress
+from admodels.foundation.errors import DataError, SourceError
+from admodels.foundation.files import listed, sha256_of, whole_file
+from admodels.foundation.files import whole_folder as whole_folder
+from admodels.foundation.progress import progress
 from admodels.sources import Source as Source
-from admodels.writing import whole_file
-from admodels.writing import whole_folder as whole_folder
 
 SAMPLE_PREFIX = "scikit-image/"
 LIST_SUFFIX = ".urls"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.params import Kind
+from admodels.foundation.params import Kind
 
 UInt8 = NDArray[np.uint8]
 Source = Literal["manifest", "estimated", "whole"]

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image as Pillow
 
-from admodels.errors import AdmodelsError, DataError
-from admodels.manifest import FOREGROUND, Row, listed
-from admodels.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.params import Resize, Strict
-from admodels.progress import progress
-from admodels.writing import whole_file
+from admodels.foundation.errors import AdmodelsError, DataError
+from admodels.foundation.files import listed, whole_file
+from admodels.foundation.manifest import FOREGROUND, Row
+from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from admodels.foundation.params import Resize, Strict
+from admodels.foundation.progress import progress
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,9 +10,9 @@ import numpy as np
 
 from admodels import images
 from admodels.contract import DIGITS, PLAIN_BITS, Contract, Look
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import FOREGROUND, Found, Row
 from admodels.images import Reading, UnreadableImage
-from admodels.manifest import FOREGROUND, Found, Row
 from admodels.statistics import statistics, thumbnail
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

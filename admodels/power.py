@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels.params import Strict
+from admodels.foundation.params import Strict
 
 if TYPE_CHECKING:
     import pandas as pd

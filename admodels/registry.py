@@ -17,10 +17,9 @@ from pydantic import Field
 
 from admodels import bundle as bundles
 from admodels import runtime, tracking
-from admodels.errors import BundleError, SourceError
-from admodels.manifest import sha256_of
-from admodels.params import Strict, parsed
-from admodels.writing import whole_folder, write_json
+from admodels.foundation.errors import BundleError, SourceError
+from admodels.foundation.files import sha256_of, whole_folder, write_json
+from admodels.foundation.params import Strict, parsed
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
-from admodels.errors import ConfigurationError
-from admodels.writing import write_json
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.files import write_json
 
 
 def device(name: str = "auto") -> torch.device:

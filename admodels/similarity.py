@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.progress import progress
+from admodels.foundation.progress import progress
 from admodels.statistics import THUMBNAIL_PX
 
 if TYPE_CHECKING:

@@ -1,14 +1,10 @@
 """The params block `source`: where images come from, the pin of what they are, their licence."""
 
-import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from admodels.params import Strict
-
-NOT_STATED = "not stated"
-NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|academic", re.IGNORECASE)
+from admodels.foundation.params import Strict
 
 
 class Source(Strict):
@@ -27,18 +23,3 @@ class Source(Strict):
         if self.mirrors and "://" not in self.location:
             raise ValueError("mirrors go with a location that is a URL")
         return self
-
-
-def is_stated(licence: str) -> bool:
-    """Whether the words of a licence say anything."""
-    return licence.strip().lower() not in ("", NOT_STATED, "unknown", "none", "n/a", "?")
-
-
-def is_non_commercial(licence: str) -> bool:
-    """Whether a licence forbids, or seems to forbid, that a model earns money."""
-    return bool(NON_COMMERCIAL.search(licence))
-
-
-def told(licence: str) -> str:
-    """The licence with what follows from it, for people."""
-    return f"{licence} (NON-COMMERCIAL use only)" if is_non_commercial(licence) else licence

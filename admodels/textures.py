@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from admodels import fetching, images
 from admodels.assets import texture_paths
-from admodels.errors import DataError
-from admodels.manifest import listed, sha256_of
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import listed, sha256_of, whole_folder
 from admodels.sources import Source
-from admodels.writing import whole_folder
 
 Plane = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from admodels.errors import ConfigurationError, SourceError, StorageError
+from admodels.foundation.errors import ConfigurationError, SourceError, StorageError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

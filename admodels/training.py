@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from admodels.checkpoint import Checkpoint
-from admodels.errors import BundleError, ConfigurationError
+from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods import Log
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from admodels.downloading import downloaded
-from admodels.errors import AdmodelsError
 from admodels.extraction import LARGEST_RATIO, LONGEST_HEADER_BYTES, SMALL_BYTES, extract
+from admodels.foundation.errors import AdmodelsError
 from tests import test_downloading as http
 from tests.test_extraction import special, surroundings, tar_of, zip_of
 

@@ -26,7 +26,7 @@ from io import BytesIO
 from pathlib import Path
 
 from admodels.fetching import tree_sha256
-from admodels.manifest import sha256_of
+from admodels.foundation.files import sha256_of
 
 REPO = Path(__file__).parents[1]
 CODE = """

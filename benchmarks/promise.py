@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from admodels import bundle as bundles
-from admodels import images, methods, params, runtime
+from admodels import images, methods, runtime
 from admodels.calibration import p_values
+from admodels.foundation import params
 from admodels.methods import Detector, Synthetic, TrainingData
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import score_folder

@@ -4,8 +4,8 @@ import inspect
 import sys
 from collections.abc import Callable
 
-from admodels import errors
-from admodels.errors import ConfigurationError
+from admodels.foundation import errors
+from admodels.foundation.errors import ConfigurationError
 
 
 def run(main: Callable[..., None]) -> None:

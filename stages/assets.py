@@ -4,8 +4,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from admodels import fetching, params
-from admodels.writing import write_json
+from admodels import fetching
+from admodels.foundation import params
+from admodels.foundation.files import write_json
 from stages import run
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle, evaluation, figures, images, manifest, params, power, runtime
-from admodels.errors import DataError
+from admodels import bundle, evaluation, figures, images, power, runtime
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
 from admodels.foreground import foreground
+from admodels.foundation import manifest, params
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import whole_folder, write_json
+from admodels.foundation.progress import Progress
 from admodels.power import Defect, Power
-from admodels.progress import Progress
-from admodels.writing import whole_folder, write_json
 from stages import run
 
 if TYPE_CHECKING:

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from admodels import fetching, params
+from admodels import fetching
 from admodels.datasets import Task
-from admodels.sources import told
+from admodels.foundation import params
+from admodels.foundation.licences import told
 from stages import run
 
 

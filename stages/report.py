@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from admodels import params
-from admodels.errors import DataError
-from admodels.writing import write_json, write_text
+from admodels.foundation import params
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import write_json, write_text
 from stages import run
 
 HEADLINE = (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from admodels import params
+from admodels.foundation import params
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.params import Line
 from admodels.scoring.single import score_folder

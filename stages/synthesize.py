@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from admodels import contract, images, manifest, params
+from admodels import contract, images
 from admodels.assets import load_textures, texture_paths
 from admodels.foreground import foreground
-from admodels.params import Kind
+from admodels.foundation import manifest, params
+from admodels.foundation.params import Kind
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Synthesize
 from stages import run

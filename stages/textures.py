@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from admodels import params, textures
+from admodels import textures
+from admodels.foundation import params
 from admodels.sources import Source
 from stages import run
 

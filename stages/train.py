@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import bundle, contract, images, manifest, methods, params, runtime
+from admodels import bundle, contract, images, methods, runtime
 from admodels.appearance import APPEARANCE, appearance
 from admodels.assets import load_textures
+from admodels.foundation import files, manifest, params
+from admodels.foundation.files import whole_file
+from admodels.foundation.params import Kind
+from admodels.foundation.progress import Progress
 from admodels.images import Reading
 from admodels.methods import MethodParams, Synthetic, TrainingData
-from admodels.params import Kind
-from admodels.progress import Progress
 from admodels.statistics import statistics
 from admodels.synthesis import held_out
-from admodels.writing import whole_file
 from stages import run
 
 GOLDEN_EACH = 2  # calibration images, and synthetic anomalies
@@ -96,7 +97,7 @@ def main(method: str, task: str) -> None:
         task=task,
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
-        trained_on={p.as_posix(): manifest.sha256_of(p) for p in (*split.values(), *brought)},
+        trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *brought)},
         learnt=contract.read(learnt),
     )
     reading = origin.learnt.reading

@@ -6,17 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from admodels import data_docs, expectations, images, inspection, manifest, params, sheets
+from admodels import data_docs, expectations, images, inspection, sheets
 from admodels.contract import Contract
 from admodels.datasets import Task, found
-from admodels.errors import DataError
 from admodels.expectations import Needs, Validate
+from admodels.foundation import manifest, params
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
+from admodels.foundation.licences import is_non_commercial
 from admodels.images import Reading
 from admodels.inspection import Inspected
-from admodels.manifest import NAMES_SHOWN
 from admodels.similarity import Pair, near_pairs
-from admodels.sources import is_non_commercial
-from admodels.writing import whole_folder, write_json
 from stages import run
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from admodels import images, textures
 from admodels.assets import Assets, load_textures
-from admodels.errors import DataError, SourceError
 from admodels.fetching import Source
-from admodels.manifest import sha256_of
+from admodels.foundation.errors import DataError, SourceError
+from admodels.foundation.files import sha256_of
 from stages import assets as assets_stage
 from stages import textures as textures_stage
 from tests import tiny

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from admodels import bundle
-from admodels.errors import BundleError
+from admodels.foundation.errors import BundleError
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from admodels import calibration
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 
 ALPHAS = [0.01, 0.05, 0.07, 0.1, 0.29, 1 / 3, 0.5, 0.9, 0.999]
 

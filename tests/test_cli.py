@@ -9,7 +9,7 @@ import pytest
 
 from admodels import cli, images
 from admodels.datasets import mvtec_ad, sample
-from admodels.params import load
+from admodels.foundation.params import load
 
 ROOT = Path(__file__).parents[1]
 Told = tuple[int, str, str]

@@ -13,12 +13,12 @@ from PIL import ImageOps
 
 from admodels import contract, images
 from admodels.contract import Contract, Look
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import write_json
+from admodels.foundation.manifest import Found
 from admodels.images import STORED, Reading
 from admodels.inspection import inspected, learnt_contract, learnt_window
-from admodels.manifest import Found
 from admodels.scoring.rows import rows
-from admodels.writing import write_json
 from tests import cards
 
 LOOK = Look(640, 480, 8, is_grey=False, brightness=120.0, contrast=30.0)

@@ -19,8 +19,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from admodels import methods, params
-from admodels.errors import BundleError, ConfigurationError
+from admodels import methods
+from admodels.foundation import params
+from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.detector import (
     Detector,

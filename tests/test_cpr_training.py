@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.backbones import Backbone
 from admodels.methods.cpr.frozen import FrozenTaps

@@ -8,8 +8,8 @@ import pytest
 
 from admodels import data_docs, expectations
 from admodels.expectations import Needs, Severities, Validate
+from admodels.foundation.manifest import Found, Row
 from admodels.inspection import Facts
-from admodels.manifest import Found, Row
 
 VENDOR = Path(data_docs.__file__).parent / "vendor"
 LINKED = re.compile(r"<(script|link|img)\b[^>]*?\b(?:src|href)=[\"']([^\"']+)[\"']")

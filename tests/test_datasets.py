@@ -9,11 +9,12 @@ import pytest
 from PIL import Image as Pillow
 from pydantic import ValidationError
 
-from admodels import datasets, images, inspection, manifest
+from admodels import datasets, images, inspection
 from admodels.datasets import Task, sample
-from admodels.errors import ConfigurationError, DataError
 from admodels.fetching import Source, fetch, pinned, tree_sha256
-from admodels.manifest import Found, Split
+from admodels.foundation import manifest
+from admodels.foundation.errors import ConfigurationError, DataError
+from admodels.foundation.manifest import Found, Split
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 SOURCE = Source(kind="path", location="x", sha256="0" * 64)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from admodels import params
-from admodels.errors import BundleError, ConfigurationError
+from admodels.foundation import params
+from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods.diffusionad.detector import (
     Detector,
     DiffusionAd,

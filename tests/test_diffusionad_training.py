@@ -15,8 +15,9 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from admodels import params
 from admodels.foreground import estimated
+from admodels.foundation import params
+from admodels.foundation.params import Kind
 from admodels.methods import Synthetic, TrainingData
 from admodels.methods.diffusionad import detector as module
 from admodels.methods.diffusionad.detector import (
@@ -29,7 +30,6 @@ from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised
 from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
 from admodels.nets import SegmentationUNet
-from admodels.params import Kind
 from admodels.synthesis.anomalies import placed_batch
 from tests import tiny
 

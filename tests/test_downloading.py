@@ -16,7 +16,7 @@ import pytest
 
 from admodels import downloading
 from admodels.downloading import DOWNLOADS, downloaded
-from admodels.errors import DataError, SourceError
+from admodels.foundation.errors import DataError, SourceError
 
 REPO = Path(__file__).parents[1]
 DATA = random.Random(5).randbytes(3_000_000)

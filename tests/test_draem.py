@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from admodels import params
-from admodels.errors import ConfigurationError
+from admodels.foundation import params
+from admodels.foundation.errors import ConfigurationError
 from admodels.methods.draem.detector import learning_rate, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise

@@ -11,11 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from admodels import bundle, evaluation, images, manifest
-from admodels.errors import DataError
+from admodels import bundle, evaluation, images
 from admodels.evaluation import Evaluate, ScoredSet
+from admodels.foundation import manifest
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import sha256_of
+from admodels.foundation.manifest import Found, Row
 from admodels.inspection import described
-from admodels.manifest import Found, Row
 from admodels.power import Power
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
@@ -183,7 +185,7 @@ def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Row:
     return Row(
         image_id=f"test/{name}",
         image_path=path,
-        image_sha256=manifest.sha256_of(root / path),
+        image_sha256=sha256_of(root / path),
         width=tiny.PX,
         height=tiny.PX,
         mode="RGB",
@@ -191,7 +193,7 @@ def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Row:
         label="normal" if mask is None else "anomalous",
         defect_type=name.split("/")[0],
         mask_path=mask_path,
-        mask_sha256=manifest.sha256_of(root / mask_path) if mask_path else "",
+        mask_sha256=sha256_of(root / mask_path) if mask_path else "",
         foreground_path="",
         foreground_sha256="",
     )

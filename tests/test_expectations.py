@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import expectations, images, inspection, manifest
+from admodels import expectations, images, inspection
 from admodels.datasets import mvtec_ad
-from admodels.errors import ConfigurationError
 from admodels.expectations import Finding, Needs, Severities, Validate
+from admodels.foundation import manifest
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.manifest import Found, Row, Split
+from admodels.foundation.params import parsed
 from admodels.inspection import Facts
-from admodels.manifest import Found, Row, Split
-from admodels.params import parsed
 from admodels.similarity import near_pairs
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")

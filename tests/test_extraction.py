@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from admodels import extraction
-from admodels.errors import DataError
 from admodels.extraction import extract
+from admodels.foundation.errors import DataError
 
 SECRET = b"must stay as it is"
 

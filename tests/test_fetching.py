@@ -19,8 +19,8 @@ import pytest
 from pydantic import ValidationError
 
 from admodels import downloading
-from admodels.errors import ConfigurationError, DataError, SourceError
 from admodels.fetching import Source, fetch, pinned, tree_sha256
+from admodels.foundation.errors import ConfigurationError, DataError, SourceError
 from benchmarks import fetch_kills
 from stages import fetch as fetch_stage
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from admodels import images, manifest
+from admodels import images
 from admodels.datasets import folder as folder_layout
-from admodels.errors import DataError
 from admodels.foreground import estimated, foreground
+from admodels.foundation import files, manifest
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Found
+from admodels.foundation.params import Kind, PerKind
 from admodels.inspection import described
-from admodels.manifest import Found
-from admodels.params import Kind, PerKind
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.augmenters import shuffled_strips
@@ -265,7 +266,7 @@ def rows_of(raw: Path) -> list[manifest.Row]:
 def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
     rows = rows_of(raw)
     assert rows[1].foreground_path == "foreground/train/good/1.png"
-    assert rows[1].foreground_sha256 == manifest.sha256_of(raw / rows[1].foreground_path)
+    assert rows[1].foreground_sha256 == files.sha256_of(raw / rows[1].foreground_path)
     loaded = images.load_foreground(rows, raw, 32, "area")
     assert loaded is not None
     assert loaded.shape == (2, 1, 32, 32)

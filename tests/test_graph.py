@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from admodels.params import load
+from admodels.foundation.params import load
 
 ROOT = Path(__file__).parents[1]
 CODE = ("admodels", "stages")

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from admodels import images, manifest, progress
-from admodels.errors import DataError
+from admodels import images
 from admodels.foreground import foreground
+from admodels.foundation import manifest, progress
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import write_json
+from admodels.foundation.manifest import Found, Row
 from admodels.inspection import described
-from admodels.manifest import Found, Row
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
-from admodels.writing import write_json
 from stages import synthesize, train
 from tests import cards, tiny
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image as Pillow
 
 from admodels import images
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Found
 from admodels.inspection import described
-from admodels.manifest import Found
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 

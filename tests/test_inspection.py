@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from admodels import images
+from admodels.foundation.manifest import Found
 from admodels.inspection import described, inspected
-from admodels.manifest import Found
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
 

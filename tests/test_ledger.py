@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from admodels.bundle import Bundle
-from admodels.errors import BusyError, ConfigurationError, StorageError
+from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
 from admodels.scoring import engine, tables
 from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import is_settled

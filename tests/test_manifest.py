@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from admodels import manifest
-from admodels.errors import DataError
-from admodels.manifest import Found, Row, Split
+from admodels.foundation import files, manifest
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Found, Row, Split
 
 SPLIT = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
 
@@ -77,7 +77,7 @@ def test_a_malformed_manifest_is_refused_with_its_line(tmp_path, old, new, compl
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert manifest.sha256_of(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+    assert files.sha256_of(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_the_widest_shares_leave_something_to_train_at_every_count():
 
 
 def test_a_long_list_of_names_is_cut_with_a_count():
-    assert manifest.listed(["b", "a"]) == "a, b"
-    assert manifest.listed(f"{i:02}" for i in range(23)).endswith("19 and 3 more")
+    assert files.listed(["b", "a"]) == "a, b"
+    assert files.listed(f"{i:02}" for i in range(23)).endswith("19 and 3 more")
 
 
 def test_the_manifest_needs_neither_opencv_nor_pillow_nor_torch():
     code = (
-        "import sys, admodels.manifest, admodels.datasets\n"
+        "import sys, admodels.foundation.manifest, admodels.datasets\n"
         "print(sorted({'cv2', 'PIL', 'torch', 'numpy'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[1]

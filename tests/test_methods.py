@@ -11,7 +11,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from admodels import methods, runtime
-from admodels.errors import BundleError, ConfigurationError, DataError
+from admodels.foundation.errors import BundleError, ConfigurationError, DataError
 from admodels.methods import Detector
 from tests import tiny
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from admodels import metrics
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 
 SEEDS = range(20)
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from admodels import cli, images
-from admodels.errors import ConfigurationError, SourceError
+from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.scoring import engine
 from admodels.scoring import nightly as nights
 from admodels.scoring.engine import Model, Source, local, score_line

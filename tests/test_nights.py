@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from admodels.errors import ConfigurationError, StorageError
-from admodels.progress import Progress
+from admodels.foundation.errors import ConfigurationError, StorageError
+from admodels.foundation.progress import Progress
 from admodels.scoring.log_lines import JsonLines, log_as
 from admodels.scoring.morning import told_of
 from admodels.scoring.nights import age_of, dead_man, last

@@ -13,8 +13,8 @@ import pytest
 from markupsafe import escape
 
 from admodels import cli, images
-from admodels.errors import ConfigurationError
-from admodels.manifest import sha256_of
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.files import sha256_of
 from admodels.scoring import feedback, morning, nights, page
 from admodels.scoring.ledger import opened
 from admodels.scoring.limits import Limit

@@ -12,8 +12,8 @@ import pytest
 
 from admodels import editing
 from admodels.check import check, problems
-from admodels.errors import ConfigurationError
-from admodels.params import load
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.params import load
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("quick", "cpu", "official")

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from admodels.datasets import sample
-from admodels.params import load
+from admodels.foundation.params import load
 
 pytestmark = pytest.mark.slow  # real runs of the whole pipeline, about a minute and a half
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from admodels import downloading, fetching, images
-from admodels import progress as progresses
 from admodels.assets import load_textures
-from admodels.progress import Progress, progress
+from admodels.foundation import progress as progresses
+from admodels.foundation.progress import Progress, progress
 
 Told = pytest.CaptureFixture[str]
 LARGE = np.random.default_rng(0).bytes(3 * downloading.MIB // 2)  # does not compress

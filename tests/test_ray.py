@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from admodels import images
-from admodels.errors import SourceError
+from admodels.foundation.errors import SourceError
 from admodels.scoring import ray_rows
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line

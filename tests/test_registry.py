@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from admodels import cli, images, registry
-from admodels.errors import BundleError, ConfigurationError, SourceError
-from admodels.params import parsed
+from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
+from admodels.foundation.params import parsed
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny

@@ -7,8 +7,8 @@ import torch
 
 from admodels import runtime
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.errors import ConfigurationError
-from admodels.params import Run
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.params import Run
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from PIL import Image
 from admodels import bundle as bundles
 from admodels import images
 from admodels.calibration import p_values
-from admodels.errors import ConfigurationError, StorageError
+from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model, Source, score_line

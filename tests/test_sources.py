@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from admodels.sources import Source, is_non_commercial, told
+from admodels.foundation.licences import is_non_commercial, told
+from admodels.sources import Source
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from admodels import tracking
-from admodels.errors import ConfigurationError, SourceError, StorageError
+from admodels.foundation.errors import ConfigurationError, SourceError, StorageError
 
 STAGE = """
 import json

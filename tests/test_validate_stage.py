@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from admodels import contract, manifest
-from admodels.errors import DataError
+from admodels import contract
+from admodels.foundation import manifest
+from admodels.foundation.errors import DataError
 from admodels.inspection import learnt_window
 from stages import validate
 

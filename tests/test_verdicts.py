@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import manifest
 from admodels.bundle import Bundle
 from admodels.calibration import benjamini_hochberg, p_values
 from admodels.datasets import folder as folder_layout
-from admodels.errors import DataError
+from admodels.foundation import files, manifest
+from admodels.foundation.errors import DataError
 from admodels.scoring import calibrating, feedback, verdicts
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened
@@ -157,7 +157,7 @@ def test_calibration_refuses_images_that_cannot_be_scored(place: Path) -> None:
 def test_calibration_refuses_images_that_the_model_learnt_from(place: Path) -> None:
     path = card(place / "good" / "a.png", 100)
     row = manifest.Row(
-        *("a", "train/a.png", manifest.sha256_of(path), 1, 1, "RGB", 8, "normal"), *[""] * 5
+        *("a", "train/a.png", files.sha256_of(path), 1, 1, "RGB", 8, "normal"), *[""] * 5
     )
     (place / "manifests" / "grey_cards").mkdir(parents=True)
     manifest.write(place / "manifests" / "grey_cards" / "train.csv", [row])
@@ -218,7 +218,7 @@ def test_what_people_say_gives_the_realised_rate(place: Path) -> None:
 
 
 def test_feedback_by_hash_says_the_same(place: Path) -> None:
-    sha256 = manifest.sha256_of(place / "in" / "120.png")
+    sha256 = files.sha256_of(place / "in" / "120.png")
     with held(place) as ledger:
         path = say(place, [(sha256, "fine")], "line,image_sha256,verdict")
         assert feedback.take(ledger, path) == {"press": 1}
@@ -254,7 +254,7 @@ def test_alarms_that_were_false_raise_the_threshold_of_the_next_calibration(plac
         feedback.take(ledger, say(place, rows))
         heeded = calibrate(ledger, place)
         assert set(heeded.scores) == plain - {135} | {140, 150}
-        assert manifest.sha256_of(defect) not in heeded.images
+        assert files.sha256_of(defect) not in heeded.images
         before = set(flagged(place))
         night(ledger, place)
     assert set(flagged(place)) <= before - {"140.png"}
@@ -269,7 +269,7 @@ def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: 
         (place / "in" / "130.png").unlink()
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
-        shas = {level: manifest.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
+        shas = {level: files.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
         found = folder_layout.found(source, "")
         assert {(f.image_path, f.label, f.part) for f in found} == {
             (f"normal/{sha256}.png", "normal", "learn") for sha256 in shas.values()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from admodels.writing import whole_file, whole_folder, write_json
+from admodels.foundation.files import whole_file, whole_folder, write_json
 
 
 def tree(folder: Path) -> dict[str, str]:

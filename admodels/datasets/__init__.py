@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from admodels.errors import ConfigurationError, DataError
-from admodels.manifest import IMAGE_SUFFIXES, Found, Part, listed
-from admodels.params import Kind, Strict
+from admodels.foundation.errors import ConfigurationError, DataError
+from admodels.foundation.files import listed
+from admodels.foundation.manifest import IMAGE_SUFFIXES, Found, Part
+from admodels.foundation.params import Kind, Strict
 from admodels.sources import Source
 
 

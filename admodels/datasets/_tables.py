@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 from typing import get_args
 
-from admodels.errors import DataError
-from admodels.manifest import Found, Label, Part
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Found, Label, Part
 
 Cells = dict[str, str]
 

@@ -11,7 +11,7 @@ says of which this is so, and the report counts them.
 from pathlib import Path
 
 from admodels.datasets import Official, base_of, images_in
-from admodels.manifest import Found, Part
+from admodels.foundation.manifest import Found, Part
 
 PARTS: dict[str, Part] = {"Train": "learn", "Test": "test"}
 DEFECT = "defect"  # the release names no types

@@ -14,7 +14,7 @@ are relative to the table. Images that it does not name are left out.
 from pathlib import Path
 
 from admodels.datasets import _tables, anomalous, base_of, folders_in, normal
-from admodels.manifest import FOREGROUND, Found
+from admodels.foundation.manifest import FOREGROUND, Found
 
 LEARN = ("normal", "good")
 TABLE = "manifest.csv"

@@ -10,7 +10,7 @@ ground_truth/<defect>/<name>_mask.*     its mask; the whole folder may be absent
 from pathlib import Path
 
 from admodels.datasets import Official, anomalous, base_of, folders_in, normal
-from admodels.manifest import Found, Part
+from admodels.foundation.manifest import Found, Part
 
 PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
 OFFICIAL = Official(

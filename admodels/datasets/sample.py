@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from admodels import images
 from admodels.datasets import mvtec_ad
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 
 Grey = NDArray[np.float64]
 Bool = NDArray[np.bool_]

@@ -9,8 +9,8 @@ converted:  MVTec AD's layout, with masks called like their images
 from pathlib import Path
 
 from admodels.datasets import Official, _tables, base_of, mvtec_ad
-from admodels.errors import DataError
-from admodels.manifest import Found
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Found
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")

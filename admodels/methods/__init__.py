@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from admodels.errors import ConfigurationError, DataError
-from admodels.params import Kind, Resize, Strict
+from admodels.foundation.errors import ConfigurationError, DataError
+from admodels.foundation.params import Kind, Resize, Strict
 
 if TYPE_CHECKING:
     import torch

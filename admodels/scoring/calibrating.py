@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import manifest
 from admodels.appearance import write_records
-from admodels.errors import DataError, Interrupted
-from admodels.manifest import listed
-from admodels.progress import progress
+from admodels.foundation import manifest
+from admodels.foundation.errors import DataError, Interrupted
+from admodels.foundation.files import durable_file, listed
+from admodels.foundation.progress import progress
 from admodels.scoring import feedback
 from admodels.scoring.discover import Status, files
 from admodels.scoring.drifting import reference_path
@@ -20,7 +20,6 @@ from admodels.scoring.params import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.verdicts import Calibration, calibration_path, keep_calibration
-from admodels.writing import durable_file
 
 LEARNT_FROM = ("train", "validation")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 from admodels.scoring.log_lines import log_as
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _tell(told: dict[str, Any]) -> None:
 
 
 def _shipped_alpha() -> float:
-    from admodels import params
+    from admodels.foundation import params
 
     if not params.PARAMS_FILE.is_file():
         raise ConfigurationError(

@@ -6,7 +6,7 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 from admodels.images import IMAGE_SUFFIXES, LARGEST_PIXELS
 
 FILE_BYTES_MAX = 8 * LARGEST_PIXELS  # the largest image with 16 bits in each of four channels

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from admodels.appearance import read_records
+from admodels.foundation.files import durable_file, write_json
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.drift import PAST_NIGHTS, Finding, judge, values
 from admodels.scoring.engine import Model
@@ -26,7 +27,6 @@ from admodels.scoring.index import part
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.tables import ROWS_PER_GROUP
 from admodels.scoring.verdicts import Calibration, calibration_path, drift_folder
-from admodels.writing import durable_file, write_json
 
 IMAGES_AT_MOST = 2000  # of a night, evenly spread: more would not make a change any clearer
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from admodels import bundle as bundles
 from admodels import runtime
 from admodels.bundle import Bundle
-from admodels.progress import progress
+from admodels.foundation.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
 from admodels.scoring.index import Index

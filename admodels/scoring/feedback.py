@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from admodels.errors import DataError
-from admodels.manifest import listed
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import durable_file, listed, whole_file
 from admodels.scoring.discover import same_contents
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.verdicts import judged
-from admodels.writing import durable_file, whole_file
 
 FINE, DEFECT = "fine", "defect"
 COLUMNS = ("image_sha256", "verdict")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from admodels.errors import StorageError
+from admodels.foundation.errors import StorageError
 from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row, parquet_file
 
 CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one

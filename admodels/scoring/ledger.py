@@ -27,13 +27,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from admodels.errors import BusyError, ConfigurationError, StorageError
+from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
+from admodels.foundation.files import durable_file, on_disk, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
 from admodels.scoring.nights import summaries
 from admodels.scoring.tables import Row
-from admodels.writing import durable_file, on_disk, write_json
 
 DONE = (0, 5)  # exit codes of a line that told of all its rows
 HELD = 256  # batches: each costs memory of its own, however small

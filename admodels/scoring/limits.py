@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 from admodels.scoring.discover import NOT_IMAGES, Status
 
 ALARM = 5  # the exit code of a run that is done, with more than allowed

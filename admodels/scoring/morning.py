@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from admodels.errors import ConfigurationError, StorageError
+from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.scoring import drifting, tables
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger

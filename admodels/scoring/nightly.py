@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from admodels.bundle import PACKAGES
-from admodels.errors import AdmodelsError, StorageError
-from admodels.manifest import sha256_of
+from admodels.foundation.errors import AdmodelsError, StorageError
+from admodels.foundation.files import sha256_of
 from admodels.scoring import drifting, morning, overlays, page, verdicts
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 SIGNALLED = 128  # an exit code is this and the signal

@@ -17,13 +17,13 @@ from PIL import Image as Pillow
 from admodels import bundle as bundles
 from admodels import figures, images
 from admodels.bundle import Bundle
+from admodels.foundation.files import whole_file
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
 from admodels.scoring.verdicts import Calibration, judged, picture_path
-from admodels.writing import whole_file
 
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]

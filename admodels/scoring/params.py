@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from admodels.errors import ConfigurationError
-from admodels.params import PARAMS_FILE, Strict, load, parsed
+from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.params import PARAMS_FILE, Strict, load, parsed
 
 # of MLflow's model registry: by alias or by version
 ADDRESS = r"^models:/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)$"

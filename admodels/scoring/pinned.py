@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from admodels.errors import BundleError
+from admodels.foundation.errors import BundleError
 from admodels.scoring.engine import Model
 from admodels.scoring.params import Line
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 import admodels
-from admodels.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
+from admodels.foundation.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
 from admodels.scoring.discover import Status, stamp_of
 from admodels.scoring.engine import Engine, Model, Source, local
 from admodels.scoring.index import Index

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from admodels.calibration import images_missing, smallest_alpha, threshold
-from admodels.errors import ConfigurationError, Interrupted
+from admodels.foundation.errors import ConfigurationError, Interrupted
+from admodels.foundation.files import whole_folder, write_json
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.stopping import on_signals
-from admodels.writing import whole_folder, write_json
 
 WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
 

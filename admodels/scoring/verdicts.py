@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from admodels.calibration import benjamini_hochberg, images_missing
-from admodels.params import Strict, parsed
+from admodels.foundation.files import durable_file, write_json
+from admodels.foundation.params import Strict, parsed
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger, folder_name
-from admodels.writing import durable_file, write_json
 
 
 class Calibration(Strict):

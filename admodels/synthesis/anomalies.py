@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from admodels.params import Kind
+from admodels.foundation.params import Kind
 from admodels.synthesis.augmenters import (
     UInt8,
     augmented,

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from admodels import images
-from admodels.errors import DataError
 from admodels.foreground import Foreground, Source
-from admodels.manifest import Row
-from admodels.params import Resize
-from admodels.progress import progress
+from admodels.foundation.errors import DataError
+from admodels.foundation.manifest import Row
+from admodels.foundation.params import Resize
+from admodels.foundation.progress import progress
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
 from admodels.synthesis.augmenters import UInt8
 from admodels.synthesis.params import Anomaly, Synthesize

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from admodels.params import PerKind, Resize, Strict
+from admodels.foundation.params import PerKind, Resize, Strict
 
 
 class Anomaly(Strict):

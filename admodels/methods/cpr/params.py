@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from admodels.foundation.params import PerKind
 from admodels.methods import MethodParams
-from admodels.params import PerKind
 from admodels.synthesis.params import SelfMix
 
 BackboneName = Literal[

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from admodels.checkpoint import Checkpoint, run_fingerprint
+from admodels.foundation.params import Kind
 from admodels.methods import Log, TrainingData
 from admodels.methods.cpr import foreground as part_maps
 from admodels.methods.cpr.backbones import Taps
@@ -26,7 +27,6 @@ from admodels.methods.cpr.pairs import (
     synthetic_sample,
 )
 from admodels.methods.cpr.params import Params
-from admodels.params import Kind
 from admodels.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.foreground import foreground, whole
+from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
 from admodels.methods.diffusionad.losses import (
@@ -32,7 +33,6 @@ from admodels.methods.diffusionad.params import Params as DiffusionAdParams
 from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
-from admodels.params import Kind
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 

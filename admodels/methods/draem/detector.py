@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
+from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params as DraemParams
 from admodels.nets import for_inference
-from admodels.params import Kind
 from admodels.synthesis.anomalies import Batch, synthetic_batch
 from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 

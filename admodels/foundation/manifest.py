@@ -9,9 +9,9 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from admodels.errors import DataError
-from admodels.params import Strict
-from admodels.writing import whole_file
+from admodels.foundation.errors import DataError
+from admodels.foundation.files import listed, whole_file
+from admodels.foundation.params import Strict
 
 Label = Literal["normal", "anomalous"]
 Part = Literal["learn", "calibration", "test"]
@@ -19,7 +19,6 @@ Part = Literal["learn", "calibration", "test"]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 FOREGROUND = "foreground"  # folder of the user's mattes: FOREGROUND/<path of the image>.png
 SPLITS = ("train", "validation", "calibration", "test")
-NAMES_SHOWN = 20
 LEAST_TRAIN_SHARE = 0.1
 
 
@@ -74,19 +73,6 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 lower-case hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def listed(names: Iterable[str]) -> str:
-    """The sorted names for a message: the first 20, then how many more there are."""
-    ordered = sorted(names)
-    more = len(ordered) - NAMES_SHOWN
-    return ", ".join(ordered[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from admodels.errors import ConfigurationError
+from admodels.foundation.errors import ConfigurationError
 
 T = TypeVar("T")
 Kind = Literal["object", "texture"]

@@ -1,9 +1,10 @@
 """Files and folders that appear whole or not at all: a reader never sees half of one."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,3 +70,19 @@ def write_json(target: Path, content: object) -> None:
     """Write to be read and compared: indented, keys sorted."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     write_text(target, text + "\n")
+
+
+NAMES_SHOWN = 20
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 lower-case hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(names: Iterable[str]) -> str:
+    """The sorted names for a message: the first 20, then how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - NAMES_SHOWN
+    return ", ".join(ordered[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
