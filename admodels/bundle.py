@@ -22,13 +22,14 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from admodels import images, methods
-from admodels.appearance import read_records, write_records
-from admodels.contract import Contract
+from admodels import methods
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.licences import is_non_commercial
 from admodels.foundation.params import Kind, Resize, Strict
+from admodels.images import decode
+from admodels.images.describe import read_records, write_records
+from admodels.images.rules import Contract
 from admodels.methods import Detector, MethodParams
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -203,7 +204,7 @@ def save(
 def _written(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
     names = [f"golden/{at:02d}.png" for at in range(len(golden))]
     for name, pixels in zip(names, golden, strict=True):
-        images.write_png(folder / name, pixels.transpose(1, 2, 0))
+        decode.write_png(folder / name, pixels.transpose(1, 2, 0))
     return names
 
 
@@ -260,7 +261,7 @@ def reference(folder: Path, card: Card) -> NDArray[np.void] | None:
 
 def _replay_golden(folder: Path, card: Card, detector: Detector) -> None:
     pictures = [
-        images.decoded((folder / g.file).read_bytes(), folder / g.file) for g in card.golden
+        decode.decoded((folder / g.file).read_bytes(), folder / g.file) for g in card.golden
     ]
     pixels = np.stack([p.rgb.transpose(2, 0, 1) for p in pictures])
     expected = np.array([g.anomaly_score for g in card.golden])

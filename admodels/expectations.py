@@ -19,7 +19,7 @@ from admodels.foundation.files import NAMES_SHOWN, listed
 from admodels.foundation.licences import is_non_commercial, is_stated
 from admodels.foundation.manifest import SPLITS, Found, Row
 from admodels.foundation.params import Strict
-from admodels.images import Orientation
+from admodels.images.decode import Orientation
 from admodels.judging import Check, Severity, results
 from admodels.similarity import HASH_BITS, Pair
 

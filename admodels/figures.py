@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.evaluation import Evaluation, ScoredSet
-from admodels.sheets import TILE_PX, Pixels, beside, text
+from admodels.images.sheets import TILE_PX, Pixels, beside, text
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
 TRUTH = (0, 200, 0)

@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from admodels import images
-from admodels.contract import DIGITS, PLAIN_BITS, Contract, Look
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import FOREGROUND, Found, Row
-from admodels.images import Reading, UnreadableImage
-from admodels.statistics import statistics, thumbnail
+from admodels.images import decode, load
+from admodels.images.decode import Reading, UnreadableImage
+from admodels.images.describe import DIGITS, PLAIN_BITS, Look, statistics, thumbnail
+from admodels.images.rules import Contract
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
 TAILS = (0.1, 99.9)  # percentiles of an image's values: what lies beyond are dead and hot pixels
@@ -54,7 +54,7 @@ def inspected(
         except UnreadableImage as error:
             return error
 
-    outcomes = images.in_threads(inspected_or_refused, found, f"inspect {root.name}")
+    outcomes = load.in_threads(inspected_or_refused, found, f"inspect {root.name}")
     refused = [o for o in outcomes if isinstance(o, UnreadableImage)]
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
@@ -72,10 +72,10 @@ def learnt_window(learnt: Sequence[Row], root: Path) -> tuple[int, int] | None:
 
     def ends(row: Row) -> tuple[float, float]:
         path = root / row.image_path
-        low, high = np.percentile(images.deep_values(path.read_bytes(), path), TAILS)
+        low, high = np.percentile(decode.deep_values(path.read_bytes(), path), TAILS)
         return float(low), float(high)
 
-    lows, highs = zip(*images.in_threads(ends, rows, f"learn window of {root.name}"), strict=True)
+    lows, highs = zip(*load.in_threads(ends, rows, f"learn window of {root.name}"), strict=True)
     middle = (min(lows) + max(highs)) / 2
     half = max((max(highs) - min(lows)) * (0.5 + WINDOW_MARGIN), LEAST_WINDOW / 2)
     largest = (1 << max(row.bit_depth for row in rows)) - 1
@@ -126,7 +126,7 @@ def described(found: Found, root: Path, reading: Reading) -> tuple[Row, Facts]:
         UnreadableImage: the file does not give an image.
     """
     data = (root / found.image_path).read_bytes()
-    image = images.decoded(data, found.image_path, reading)
+    image = decode.decoded(data, found.image_path, reading)
     mask = root / found.mask_path
     mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
     matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
@@ -149,13 +149,13 @@ def described(found: Found, root: Path, reading: Reading) -> tuple[Row, Facts]:
     return row, _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
 
 
-def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
+def _facts(rgb: decode.UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
     seen = statistics(rgb)
     return Facts(
         brightness=round(seen.brightness, DIGITS),
         contrast=round(seen.contrast, DIGITS),
         sharpness=round(seen.sharpness, DIGITS),
-        is_grey=images.is_grey(rgb),
+        is_grey=decode.is_grey(rgb),
         thumbnail=thumbnail(rgb).tobytes(),
         mask_problem=problem,
         mask_area_share=share,
@@ -166,7 +166,7 @@ def _facts(rgb: images.UInt8, problem: MaskProblem, share: float | None, matte: 
 def _matte_problem(row: Row, data: bytes | None) -> str:
     try:
         if data is not None:
-            images.decoded_matte(data, row.foreground_path, row)
+            decode.decoded_matte(data, row.foreground_path, row)
     except DataError as error:
         return error.found
     return ""
@@ -176,7 +176,7 @@ def _mask_facts(row: Row, data: bytes | None) -> tuple[MaskProblem, float | None
     if data is None:
         return ("missing" if row.mask_path else ""), None
     try:
-        mask = images.decoded_mask(data, row.mask_path)
+        mask = decode.decoded_mask(data, row.mask_path)
     except UnreadableImage:
         return "unreadable", None
     except DataError:

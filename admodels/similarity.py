@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.foundation.progress import progress
-from admodels.statistics import THUMBNAIL_PX
+from admodels.images.describe import THUMBNAIL_PX
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import fetching, images
-from admodels.assets import texture_paths
+from admodels import fetching
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import listed, sha256_of, whole_folder
+from admodels.images import decode, load
+from admodels.images.load import texture_paths
 from admodels.sources import Source
 
 Plane = NDArray[np.float64]
@@ -91,12 +92,12 @@ def _listing(source: Source, content: Path, paths: list[Path], skipped: int) -> 
 def _refuse_unreadable(paths: list[Path]) -> None:
     def fault(path: Path) -> str:
         try:
-            images.decoded(path.read_bytes(), path.name)
-        except images.UnreadableImage as error:
+            decode.decoded(path.read_bytes(), path.name)
+        except decode.UnreadableImage as error:
             return f"{path.name} ({error.reason})"
         return ""
 
-    faults = [fault for fault in images.in_threads(fault, paths, "check textures") if fault]
+    faults = [fault for fault in load.in_threads(fault, paths, "check textures") if fault]
     if faults:
         raise DataError(
             f"{len(faults)} unreadable texture images",
@@ -113,18 +114,18 @@ def _photographs() -> list[Traversable]:
 
 def _draw(target: Path) -> None:
     for photo in _photographs():
-        rgb = images.decoded(photo.read_bytes(), photo.name).rgb
+        rgb = decode.decoded(photo.read_bytes(), photo.name).rgb
         for name, half in _halves(rgb).items():
             path = target / "photographs" / f"{photo.name.split('.')[0]}_{name}.png"
-            images.write_png(path, images.resized(half, TEXTURE_PX, "area"))
+            decode.write_png(path, decode.resized(half, TEXTURE_PX, "area"))
     for kind, (name, plane) in enumerate(PROCEDURAL.items()):
         for variant in range(VARIANTS):
             rng = np.random.default_rng([SEED, kind, variant])
             path = target / "procedural" / f"{name}_{variant}.png"
-            images.write_png(path, _coloured(plane(rng), rng))
+            decode.write_png(path, _coloured(plane(rng), rng))
 
 
-def _halves(rgb: images.UInt8) -> dict[str, images.UInt8]:
+def _halves(rgb: decode.UInt8) -> dict[str, decode.UInt8]:
     """Two squares side by side, as large as fit, in the middle of the height."""
     height, width = rgb.shape[:2]
     side = min(height, width // 2)
@@ -133,7 +134,7 @@ def _halves(rgb: images.UInt8) -> dict[str, images.UInt8]:
     return {"left": middle[:, :side], "right": middle[:, width - side :]}
 
 
-def _coloured(plane: Plane, rng: np.random.Generator) -> images.UInt8:
+def _coloured(plane: Plane, rng: np.random.Generator) -> decode.UInt8:
     """A plane as RGB: its range, stretched to 0..1, runs through three random colours."""
     colours = rng.uniform(0, 255, size=(3, 3))
     unit = (plane - plane.min()) / (plane.max() - plane.min())

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from admodels import images
+from admodels.images import decode
 from tests import cards, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ class Plant:
 
     def draw(self, count: int, seed: int = 1, start: int = 0) -> None:
         for at, pixels in enumerate(tiny.stripes(count, seed), start):
-            images.write_png(self.inbox / f"{at:04d}.png", pixels.transpose(1, 2, 0))
+            decode.write_png(self.inbox / f"{at:04d}.png", pixels.transpose(1, 2, 0))
 
     def start(self) -> subprocess.Popen[str]:
         words = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0"]
@@ -100,7 +100,7 @@ def deep(plant: Plant) -> str:
 
 def same_names(plant: Plant) -> str:
     for day, pixels in zip(("20", "21"), tiny.stripes(2, 3), strict=True):
-        images.write_png(plant.inbox / day / "shift1/IMG_1.png", pixels.transpose(1, 2, 0))
+        decode.write_png(plant.inbox / day / "shift1/IMG_1.png", pixels.transpose(1, 2, 0))
     plant.night()
     pictures = len(list(plant.ledger.rglob("*.jpg")))
     assert (len(plant.rows()), pictures) == (2, 2)

@@ -23,11 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import images
-from admodels.appearance import appearance
+from admodels.images import decode
+from admodels.images.describe import appearance, statistics
 from admodels.scoring.drift import FLOORS, IQR_OF_NORMAL, PAST_NIGHTS, Finding, judge, values
 from admodels.scoring.hints import hint
-from admodels.statistics import statistics
 
 DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 SETS = {"bottle": "mvtec_ad/bottle", "magnetic_tile": "magnetic_tile"}
@@ -40,7 +39,7 @@ Floats = NDArray[np.float64]
 
 
 def rgbs(*folders: Path) -> list[Pixels]:
-    return [images.decoded(f.read_bytes(), f).rgb for d in folders for f in sorted(d.iterdir())]
+    return [decode.decoded(f.read_bytes(), f).rgb for d in folders for f in sorted(d.iterdir())]
 
 
 def records(found: list[Pixels]) -> Records:

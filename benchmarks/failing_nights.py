@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
-from admodels import images
+from admodels.images import decode
 from tests import cards, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def night(place: Path, *words: str, **how: object) -> subprocess.Popen[bytes]:
 
 def fill(folder: Path, count: int, seed: int) -> None:
     for at, pixels in enumerate(tiny.stripes(count, seed)):
-        images.write_png(folder / f"{seed}_{at:04d}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(folder / f"{seed}_{at:04d}.png", pixels.transpose(1, 2, 0))
 
 
 def lines(place: Path, *folders: str) -> None:

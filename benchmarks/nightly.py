@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from admodels import bundle as bundles
-from admodels import cli, images, runtime
+from admodels import cli, runtime
+from admodels.images import decode
 from admodels.scoring import engine, verdicts
 from admodels.scoring import rows as scoring_rows
 from admodels.scoring.ledger import Ledger
@@ -113,8 +114,8 @@ def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle
 
 
 def prepared(files: list[Path], px: int) -> np.ndarray:
-    read = (images.decoded(file.read_bytes(), file).rgb for file in files)
-    return np.stack([images.resized(rgb, px, "area").transpose(2, 0, 1) for rgb in read])
+    read = (decode.decoded(file.read_bytes(), file).rgb for file in files)
+    return np.stack([decode.resized(rgb, px, "area").transpose(2, 0, 1) for rgb in read])
 
 
 def plain(bundle: bundles.Bundle, files: list[Path]) -> dict[str, float]:

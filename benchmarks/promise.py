@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from admodels import bundle as bundles
-from admodels import images, methods, runtime
+from admodels import methods, runtime
 from admodels.calibration import p_values
 from admodels.foundation import params
+from admodels.images import decode
 from admodels.methods import Detector, Synthetic, TrainingData
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import score_folder
@@ -36,9 +37,9 @@ TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 
 
 def prepared(folder: Path, contract: bundles.ImageContract) -> np.ndarray:
-    read = (images.decoded(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
+    read = (decode.decoded(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
     return np.stack(
-        [images.resized(x, contract.image_px, contract.resize).transpose(2, 0, 1) for x in read]
+        [decode.resized(x, contract.image_px, contract.resize).transpose(2, 0, 1) for x in read]
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from admodels import images
+from admodels.images import decode
 
 REPO = Path(__file__).parents[1]
 SIDE_PX = 64
@@ -30,11 +30,11 @@ def planted(root: Path, number: int) -> None:
     pixels = coarse.repeat(8, axis=0).repeat(8, axis=1)
     pixels += rng.integers(0, 8, pixels.shape, dtype=np.uint8)
     folder = "train/good" if number % 8 else "test/good" if number % 32 else "test/hole"
-    images.write_png(root / folder / f"{number:06}.png", pixels)
+    decode.write_png(root / folder / f"{number:06}.png", pixels)
     if number % 32 == 0:
         mask = np.zeros((SIDE_PX, SIDE_PX), dtype=np.bool_)
         mask[8:16, 8:16] = True
-        images.write_png(root / f"ground_truth/hole/{number:06}_mask.png", mask)
+        decode.write_png(root / f"ground_truth/hole/{number:06}_mask.png", mask)
 
 
 def params(folder: Path) -> None:

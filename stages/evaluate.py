@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle, evaluation, figures, images, power, runtime
+from admodels import bundle, evaluation, figures, power, runtime
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
 from admodels.foreground import foreground
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
+from admodels.images import decode, load
 from admodels.power import Defect, Power
 from stages import run
 
@@ -40,7 +41,7 @@ def _scored(
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
         reading = contract.learnt.reading
-        pixels = images.load(rows[part], root, contract.image_px, contract.resize, reading)
+        pixels = load.load(rows[part], root, contract.image_px, contract.resize, reading)
         found = bundle.score(fitted.detector, pixels)
         scores[part] = found.anomaly_score
         maps[part] = evaluation.maps_resized(found.anomaly_map, mask_px)
@@ -54,7 +55,7 @@ def _scored(
         defect_types=[row.defect_type for row in rows],
         anomaly_scores=scores,
         anomaly_maps=maps,
-        masks=None if unmasked else images.load_masks(rows, root, mask_px),
+        masks=None if unmasked else load.load_masks(rows, root, mask_px),
     )
     return scored, tiles, rebuilt
 
@@ -66,19 +67,19 @@ def _power(
     chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
     contract, root = fitted.contract, Path("data/raw", fitted.task)
     px, resize, reading = contract.image_px, contract.resize, contract.learnt.reading
-    normal = images.load(chosen, root, px, resize, reading)
-    mattes = images.load_foreground(chosen, root, px, resize)
+    normal = load.load(chosen, root, px, resize, reading)
+    mattes = load.load_foreground(chosen, root, px, resize)
     parts = foreground(normal, mattes, fitted.kind).mattes[:, 0]
     seed = params.read("seed", int)
     defects: list[Defect] = []
     scores: list[float] = []
     progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
     for at, (row, part) in enumerate(zip(chosen, parts, strict=True), 1):
-        rgb = images.load_one(row, root, reading)
+        rgb = load.load_one(row, root, reading)
         drawn = []
         for number, defect in enumerate(power.grid(rgb, block)):
             rng = np.random.default_rng([seed, int(row.image_sha256[:16], 16), number])
-            drawn.append(images.resized(power.painted(rgb, part, defect, rng), px, resize))
+            drawn.append(decode.resized(power.painted(rgb, part, defect, rng), px, resize))
             defects.append(defect)
         stack = np.stack(drawn).transpose(0, 3, 1, 2)
         scores += bundle.score(fitted.detector, stack).anomaly_score.tolist()
@@ -96,7 +97,7 @@ def _write(
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
         measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
         found.to_csv(partial / "power.csv", index=False, lineterminator="\n")
-        images.write_png(partial / "overlays.png", sheet)
+        decode.write_png(partial / "overlays.png", sheet)
 
 
 def main(method: str, task: str) -> None:

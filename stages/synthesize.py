@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from admodels import contract, images
-from admodels.assets import load_textures, texture_paths
 from admodels.foreground import foreground
 from admodels.foundation import manifest, params
 from admodels.foundation.params import Kind
+from admodels.images import load, rules
+from admodels.images.load import load_textures, texture_paths
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Synthesize
 from stages import run
@@ -17,12 +17,12 @@ def main(task: str) -> None:
     block = params.read("synthesize", Synthesize)
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
     raw = Path("data/raw", task)
-    reading = contract.read(Path("data/manifests", task, "contract.json")).reading
-    normal = images.load(rows, raw, block.image_px, block.resize, reading)
+    reading = rules.read(Path("data/manifests", task, "contract.json")).reading
+    normal = load.load(rows, raw, block.image_px, block.resize, reading)
     folder = Path("data/assets/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))
-    mattes = images.load_foreground(rows, raw, block.image_px, block.resize)
+    mattes = load.load_foreground(rows, raw, block.image_px, block.resize)
     kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
     part = foreground(normal, mattes, kind)
     samples = held_out.draw(rows, normal, textures, part, block, params.read("seed", int))

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import bundle, contract, images, methods, runtime
-from admodels.appearance import APPEARANCE, appearance
-from admodels.assets import load_textures
+from admodels import bundle, methods, runtime
 from admodels.foundation import files, manifest, params
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind
 from admodels.foundation.progress import Progress
-from admodels.images import Reading
+from admodels.images import load, rules
+from admodels.images.decode import Reading
+from admodels.images.describe import APPEARANCE, appearance, statistics
+from admodels.images.load import load_textures
 from admodels.methods import MethodParams, Synthetic, TrainingData
-from admodels.statistics import statistics
 from admodels.synthesis import held_out
 from stages import run
 
@@ -49,23 +49,23 @@ class History:
 
 def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> NDArray[np.uint8]:
     rows, raw = manifest.read(split), Path("data/raw", task)
-    return images.load(rows, raw, block.image_px, block.resize, reading)
+    return load.load(rows, raw, block.image_px, block.resize, reading)
 
 
 def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
     def one(row: manifest.Row) -> NDArray[np.void]:
-        rgb = images.load_one(row, Path("data/raw", task), reading)
+        rgb = load.load_one(row, Path("data/raw", task), reading)
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
-    return images.stacked(one, rows, (), APPEARANCE, f"look at images of {task}")
+    return load.stacked(one, rows, (), APPEARANCE, f"look at images of {task}")
 
 
 def _training_data(
     block: MethodParams, method: str, task: str, split: Path, reading: Reading
 ) -> TrainingData:
     rows, raw, px = manifest.read(split), Path("data/raw", task), block.image_px
-    mattes = images.load_foreground(rows, raw, px, block.resize)
+    mattes = load.load_foreground(rows, raw, px, block.resize)
     textures = load_textures(Path("data/assets/textures"), px)
     synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
     return TrainingData(
@@ -98,7 +98,7 @@ def main(method: str, task: str) -> None:
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
         trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *brought)},
-        learnt=contract.read(learnt),
+        learnt=rules.read(learnt),
     )
     reading = origin.learnt.reading
     data = _training_data(block, method, task, split["train"], reading)

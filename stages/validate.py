@@ -6,15 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from admodels import data_docs, expectations, images, inspection, sheets
-from admodels.contract import Contract
+from admodels import data_docs, expectations, inspection
 from admodels.datasets import Task, found
 from admodels.expectations import Needs, Validate
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
 from admodels.foundation.licences import is_non_commercial
-from admodels.images import Reading
+from admodels.images import decode, sheets
+from admodels.images.decode import Reading
+from admodels.images.rules import Contract
 from admodels.inspection import Inspected
 from admodels.similarity import Pair, near_pairs
 from stages import run
@@ -76,12 +77,12 @@ def _write_sheet(
 ) -> None:
     """Each row a heading, then captions and paths of images; without rows there is no sheet."""
 
-    def picture(name: str) -> images.UInt8:
-        return images.decoded((raw / name).read_bytes(), name, reading).rgb
+    def picture(name: str) -> decode.UInt8:
+        return decode.decoded((raw / name).read_bytes(), name, reading).rgb
 
     if rows:
         drawn = [(head, [(said, picture(p)) for said, p in named]) for head, named in rows]
-        images.write_png(path, sheets.sheet(drawn))
+        decode.write_png(path, sheets.sheet(drawn))
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -15,13 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from admodels import bundle as bundles
-from admodels.appearance import appearance
 from admodels.bundle import Bundle
-from admodels.images import Reading
+from admodels.images.decode import Reading
+from admodels.images.describe import appearance, statistics
 from admodels.methods import Detector, MethodParams, Prediction
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import Summary, score_folder
-from admodels.statistics import statistics
 from tests import tiny
 
 ALPHA = 0.2

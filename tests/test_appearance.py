@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from admodels.appearance import CELLS, PROFILE_BINS, appearance, noise, read_records, write_records
-from admodels.statistics import statistics
+from admodels.images.describe import (
+    CELLS,
+    PROFILE_BINS,
+    appearance,
+    noise,
+    read_records,
+    statistics,
+    write_records,
+)
 from tests import cards
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from admodels import images, textures
-from admodels.assets import Assets, load_textures
+from admodels import textures
+from admodels.assets import Assets
 from admodels.fetching import Source
 from admodels.foundation.errors import DataError, SourceError
 from admodels.foundation.files import sha256_of
+from admodels.images import decode
+from admodels.images.load import load_textures
 from stages import assets as assets_stage
 from stages import textures as textures_stage
 from tests import tiny
@@ -83,8 +85,8 @@ def test_the_pin_changes_with_the_version_of_what_is_drawn(monkeypatch):
 
 def test_a_folder_brings_its_images_by_name_and_counts_what_it_skips(tmp_path):
     origin = tmp_path / "dtd"
-    images.write_png(origin / "images/dotted/b.png", flat(20))
-    images.write_png(origin / "a.png", flat(10))
+    decode.write_png(origin / "images/dotted/b.png", flat(20))
+    decode.write_png(origin / "a.png", flat(10))
     (origin / "notes.txt").write_text("x")
     (origin / "images/labels.csv").write_text("x")
     (origin / "images/._b.png").write_text("hidden, neither copied nor counted")
@@ -103,8 +105,8 @@ def test_a_folder_brings_its_images_by_name_and_counts_what_it_skips(tmp_path):
 
 def test_textures_are_resized_bilinear_as_rgb(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    images.write_png(tmp_path / "a.png", array)
-    expected = images.resized(array, 12, "bilinear").transpose(2, 0, 1)
+    decode.write_png(tmp_path / "a.png", array)
+    expected = decode.resized(array, 12, "bilinear").transpose(2, 0, 1)
     np.testing.assert_array_equal(load_textures(tmp_path, 12)[0], expected)
 
 
@@ -125,7 +127,7 @@ def test_a_missing_texture_source_is_named(tmp_path):
 
 def test_unreadable_textures_are_refused_all_at_once(tmp_path):
     origin = tmp_path / "origin"
-    images.write_png(origin / "good.png", flat(1))
+    decode.write_png(origin / "good.png", flat(1))
     (origin / "empty.png").write_bytes(b"")
     (origin / "noise.jpg").write_bytes(b"noise")
     with pytest.raises(DataError, match=r"empty\.png \(empty\), noise\.jpg \(undecodable\)"):
@@ -141,7 +143,7 @@ def test_the_block_holds_the_texture_source_alone():
 
 def test_the_stage_writes_the_textures_of_the_params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images.write_png(tmp_path / "origin/a.png", flat(1))
+    decode.write_png(tmp_path / "origin/a.png", flat(1))
     pin = textures.pinned("origin").sha256
     (tmp_path / "params.yaml").write_text(
         f"assets:\n  textures: {{kind: path, location: origin, sha256: {pin}}}\n"

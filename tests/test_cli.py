@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import cli, images
+from admodels import cli
 from admodels.datasets import mvtec_ad, sample
 from admodels.foundation.params import load
+from admodels.images import decode
 
 ROOT = Path(__file__).parents[1]
 Told = tuple[int, str, str]
@@ -93,7 +94,7 @@ def test_a_task_can_be_added_without_running_it_and_with_its_textures(
     command: Command, tmp_path: Path
 ) -> None:
     textures = tmp_path / "dtd"
-    images.write_png(textures / "a.png", np.zeros((8, 8), np.uint8))
+    decode.write_png(textures / "a.png", np.zeros((8, 8), np.uint8))
     words = task_words(drawn(tmp_path / "photos"), "--no-run", "--textures", str(textures))
     assert command(*words)[0] == 0
     assert load()["run"]["tasks"] == ["sample_brick", "sample_gravel"]

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image as Pillow
 from pydantic import ValidationError
 
-from admodels import datasets, images, inspection
+from admodels import datasets, inspection
 from admodels.datasets import Task, sample
 from admodels.fetching import Source, fetch, pinned, tree_sha256
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.manifest import Found, Split
+from admodels.images import decode
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 SOURCE = Source(kind="path", location="x", sha256="0" * 64)
@@ -145,7 +146,7 @@ def parts(found):
 
 def masks_of(found, root):
     """By image, the share of its pixels that its mask marks."""
-    inspected, unreadable = inspection.inspected(found, root, images.STORED)
+    inspected, unreadable = inspection.inspected(found, root, decode.STORED)
     assert not unreadable
     assert {facts.mask_problem for _, _, facts in inspected} <= {""}
     return {row.image_path: facts.mask_area_share for _, row, facts in inspected if row.mask_path}
@@ -345,7 +346,7 @@ def grey(path):
 
 
 def photograph(category):
-    return images.decoded(sample.photograph(category), category).rgb[:, :, 0]
+    return decode.decoded(sample.photograph(category), category).rgb[:, :, 0]
 
 
 def columns_of(crop, photo):
@@ -360,7 +361,7 @@ def columns_of(crop, photo):
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
     found = datasets.found(task("sample", category), root)
-    inspected, unreadable = inspection.inspected(found, root, images.STORED)
+    inspected, unreadable = inspection.inspected(found, root, decode.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
     shared_out = manifest.splits(pairs, split, 7, "tiny")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from admodels.appearance import APPEARANCE, CELLS, PROFILE_BINS
+from admodels.images.describe import APPEARANCE, CELLS, PROFILE_BINS
 from admodels.scoring import drift
 from admodels.scoring.drift import EFFECT, LEVEL, Finding, Past, can_tell, judge, shifts, values
 from admodels.scoring.hints import hint

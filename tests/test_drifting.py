@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from admodels import images
+from admodels.images import decode
 from admodels.scoring import calibrating, drifting, engine, verdicts
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model, Source, score_line
@@ -38,7 +38,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def draw(folder: Path, count: int, seed: int, light: Callable[[int], float] = lambda _: 1) -> None:
     for at, pixels in enumerate(tiny.stripes(count, seed).transpose(0, 2, 3, 1)):
         path = folder / f"{at:04d}.png"
-        images.write_png(path, np.rint(pixels * light(at)).astype(np.uint8))
+        decode.write_png(path, np.rint(pixels * light(at)).astype(np.uint8))
         os.utime(path, (FIRST_IMAGE + 60 * at,) * 2)
 
 

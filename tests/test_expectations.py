@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import expectations, images, inspection
+from admodels import expectations, inspection
 from admodels.datasets import mvtec_ad
 from admodels.expectations import Finding, Needs, Severities, Validate
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Found, Row, Split
 from admodels.foundation.params import parsed
+from admodels.images import decode
 from admodels.inspection import Facts
 from admodels.similarity import near_pairs
 
@@ -355,7 +356,7 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
     found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
-    inspected, unreadable = inspection.inspected(found, raw, images.STORED)
+    inspected, unreadable = inspection.inspected(found, raw, decode.STORED)
     assert unreadable == []
     table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table, tmp_path / "docs")

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import evaluation, figures, images
+from admodels import evaluation, figures
 from admodels.evaluation import Evaluate, ScoredSet
 from admodels.figures import Case
+from admodels.images import decode
+from admodels.images.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
 from admodels.power import Power
-from admodels.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
 
 LEGEND_PX = 3 * CAPTION_PX
 COLUMN_PX = TILE_PX + GAP_PX
@@ -217,5 +218,5 @@ def test_without_a_threshold_the_caption_keeps_to_the_label() -> None:
 
 def test_the_same_sheet_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        images.write_png(tmp_path / name, overlays(9))
+        decode.write_png(tmp_path / name, overlays(9))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from admodels import images
 from admodels.datasets import folder as folder_layout
 from admodels.foreground import estimated, foreground
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Found
 from admodels.foundation.params import Kind, PerKind
+from admodels.images import decode, load
 from admodels.inspection import described
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
@@ -251,23 +251,23 @@ def test_shuffled_strips_move_tiles_by_one_order_of_columns_and_one_of_rows() ->
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     for name in ("0", "1"):
-        images.write_png(tmp_path / f"train/good/{name}.png", np.full((40, 50, 3), 9, np.uint8))
+        decode.write_png(tmp_path / f"train/good/{name}.png", np.full((40, 50, 3), 9, np.uint8))
         matte = np.zeros((40, 50), dtype=np.uint8)
         matte[:, :25] = 255
-        images.write_png(tmp_path / f"foreground/train/good/{name}.png", matte)
+        decode.write_png(tmp_path / f"foreground/train/good/{name}.png", matte)
     return tmp_path
 
 
 def rows_of(raw: Path) -> list[manifest.Row]:
     found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-    return [described(one, raw, images.STORED)[0] for one in found]
+    return [described(one, raw, decode.STORED)[0] for one in found]
 
 
 def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
     rows = rows_of(raw)
     assert rows[1].foreground_path == "foreground/train/good/1.png"
     assert rows[1].foreground_sha256 == files.sha256_of(raw / rows[1].foreground_path)
-    loaded = images.load_foreground(rows, raw, 32, "area")
+    loaded = load.load_foreground(rows, raw, 32, "area")
     assert loaded is not None
     assert loaded.shape == (2, 1, 32, 32)
     assert (loaded[..., :16] == 255).all()
@@ -279,19 +279,19 @@ def test_without_any_matte_there_is_no_foreground(raw: Path) -> None:
         (raw / f"foreground/train/good/{name}.png").unlink()
     rows = rows_of(raw)
     assert rows[0].foreground_path == rows[0].foreground_sha256 == ""
-    assert images.load_foreground(rows, raw, 32, "area") is None
+    assert load.load_foreground(rows, raw, 32, "area") is None
 
 
 def test_a_matte_missing_for_some_images_is_refused_by_their_names(raw: Path) -> None:
     (raw / "foreground/train/good/1.png").unlink()
     with pytest.raises(DataError, match=r"1 of 2 images have no foreground[\s\S]*good/1\.png"):
-        images.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, 32, "area")
 
 
 def test_a_matte_of_another_size_is_refused(raw: Path) -> None:
-    images.write_png(raw / "foreground/train/good/1.png", np.full((50, 40), 255, np.uint8))
+    decode.write_png(raw / "foreground/train/good/1.png", np.full((50, 40), 255, np.uint8))
     with pytest.raises(DataError, match=r"matte is 40 x 50 pixels[\s\S]*50 x 40"):
-        images.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, 32, "area")
 
 
 @pytest.mark.parametrize("brightest", [0, 1, 127])
@@ -300,18 +300,18 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
 ) -> None:
     matte = np.zeros((40, 50), dtype=np.uint8)
     matte[:, :25] = brightest
-    images.write_png(raw / "foreground/train/good/1.png", matte)
+    decode.write_png(raw / "foreground/train/good/1.png", matte)
     with pytest.raises(DataError, match=rf"brightest {brightest} of 255[\s\S]*good/1\.png"):
-        images.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, 32, "area")
 
 
 def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
     def problems() -> list[str]:
         found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-        return [described(one, raw, images.STORED)[1].matte_problem for one in found]
+        return [described(one, raw, decode.STORED)[1].matte_problem for one in found]
 
     assert problems() == ["", ""]
-    images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
+    decode.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
     (raw / "foreground/train/good/1.png").write_bytes(b"no picture")
     dark, broken = problems()
     assert dark == "foreground matte is 50 x 40 pixels, its brightest 1 of 255"
@@ -319,20 +319,20 @@ def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
 
 
 def test_a_grey_matte_is_one(raw: Path) -> None:
-    images.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
-    loaded = images.load_foreground(rows_of(raw), raw, 32, "area")
+    decode.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
+    loaded = load.load_foreground(rows_of(raw), raw, 32, "area")
     assert loaded is not None
     assert (loaded[1] == 128).all()
 
 
 def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
     rows = rows_of(raw)
-    images.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
+    decode.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
     with pytest.raises(DataError, match="sha256"):
-        images.load_foreground(rows, raw, 32, "area")
+        load.load_foreground(rows, raw, 32, "area")
 
 
 def test_in_a_plain_folder_mattes_are_no_anomalies(tmp_path: Path) -> None:
     for name in ("0.png", "foreground/0.png"):
-        images.write_png(tmp_path / name, np.zeros((40, 50), np.uint8))
+        decode.write_png(tmp_path / name, np.zeros((40, 50), np.uint8))
     assert [f.image_path for f in folder_layout.found(tmp_path, "")] == ["0.png"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from admodels import images
 from admodels.foreground import foreground
 from admodels.foundation import manifest, progress
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
 from admodels.foundation.manifest import Found, Row
+from admodels.images import decode
 from admodels.inspection import described
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -130,7 +130,7 @@ def test_the_written_set_is_read_back_at_another_size(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
     found, masks = held_out.read(tmp_path / "task", 16, "area")
-    averaged = images.resized(samples[5].image, 16, "area")
+    averaged = decode.resized(samples[5].image, 16, "area")
     assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
     assert found.shape == (12, 3, 16, 16)
     assert masks.shape == (12, 16, 16)
@@ -246,15 +246,15 @@ def project(tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     found = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
     for one in found:
-        images.write_png(
+        decode.write_png(
             Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
         )
-    rows = [described(one, Path("data/raw/t"), images.STORED)[0] for one in found]
+    rows = [described(one, Path("data/raw/t"), decode.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
     write_json(Path("data/manifests/t/contract.json"), tiny.CONTRACT.model_dump(mode="json"))
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/assets/textures", name)
-        images.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
+        decode.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
     tasks = {"t": {"kind": "texture"}}
     values = {"seed": 7, "synthesize": PARAMS.model_dump(), "tasks": tasks}
     Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
@@ -277,7 +277,7 @@ def test_the_stage_paints_every_validation_image_and_repeats_itself_to_the_byte(
 def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project):
     raw, found = Path("data/raw/t"), Found("train/good/0.png", "normal", "", "", "learn")
     cards.deep_card(raw / found.image_path, 70 << 4)
-    row = described(found, raw, images.STORED)[0]
+    row = described(found, raw, decode.STORED)[0]
     manifest.write(Path("data/manifests/t/validation.csv"), [row])
     learnt = cards.windowed((0, 4095)).contract.learnt
     write_json(Path("data/manifests/t/contract.json"), learnt.model_dump(mode="json"))
@@ -287,7 +287,7 @@ def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project)
 
 
 def test_the_stage_refuses_an_image_that_is_not_the_one_of_the_manifest(project):
-    images.write_png(project / "data/raw/t/train/good/1.png", np.zeros((90, 70, 3), np.uint8))
+    decode.write_png(project / "data/raw/t/train/good/1.png", np.zeros((90, 70, 3), np.uint8))
     with pytest.raises(DataError, match="sha256"):
         synthesize.main("t")
     assert not (project / "data/synthetic/t").exists()
@@ -313,17 +313,17 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     Path("params.yaml").write_text(json.dumps(values), encoding="utf-8")
     assert found()[0] == {"whole": 9}  # noise has no part
     planes = tiny.discs(1, seed=1)[0][0].transpose(1, 2, 0)
-    images.write_png(Path("data/raw/t/train/good/0.png"), planes)
+    decode.write_png(Path("data/raw/t/train/good/0.png"), planes)
     rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
-    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
+    listed = [described(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
     manifest.write(Path("data/manifests/t/validation.csv"), listed)
     assert found()[0] == {"estimated": 3, "whole": 6}
-    images.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
+    decode.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
     matte = np.zeros((90, 70), dtype=np.uint8)
     matte[:45] = 255
     for i in range(3):
-        images.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
-    listed = [described(row, Path("data/raw/t"), images.STORED)[0] for row in rows]
+        decode.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
+    listed = [described(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
     for split in ("validation", "train"):
         manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
     source, share, cyan = found()
@@ -334,7 +334,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     detector = tiny.detector("diffusionad").params
     Path("data/assets/diffusionad").mkdir()
     split = Path("data/manifests/t/train.csv")
-    data = train._training_data(detector, "diffusionad", "t", split, images.STORED)
+    data = train._training_data(detector, "diffusionad", "t", split, decode.STORED)
     assert data.foreground is not None
     assert data.foreground.shape == (3, 1, tiny.PX, tiny.PX)
     assert (data.foreground[:, :, : tiny.PX // 2 - 1] == 255).all()

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import cli, images
+from admodels import cli
 from admodels.foundation.errors import ConfigurationError, SourceError
+from admodels.images import decode
 from admodels.scoring import engine
 from admodels.scoring import nightly as nights
 from admodels.scoring.engine import Model, Source, local, score_line
@@ -35,7 +36,7 @@ KEY = ["line", "path", "image_sha256", "model_fingerprint", "contract_fingerprin
 
 def draw(folder: Path, count: int, seed: int = 3) -> None:
     for at, pixels in enumerate(tiny.stripes(count, seed)):
-        images.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
 
 
 @pytest.fixture

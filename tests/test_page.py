@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
-from admodels import cli, images
+from admodels import cli
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import sha256_of
+from admodels.images import decode
 from admodels.scoring import feedback, morning, nights, page
 from admodels.scoring.ledger import opened
 from admodels.scoring.limits import Limit
@@ -39,7 +40,7 @@ ALL = 0.95  # flags nearly everything; what lies below all of the calibration is
 
 def draw(folder: Path, count: int, seed: int) -> None:
     for at, pixels in enumerate(tiny.stripes(count, seed)):
-        images.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
 
 
 def line(folder: Path, alpha: float) -> Line:

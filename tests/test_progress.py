@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import downloading, fetching, images
-from admodels.assets import load_textures
+from admodels import downloading, fetching
 from admodels.foundation import progress as progresses
 from admodels.foundation.progress import Progress, progress
+from admodels.images import decode
+from admodels.images.load import load_textures
 
 Told = pytest.CaptureFixture[str]
 LARGE = np.random.default_rng(0).bytes(3 * downloading.MIB // 2)  # does not compress
@@ -117,6 +118,6 @@ def test_fetching_shows_how_far_it_is(
 @pytest.mark.usefixtures("nothing_is_short")
 def test_decoding_shows_how_far_it_is(tmp_path: Path, capsys: Told) -> None:
     for name in ("a.png", "b.png"):
-        images.write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+        decode.write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
     load_textures(tmp_path, 4)
     assert "read textures: 2/2 " in capsys.readouterr().err

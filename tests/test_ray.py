@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 
-from admodels import images
 from admodels.foundation.errors import SourceError
+from admodels.images import decode
 from admodels.scoring import ray_rows
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cards.save_draem(found / "bundle")
     folder = cards.inbox(found)
     for at, pixels in enumerate(tiny.stripes(IMAGES, seed=3)):
-        images.write_png(folder / f"{at:02d}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(folder / f"{at:02d}.png", pixels.transpose(1, 2, 0))
     for at in range(0, IMAGES, 5):
         shutil.copy(folder / f"{at:02d}.png", folder / f"copy {at}.png")
     (folder / os.fsdecode(b"no utf-8 \xff.png")).write_bytes((folder / "01.png").read_bytes())

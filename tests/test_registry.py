@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import cli, images, registry
+from admodels import cli, registry
 from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
 from admodels.foundation.params import parsed
+from admodels.images import decode
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny
@@ -30,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, width in (("one", 4), ("two", 5)):
         cards.save_draem(folder / name, reconstructive_width=width)
     for at, pixels in enumerate(tiny.stripes(3, 3)):
-        images.write_png(folder / "press" / f"{at}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(folder / "press" / f"{at}.png", pixels.transpose(1, 2, 0))
     return folder
 
 
@@ -116,7 +117,7 @@ def test_while_the_registry_is_away_the_last_champion_scores_and_the_night_says_
 ) -> None:
     promote("one")
     night()
-    images.write_png(plant / "press/late.png", tiny.stripes(1, 9)[0].transpose(1, 2, 0))
+    decode.write_png(plant / "press/late.png", tiny.stripes(1, 9)[0].transpose(1, 2, 0))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://nobody@127.0.0.1:1/mlflow")
     told = night()
     press = told["lines"]["press"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import images, reporting
+from admodels import reporting
+from admodels.images import decode
 
 HOUSE = Path(__file__).parents[1]
 VENDOR = HOUSE / "admodels/vendor"
@@ -104,7 +105,7 @@ def full(empty):
     picture = np.zeros((4, 6, 3), np.uint8)
     for path in ("evaluation/draem/bottle/overlays.png", "synthetic/bottle/contact_sheet.png"):
         (empty / "data" / path).parent.mkdir(parents=True, exist_ok=True)
-        images.write_png(empty / "data" / path, picture)
+        decode.write_png(empty / "data" / path, picture)
     return empty
 
 
@@ -254,7 +255,7 @@ def test_the_page_counts_what_was_moved_to_test_and_shows_near_copies(full):
     page = reporting.render(full).read_text(encoding="utf-8")
     assert page.count("75 anomalous images of the released training part") == 1
     assert "images/pairs-bottle.png" not in page
-    images.write_png(full / "data/validation/bottle/near_duplicates.png", np.zeros((4, 6), bool))
+    decode.write_png(full / "data/validation/bottle/near_duplicates.png", np.zeros((4, 6), bool))
     page = reporting.render(full).read_text(encoding="utf-8")
     assert page.count('<img src="images/pairs-bottle.png"') == 1
     assert (full / "reports/html/images/pairs-bottle.png").is_file()

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from admodels import bundle as bundles
-from admodels import images
 from admodels.calibration import p_values
 from admodels.foundation.errors import ConfigurationError, StorageError
+from admodels.images import decode
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model, Source, score_line
@@ -294,7 +294,7 @@ def test_what_may_not_be_read_gets_a_row(tmp_path: Path) -> None:
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    side = int(images.LARGEST_PIXELS**0.5) + 1
+    side = int(decode.LARGEST_PIXELS**0.5) + 1
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("1", (side, side)).save(folder / "bomb.png")
@@ -306,7 +306,7 @@ def test_a_file_with_too_many_bytes_is_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     with (folder / "huge.tif").open("wb") as stream:
-        stream.truncate(8 * images.LARGEST_PIXELS + 1)  # sparse: no bytes on the disk
+        stream.truncate(8 * decode.LARGEST_PIXELS + 1)  # sparse: no bytes on the disk
     run(folder, tmp_path / "out")
     (row,) = table(tmp_path / "out").to_dict("records")
     assert (row["status"], row["image_sha256"]) == ("too_large", "")
@@ -408,7 +408,7 @@ def test_the_stage_and_the_command_write_the_same_tables(
 ) -> None:
     shutil.copytree(draem, tmp_path / "data/models/draem/stripes")
     for at, pixels in enumerate(tiny.stripes(6, seed=3)):
-        images.write_png(tmp_path / "inbox" / f"{at}.png", pixels.transpose(1, 2, 0))
+        decode.write_png(tmp_path / "inbox" / f"{at}.png", pixels.transpose(1, 2, 0))
     (tmp_path / "inbox" / "bad.png").write_bytes(b"bad")
     (tmp_path / "params.yaml").write_text(
         "lines:\n  press: {folder: inbox, task: stripes, method: draem, alpha: 0.2}\n",

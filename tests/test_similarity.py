@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import images, similarity
+from admodels import similarity
+from admodels.images import decode
+from admodels.images.describe import thumbnail
 from admodels.similarity import Pair, near_pairs, nearest, oddity, perceptual_hashes
-from admodels.statistics import thumbnail
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
@@ -22,7 +23,7 @@ def bits(one, other):
 
 
 def read(path):
-    return images.decoded((SHARED / path).read_bytes(), path).rgb
+    return decode.decoded((SHARED / path).read_bytes(), path).rgb
 
 
 def thumbnails(pictures):
@@ -32,7 +33,7 @@ def thumbnails(pictures):
 @pytest.fixture(scope="module")
 def bottles():
     found = sorted((SHARED / "mvtec_ad/bottle/train/good").iterdir())[::4]
-    return [images.resized(read(path), 450, "area") for path in found]
+    return [decode.resized(read(path), 450, "area") for path in found]
 
 
 def edits(rgb):
@@ -70,7 +71,7 @@ def test_two_exposures_of_one_tile_are_near_copies():
 @needs_data
 def test_defects_among_normal_images_come_first(bottles):
     bad = sorted((SHARED / "mvtec_ad/bottle/test/broken_large").iterdir())[:4]
-    spoilt = [images.resized(read(path), 450, "area") for path in bad]
+    spoilt = [decode.resized(read(path), 450, "area") for path in bad]
     found = oddity(thumbnails([*bottles, *spoilt]))
     assert sum(at >= len(bottles) for at in np.argsort(found)[-4:]) >= 3  # a hint, no verdict
     assert all(at in np.argsort(found)[-8:] for at in range(len(bottles), len(bottles) + 4))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from admodels.statistics import statistics, thumbnail
+from admodels.images.describe import statistics, thumbnail
 
 
 def test_statistics_are_the_textbook_ones() -> None:

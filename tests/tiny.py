@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from admodels import methods, runtime
-from admodels.contract import Contract
-from admodels.images import STORED
+from admodels.images.decode import STORED
+from admodels.images.rules import Contract
 from admodels.methods import Synthetic, TrainingData
 
 PX = 64

@@ -4,7 +4,7 @@ normal/* or good/*, or *       normal, to learn from (right in the folder: all n
 test_normal/*                  normal, to test with (optional)
 <defect>/<name>.*              anomalous, to test with (optional)
 masks/<defect>/<name>.*        its mask, also as <name>_mask.*; the whole folder may be absent
-foreground/*                   mattes of normal images, of any layout (admodels/foreground.py)
+foreground/*                   mattes of normal images, of any layout (synthesis/foreground.py)
 
 Or any layout at all, described by manifest.csv with the columns image_path and label (normal or
 anomalous) and, where wanted, part (learn, calibration or test), defect_type and mask_path; paths

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import images
 from admodels.datasets import mvtec_ad
 from admodels.foundation.errors import ConfigurationError
+from admodels.images import decode
 
 Grey = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-Photos = list[images.UInt8]  # (H, W) each
+Photos = list[decode.UInt8]  # (H, W) each
 Painted = tuple[Grey, Bool]  # the new grey values, and where they count, (P, P)
 Rng = np.random.Generator
 
@@ -90,16 +90,16 @@ def draw(category: str, target: Path) -> None:
     for defect, count in DEFECTS.items():
         for index in range(count):
             drawn, mask = defective(defect, next(clean), (index + 0.5) / count, rng, others)
-            images.write_png(target / f"test/{defect}/{index:03}.png", drawn)
-            images.write_png(target / f"ground_truth/{defect}/{index:03}_mask.png", mask)
+            decode.write_png(target / f"test/{defect}/{index:03}.png", drawn)
+            decode.write_png(target / f"ground_truth/{defect}/{index:03}_mask.png", mask)
     (target / "LICENCE.txt").write_text(LICENCE, encoding="utf-8", newline="\n")
 
 
-def _grey(category: str) -> images.UInt8:
-    return images.decoded(photograph(category), category).rgb[:, :, 0]
+def _grey(category: str) -> decode.UInt8:
+    return decode.decoded(photograph(category), category).rgb[:, :, 0]
 
 
-def _crops(photo: images.UInt8, zone: Zone, rng: Rng) -> list[images.UInt8]:
+def _crops(photo: decode.UInt8, zone: Zone, rng: Rng) -> list[decode.UInt8]:
     """Distinct crops (CROP_PX, CROP_PX), all inside the zone."""
     rows = np.arange(0, photo.shape[0] - CROP_PX + 1, SHIFT_PX)
     columns = np.arange(zone.left, zone.right - CROP_PX + 1, SHIFT_PX)
@@ -108,14 +108,14 @@ def _crops(photo: images.UInt8, zone: Zone, rng: Rng) -> list[images.UInt8]:
     return [photo[y : y + CROP_PX, x : x + CROP_PX] for y, x in corners]
 
 
-def _write_all(folder: Path, crops: list[images.UInt8]) -> None:
+def _write_all(folder: Path, crops: list[decode.UInt8]) -> None:
     for index, crop in enumerate(crops):
-        images.write_png(folder / f"{index:03}.png", crop)
+        decode.write_png(folder / f"{index:03}.png", crop)
 
 
 def defective(
-    defect: str, clean: images.UInt8, extent: float, rng: Rng, others: Photos
-) -> tuple[images.UInt8, Bool]:
+    defect: str, clean: decode.UInt8, extent: float, rng: Rng, others: Photos
+) -> tuple[decode.UInt8, Bool]:
     """A copy of the (P, P) crop with one visible defect, and the mask of what changed.
 
     `extent` in 0..1 goes from small to large. The mask is true exactly where a pixel differs.

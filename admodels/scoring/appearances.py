@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from admodels.appearance import APPEARANCE
+from admodels.images.describe import APPEARANCE
 from admodels.scoring.tables import KEY, Row
 
 Records = NDArray[np.void]

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.appearance import write_records
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError, Interrupted
 from admodels.foundation.files import durable_file, listed
 from admodels.foundation.progress import progress
+from admodels.images.describe import write_records
 from admodels.scoring import feedback
 from admodels.scoring.discover import Status, files
 from admodels.scoring.drifting import reference_path

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.images import IMAGE_SUFFIXES, LARGEST_PIXELS
+from admodels.images.decode import IMAGE_SUFFIXES, LARGEST_PIXELS
 
 FILE_BYTES_MAX = 8 * LARGEST_PIXELS  # the largest image with 16 bits in each of four channels
 

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from admodels.appearance import CELLS, PROFILE_BINS
+from admodels.images.describe import CELLS, PROFILE_BINS
 
 Values = NDArray[np.float64]
 PastNights = Sequence[tuple[float, float]]  # the median and the effect of each, in order

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from admodels.appearance import read_records
 from admodels.foundation.files import durable_file, write_json
+from admodels.images.describe import read_records
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.drift import PAST_NIGHTS, Finding, judge, values
 from admodels.scoring.engine import Model

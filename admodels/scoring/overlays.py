@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from admodels import bundle as bundles
-from admodels import figures, images
+from admodels import figures
 from admodels.bundle import Bundle
 from admodels.foundation.files import whole_file
+from admodels.images import decode
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import Model, Source
@@ -86,7 +87,7 @@ def _draw(
                 maps.append(tiling.scored(bundle, rgb, source.tile, with_map=True)[1])
             else:
                 contract = bundle.contract
-                pixels.append(images.resized(rgb, contract.image_px, contract.resize))
+                pixels.append(decode.resized(rgb, contract.image_px, contract.resize))
     if pixels:
         stack = np.stack(pixels).transpose(0, 3, 1, 2)
         maps += list(bundles.score(bundle.detector, stack).anomaly_map)
@@ -118,10 +119,10 @@ def _wanted(
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: Source, wanted: Wanted, reading: images.Reading) -> Pixels | None:
+def _rgb(source: Source, wanted: Wanted, reading: decode.Reading) -> Pixels | None:
     """The image, unless the file has changed since it was scored."""
     data = same_contents(source.folder, wanted.path, wanted.image_sha256)
-    return None if data is None else images.decoded(data, wanted.path, reading).rgb
+    return None if data is None else decode.decoded(data, wanted.path, reading).rgb
 
 
 def _shrunk(rgb: Pixels) -> Pixels:

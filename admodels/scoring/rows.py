@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels import bundle as bundles
-from admodels import images
-from admodels.appearance import appearance
 from admodels.bundle import Bundle
-from admodels.contract import DIGITS, Look
+from admodels.images import decode, load
+from admodels.images.describe import DIGITS, Look, Statistics, appearance, statistics
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.params import Tile
 from admodels.scoring.tables import Row
-from admodels.statistics import Statistics, statistics
 
 Pixels = NDArray[np.uint8]
 Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
@@ -65,7 +63,7 @@ def rows(
     fresh: dict[str, Pixels] = {}
     pending: list[Read] = []
     chunk = 1 if tile else bundle.params.score_chunk_images
-    ahead = 1 if tile else images.DECODING_THREADS + chunk
+    ahead = 1 if tile else load.DECODING_THREADS + chunk
     one = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
     for read in _read_ahead(one, names, ahead, stopped):
         row = read.row
@@ -111,7 +109,7 @@ def _read_ahead(
 ) -> Iterator[Read]:
     """Each file as `one` finds it, in order, a bounded number of them ahead of the scoring."""
     waiting: deque[Future[Read]] = deque()
-    pool = ThreadPoolExecutor(images.DECODING_THREADS)
+    pool = ThreadPoolExecutor(load.DECODING_THREADS)
     try:
         for name in names:
             waiting.append(pool.submit(one, name))
@@ -138,10 +136,10 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = images.decoded(data, row.path, bundle.contract.learnt.reading)
+        image = decode.decoded(data, row.path, bundle.contract.learnt.reading)
     except Unsettled:
         return Read(None, looks)
-    except images.UnreadableImage as error:
+    except decode.UnreadableImage as error:
         return Read(_refused(row, Status(error.reason), error.found), looks)
     except Refused as error:
         return Read(_refused(row, error.status, error.reason), looks)
@@ -157,16 +155,16 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     if whole:
         return Read(row, looks, image.rgb, seen)
     contract = bundle.contract
-    resized = images.resized(image.rgb, contract.image_px, contract.resize)
+    resized = decode.resized(image.rgb, contract.image_px, contract.resize)
     return Read(row, looks, resized.transpose(2, 0, 1), seen)
 
 
-def _seen(row: Row, image: images.Image, plain: Statistics, bundle: Bundle, whole: bool) -> Row:
+def _seen(row: Row, image: decode.Image, plain: Statistics, bundle: Bundle, whole: bool) -> Row:
     """The row with what the image looks like, and whether it is of the kind learnt from."""
     width, height, bit_depth = sizes = (image.width, image.height, image.bit_depth)
     row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(plain))
     levels = (round(plain.brightness, DIGITS), round(plain.contrast, DIGITS))
-    look = Look(*sizes, images.is_grey(image.rgb), *levels)
+    look = Look(*sizes, decode.is_grey(image.rgb), *levels)
     fault = bundle.contract.learnt.fault(look, any_size=whole)
     return row if fault is None else _refused(row, Status(fault[0]), fault[1])
 

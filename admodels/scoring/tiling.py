@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels import bundle as bundles
-from admodels import images
 from admodels.bundle import Bundle
+from admodels.images import decode
 from admodels.scoring.params import Tile
 
 Pixels = NDArray[np.uint8]
@@ -67,7 +67,7 @@ def _windows(
     for at in range(0, len(places), chunk):
         part = places[at : at + chunk]
         pixels = [
-            images.resized(
+            decode.resized(
                 np.ascontiguousarray(rgb[y : y + tile.tile_px, x : x + tile.tile_px]),
                 contract.image_px,
                 contract.resize,

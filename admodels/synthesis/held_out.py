@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from admodels import images
 from admodels.foreground import Foreground, Source
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Row
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
+from admodels.images import decode
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
 from admodels.synthesis.augmenters import UInt8
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -110,7 +110,7 @@ def write(folder: Path, samples: Sequence[Sample]) -> None:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
     text = json.dumps(statistics(samples), indent=2)
     (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
-    images.write_png(partial / "contact_sheet.png", contact_sheet(samples))
+    decode.write_png(partial / "contact_sheet.png", contact_sheet(samples))
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 
@@ -118,8 +118,8 @@ def write(folder: Path, samples: Sequence[Sample]) -> None:
 def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, str, str]:
     """The line of the index for one sample, its files written."""
     image_path, mask_path = (f"{kind}/{number:05d}.png" for kind in ("images", "masks"))
-    images.write_png(folder / image_path, sample.image)
-    images.write_png(folder / mask_path, sample.mask)
+    decode.write_png(folder / image_path, sample.image)
+    decode.write_png(folder / mask_path, sample.mask)
     area_share = f"{sample.mask.mean():.6f}"
     return image_path, mask_path, sample.image_id, sample.texture, area_share
 
@@ -162,10 +162,10 @@ def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np
     masks = np.empty((len(lines), image_px, image_px), dtype=np.bool_)
     for number, line in enumerate(lines):
         image, mask = (folder / line[key] for key in ("image_path", "mask_path"))
-        rgb = images.decoded(image.read_bytes(), image).rgb
-        pixels[number] = images.resized(rgb, image_px, resize).transpose(2, 0, 1)
-        decoded = images.decoded_mask(mask.read_bytes(), mask)
-        masks[number] = images.resized_mask(decoded, image_px)
+        rgb = decode.decoded(image.read_bytes(), image).rgb
+        pixels[number] = decode.resized(rgb, image_px, resize).transpose(2, 0, 1)
+        decoded = decode.decoded_mask(mask.read_bytes(), mask)
+        masks[number] = decode.resized_mask(decoded, image_px)
     return pixels, masks
 
 
@@ -193,7 +193,7 @@ def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
     ImageDraw.Draw(sheet).text((left, top), caption, fill="black", font=font)
     tiles = (
         _outlined(sample.normal, sample.part > 0, (0, 255, 255)),
-        images.resized(sample.image, TILE_PX, "area"),
+        decode.resized(sample.image, TILE_PX, "area"),
         _outlined(sample.image, sample.mask, (255, 255, 0)),
     )
     for number, tile in enumerate(tiles):
@@ -203,8 +203,8 @@ def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
 
 def _outlined(image: UInt8, region: NDArray[np.bool_], colour: tuple[int, int, int]) -> UInt8:
     """An image at tile size with the border of a region of it, coloured on black."""
-    tile = images.resized(image, TILE_PX, "area")
-    mask = images.resized_mask(region, TILE_PX).astype(np.uint8)
+    tile = decode.resized(image, TILE_PX, "area")
+    mask = decode.resized_mask(region, TILE_PX).astype(np.uint8)
     borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(tile, borders, -1, (0, 0, 0), 3)
     cv2.drawContours(tile, borders, -1, colour, 1)

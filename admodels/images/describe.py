@@ -1,19 +1,58 @@
-"""What an image looks like, in numbers that change when the camera does: the input of drift.
-
-They are functions of the image alone, so that any image can be compared with any reference.
-"""
+"""What an image looks like in a few numbers: one definition for validation, scoring and drift."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from admodels.statistics import Statistics
+THUMBNAIL_PX = 16
+COARSE_PX = 128  # before: in whole grey levels, whose rounding averages out
 
-COARSE_PX = 128
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the grey image: `brightness` (mean) and `contrast` (standard deviation) in 0..255.
+
+    `sharpness` is the variance of its Laplacian, 0 or more.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+
+
+def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _mean_and_variance(values: NDArray[Any]) -> tuple[float, float]:
+    # In whole numbers, so that no order of summing shows in a last digit.
+    count, total = values.size, round(cv2.sumElems(values)[0])
+    squares = round(cv2.norm(values, cv2.NORM_L2SQR))
+    return total / count, (count * squares - total**2) / count**2
+
+
+def statistics(rgb: NDArray[np.uint8]) -> Statistics:
+    """Of (H, W, 3) uint8, at the resolution it was stored in."""
+    grey = _grey(rgb)
+    brightness, variance = _mean_and_variance(grey)
+    edges = cv2.Laplacian(grey, cv2.CV_16S)  # within +-1020
+    return Statistics(brightness, math.sqrt(variance), _mean_and_variance(edges)[1])
+
+
+def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Of (H, W, 3) uint8: (16, 16) mean grey levels times 256."""
+    coarse = cv2.resize(_grey(rgb), (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA)
+    side = COARSE_PX // THUMBNAIL_PX
+    cells = coarse.reshape(THUMBNAIL_PX, side, THUMBNAIL_PX, side).mean(axis=(1, 3))
+    return np.asarray(np.rint(cells * 256), dtype=np.uint16)
+
+
 PROFILE_BINS = 64
 CELLS = 16  # on each side
 LEVEL = 1.0  # grey levels, added where a ratio or a logarithm would meet 0
@@ -86,3 +125,19 @@ def read_records(path: Path) -> NDArray[np.void]:
     for name, values in columns.items():
         found[name] = values
     return found
+
+
+DIGITS = 4  # of brightness and contrast, here as in statistics.csv
+PLAIN_BITS = 8  # fewer are written by programs, not by cameras
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is asked of an image; brightness and contrast in grey levels."""
+
+    width: int
+    height: int
+    bit_depth: int
+    is_grey: bool
+    brightness: float
+    contrast: float

@@ -4,7 +4,6 @@ An image that looks otherwise than all that was learnt from would get a score th
 it gets none, and a word that says why.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,23 +11,10 @@ from pydantic import Field
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.params import Strict
-from admodels.images import Reading
+from admodels.images.decode import Reading
+from admodels.images.describe import PLAIN_BITS, Look
 
 Fault = Literal["wrong_bit_depth", "wrong_channels", "wrong_size", "blank", "overexposed"]
-DIGITS = 4  # of brightness and contrast, here as in statistics.csv
-PLAIN_BITS = 8  # fewer are written by programs, not by cameras
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is asked of an image; brightness and contrast in grey levels."""
-
-    width: int
-    height: int
-    bit_depth: int
-    is_grey: bool
-    brightness: float
-    contrast: float
 
 
 class Contract(Strict):

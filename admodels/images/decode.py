@@ -4,12 +4,8 @@ Pillow decodes, because it refuses truncated files where OpenCV fills them with 
 resizes, and reads the full depth of colours, which Pillow cuts to 8 bits.
 """
 
-import hashlib
-import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -18,15 +14,14 @@ from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from admodels.foundation.errors import AdmodelsError, DataError
-from admodels.foundation.files import listed, whole_file
-from admodels.foundation.manifest import FOREGROUND, Row
+from admodels.foundation.files import whole_file
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from admodels.foundation.manifest import Row
 from admodels.foundation.params import Resize, Strict
-from admodels.foundation.progress import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +35,6 @@ LARGEST_PIXELS = 200_000_000
 STRIP_ROWS = 512
 GRID_PX = 16
 LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
-DECODING_THREADS = min(8, os.cpu_count() or 1)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 
@@ -305,123 +299,6 @@ def resized_mask(mask: Bool, mask_px: int) -> Bool:
         mask.astype(np.uint8), (mask_px, mask_px), interpolation=cv2.INTER_NEAREST_EXACT
     )
     return np.asarray(scaled, dtype=np.bool_)
-
-
-def load_one(row: Row, root: Path, reading: Reading) -> UInt8:
-    """The image of a row as the camera took it, (H, W, 3) uint8 RGB; refusals as in `load`."""
-    path = root / row.image_path
-    return decoded(_read_checked(path, row.image_sha256), path, reading).rgb
-
-
-def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Reading) -> UInt8:
-    """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
-
-    Raises:
-        DataError: a file is missing, or its bytes are not those of the manifest.
-        UnreadableImage: a file does not give an image.
-    """
-
-    def planes(row: Row) -> UInt8:
-        return resized(load_one(row, root, reading), image_px, resize).transpose(2, 0, 1)
-
-    label = f"read images of {root.name}"
-    return stacked(planes, rows, (3, image_px, image_px), np.uint8, label)
-
-
-def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
-    """The masks of the rows, in order, as (N, mask_px, mask_px) bool; no mask is all False.
-
-    Raises:
-        DataError: a file is missing, is not that of the manifest, is not binary, or has another
-            size than its image.
-    """
-
-    def plane(row: Row) -> Bool:
-        if not row.mask_sha256:
-            return np.zeros((mask_px, mask_px), dtype=np.bool_)
-        path = root / row.mask_path
-        mask = decoded_mask(_read_checked(path, row.mask_sha256), path)
-        if mask.shape != (row.height, row.width):
-            raise DataError(
-                f"mask is {mask.shape[1]} x {mask.shape[0]} pixels",
-                where=path,
-                expected=f"{row.width} x {row.height}, as {row.image_path}",
-                next_step=f"mend the mask, then `admodels task refresh {root.name}`",
-            )
-        return resized_mask(mask, mask_px)
-
-    label = f"read masks of {root.name}"
-    return stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
-
-
-def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8 | None:
-    """The mattes of the rows, in order, as (N, 1, image_px, image_px) uint8; None: there is none.
-
-    Raises:
-        DataError: some images have one and others not, a file is missing or is not that of the
-            manifest, has another size than its image, or is dark all over.
-    """
-    bare = [row.image_path for row in rows if not row.foreground_sha256]
-    if len(bare) == len(rows):
-        return None
-    if bare:
-        raise DataError(
-            f"{len(bare)} of {len(rows)} images have no foreground matte",
-            where=listed(bare),
-            expected=f"{FOREGROUND}/<path of the image>.png for every image, or for none",
-            next_step="add or remove mattes, then `admodels task refresh NAME`",
-        )
-
-    def plane(row: Row) -> UInt8:
-        path = root / row.foreground_path
-        matte = decoded_matte(_read_checked(path, row.foreground_sha256), path, row)
-        return resized(matte, image_px, resize)[None, :, :, 0]
-
-    label = f"read mattes of {root.name}"
-    return stacked(plane, rows, (1, image_px, image_px), np.uint8, label)
-
-
-def _read_checked(path: Path, sha256: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _not_as_listed(f"file cannot be read: {error.strerror}", path) from error
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != sha256:
-        raise _not_as_listed(f"file has sha256 {actual}, its manifest says {sha256}", path)
-    return data
-
-
-def _not_as_listed(found: str, path: Path) -> DataError:
-    return DataError(
-        found,
-        where=path,
-        expected="the bytes that the manifest lists",
-        next_step="dvc repro fetch validate",
-    )
-
-
-def stacked(
-    one: Callable[[T], NDArray[Any]],
-    items: Sequence[T],
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    label: str,
-) -> NDArray[Any]:
-    """`one` of every item as an (N, *shape) array, filled in place: nothing is held twice."""
-    stack: NDArray[Any] = np.empty((len(items), *shape), dtype=dtype)
-
-    def fill(index: int) -> None:
-        stack[index] = one(items[index])
-
-    in_threads(fill, range(len(items)), label)
-    return stack
-
-
-def in_threads(function: Callable[[T], R], items: Sequence[T], label: str) -> list[R]:
-    """`function` of every item, in order; decoders release the interpreter lock."""
-    with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        return list(progress(pool.map(function, items), len(items), label))
 
 
 def write_png(path: Path, array: NDArray[Any]) -> None:
