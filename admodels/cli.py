@@ -89,13 +89,13 @@ def textures(
 
 
 def _pinned_textures(location: str) -> dict[str, Any]:
-    from admodels.textures import pinned
+    from admodels.sources.textures import pinned
 
     return _plain(pinned(location))
 
 
 def _pinned(location: str, category: str, mirrors: Sequence[str]) -> dict[str, Any]:
-    from admodels.fetching import pinned
+    from admodels.sources.fetch import pinned
 
     return _plain(pinned(location, category, mirrors))
 
@@ -103,7 +103,7 @@ def _pinned(location: str, category: str, mirrors: Sequence[str]) -> dict[str, A
 def _pinned_release(dataset: str) -> tuple[dict[str, Any], str]:
     """Where the hash is known nothing is downloaded yet, else all of it."""
     from admodels import datasets
-    from admodels.sources import Source
+    from admodels.sources.source import Source
 
     known = datasets.official(dataset)
     first, *others = known.urls

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from admodels.assets import Assets
 from admodels.check import check
 from admodels.datasets import Task
 from admodels.foundation.errors import AdmodelsError
 from admodels.foundation.params import Run, read
+from admodels.sources.source import Assets
 
 PACKAGES = (
     *("admodels", "torch", "torchvision", "numpy", "pandas", "pyarrow", "opencv-python-headless"),

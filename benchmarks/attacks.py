@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from admodels.downloading import downloaded
-from admodels.extraction import LARGEST_RATIO, LONGEST_HEADER_BYTES, SMALL_BYTES, extract
 from admodels.foundation.errors import AdmodelsError
+from admodels.sources.archive import LARGEST_RATIO, LONGEST_HEADER_BYTES, SMALL_BYTES, extract
+from admodels.sources.download import downloaded
 from tests import test_downloading as http
 from tests.test_extraction import special, surroundings, tar_of, zip_of
 

@@ -25,8 +25,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
-from admodels.fetching import tree_sha256
 from admodels.foundation.files import sha256_of
+from admodels.sources.fetch import tree_sha256
 
 REPO = Path(__file__).parents[1]
 CODE = """

@@ -4,9 +4,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from admodels import fetching
 from admodels.foundation import params
 from admodels.foundation.files import write_json
+from admodels.sources import fetch
 from stages import run
 
 
@@ -17,7 +17,7 @@ def main(method: str) -> None:
     )
     module = f"admodels.methods.{method}.assets"
     # From `fetching`, which some methods' assets need: dvc.yaml has one list for all methods.
-    with fetching.whole_folder(Path("data/assets", method)) as content:
+    with fetch.whole_folder(Path("data/assets", method)) as content:
         if find_spec(module):
             import_module(module).bring(block, content)
         else:

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from admodels import fetching
 from admodels.datasets import Task
 from admodels.foundation import params
 from admodels.foundation.licences import told
+from admodels.sources import fetch
 from stages import run
 
 
@@ -14,7 +14,7 @@ def main(task: str) -> None:
     """Fetch, and refuse a source that differs from its pin."""
     block = params.read(f"tasks.{task}", Task)
     sys.stderr.write(f"{task}: licence of the images: {told(block.licence)}\n")
-    fetching.fetch(block.source, block.category, Path("data/raw", task))
+    fetch.fetch(block.source, block.category, Path("data/raw", task))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from admodels import textures
 from admodels.foundation import params
-from admodels.sources import Source
+from admodels.sources import textures
+from admodels.sources.source import Source
 from stages import run
 
 

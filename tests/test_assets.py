@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from admodels import textures
-from admodels.assets import Assets
-from admodels.fetching import Source
 from admodels.foundation.errors import DataError, SourceError
 from admodels.foundation.files import sha256_of
 from admodels.images import decode
 from admodels.images.load import load_textures
+from admodels.sources import textures
+from admodels.sources.fetch import Source
+from admodels.sources.source import Assets
 from stages import assets as assets_stage
 from stages import textures as textures_stage
 from tests import tiny

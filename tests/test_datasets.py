@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from admodels import datasets, inspection
 from admodels.datasets import Task, sample
-from admodels.fetching import Source, fetch, pinned, tree_sha256
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.manifest import Found, Split
 from admodels.images import decode
+from admodels.sources.fetch import Source, fetch, pinned, tree_sha256
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 SOURCE = Source(kind="path", location="x", sha256="0" * 64)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from admodels import downloading
-from admodels.downloading import DOWNLOADS, downloaded
 from admodels.foundation.errors import DataError, SourceError
+from admodels.sources import download
+from admodels.sources.download import DOWNLOADS, downloaded
 
 REPO = Path(__file__).parents[1]
 DATA = random.Random(5).randbytes(3_000_000)
@@ -125,7 +125,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(downloading, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
     with Server(("127.0.0.1", 0), Unruly) as found:
         found.asked, found.counted = [], Counter()
         thread = threading.Thread(target=found.serve_forever)
@@ -226,7 +226,7 @@ def test_two_at_once_download_once(server):
 
 
 CODE = f"""
-from admodels.downloading import downloaded
+from admodels.sources.download import downloaded
 import sys
 downloaded([sys.argv[1]], "{SHA256}", "")
 """

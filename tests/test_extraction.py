@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from admodels import extraction
-from admodels.extraction import extract
 from admodels.foundation.errors import DataError
+from admodels.sources import archive as extraction
+from admodels.sources.archive import extract
 
 SECRET = b"must stay as it is"
 

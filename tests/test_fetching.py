@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from admodels import downloading
-from admodels.fetching import Source, fetch, pinned, tree_sha256
 from admodels.foundation.errors import ConfigurationError, DataError, SourceError
+from admodels.sources import download
+from admodels.sources.fetch import Source, fetch, pinned, tree_sha256
 from benchmarks import fetch_kills
 from stages import fetch as fetch_stage
 
@@ -32,7 +32,7 @@ def workplace(tmp_path_factory, monkeypatch):
     """Downloads are kept below the working directory."""
     folder = tmp_path_factory.mktemp("work")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(downloading, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
     return folder
 
 
@@ -230,7 +230,7 @@ def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):
     assert tree(tmp_path / "raw") == FILES
     archived(folder / "x.tar.gz", {"a.png": b"other"})
     fetch(source, "bottle", tmp_path / "raw")  # the pinned bytes have been kept
-    shutil.rmtree(downloading.DOWNLOADS)
+    shutil.rmtree(download.DOWNLOADS)
     with pytest.raises(DataError, match=r"differs from its pin[\s\S]*task refresh raw"):
         fetch(source, "bottle", tmp_path / "raw")
 
@@ -352,7 +352,7 @@ def test_a_source_may_name_mirrors(tmp_path, served):
     mirrors = (f"{url}/x.tar.gz",)
     source = pinned(f"{url}/gone.tar.gz", mirrors=mirrors)
     assert (source.location, source.mirrors) == (f"{url}/gone.tar.gz", mirrors)
-    shutil.rmtree(downloading.DOWNLOADS)
+    shutil.rmtree(download.DOWNLOADS)
     fetch(source, "", tmp_path / "raw")
     assert tree(tmp_path / "raw") == FILES
 

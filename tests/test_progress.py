@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import downloading, fetching
 from admodels.foundation import progress as progresses
 from admodels.foundation.progress import Progress, progress
 from admodels.images import decode
 from admodels.images.load import load_textures
+from admodels.sources import download, fetch
 
 Told = pytest.CaptureFixture[str]
-LARGE = np.random.default_rng(0).bytes(3 * downloading.MIB // 2)  # does not compress
+LARGE = np.random.default_rng(0).bytes(3 * download.MIB // 2)  # does not compress
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_terminal_gets_a_bar_unless_the_work_is_short(seconds: float, seen: bo
 
 
 def fetched(archive: Path, tmp_path: Path) -> None:
-    fetching.fetch(fetching.pinned(str(archive)), "", tmp_path / "raw/task")
+    fetch.fetch(fetch.pinned(str(archive)), "", tmp_path / "raw/task")
 
 
 @pytest.mark.usefixtures("nothing_is_short")
@@ -111,7 +111,7 @@ def test_fetching_shows_how_far_it_is(
     subprocess.run(["tar", "czf", "a.tar.gz", "origin"], cwd=tmp_path, check=True)
     fetched(tmp_path / "a.tar.gz", tmp_path)
     assert "extract, MiB read: 1/3 " in capsys.readouterr().err
-    assert fetching.pinned((tmp_path / "a.zip").as_uri()).kind == "url"
+    assert fetch.pinned((tmp_path / "a.zip").as_uri()).kind == "url"
     assert "download, MiB: 3/3 " in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from admodels.foundation.licences import is_non_commercial, told
-from admodels.sources import Source
+from admodels.sources.source import Source
 
 
 @pytest.mark.parametrize(

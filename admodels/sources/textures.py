@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import fetching
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import listed, sha256_of, whole_folder
 from admodels.images import decode, load
 from admodels.images.load import texture_paths
-from admodels.sources import Source
+from admodels.sources import fetch
+from admodels.sources.source import Source
 
 Plane = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ def pinned(location: str) -> Source:
         SourceError: nothing can be reached there.
     """
     if location != PACKAGED:
-        return fetching.pinned(location)
+        return fetch.pinned(location)
     digest = hashlib.sha256(f"version {PACKAGED_VERSION}\n".encode())
     for photo in _photographs():
         digest.update(hashlib.sha256(photo.read_bytes()).digest())
@@ -65,10 +65,10 @@ def bring(source: Source, target: Path) -> None:
     """
     with whole_folder(target) as content:
         if source.kind == "sample":
-            fetching.refuse_other(source, pinned(PACKAGED).sha256, REFRESH)
+            fetch.refuse_other(source, pinned(PACKAGED).sha256, REFRESH)
             _draw(content)
         else:
-            fetching.bring(source, "", content, REFRESH)
+            fetch.bring(source, "", content, REFRESH)
         paths = texture_paths(content)
         skipped = [p for p in content.rglob("*") if p.is_file() and p not in set(paths)]
         for path in skipped:

@@ -23,3 +23,9 @@ class Source(Strict):
         if self.mirrors and "://" not in self.location:
             raise ValueError("mirrors go with a location that is a URL")
         return self
+
+
+class Assets(Strict):
+    """Where the textures that anomalies are painted with come from."""
+
+    textures: Source

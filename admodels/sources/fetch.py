@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from admodels.downloading import URL_SCHEMES, downloaded
-from admodels.extraction import extract, is_archive, is_hidden
 from admodels.foundation.errors import DataError, SourceError
 from admodels.foundation.files import listed, sha256_of, whole_file
 from admodels.foundation.files import whole_folder as whole_folder
 from admodels.foundation.progress import progress
-from admodels.sources import Source as Source
+from admodels.sources.archive import extract, is_archive, is_hidden
+from admodels.sources.download import URL_SCHEMES, downloaded
+from admodels.sources.source import Source as Source
 
 SAMPLE_PREFIX = "scikit-image/"
 LIST_SUFFIX = ".urls"
