@@ -64,8 +64,8 @@ def task_add(
 def task_refresh(name: str) -> None:
     """Pin the source of a task as it is now; what depends on it reruns with `dvc repro`."""
     from admodels import editing
-    from admodels.datasets import Task
     from admodels.foundation import params
+    from admodels.sources.source import Task
 
     task = params.read(f"tasks.{name}", Task)
     source = _pinned(task.source.location, task.category, task.source.mirrors)

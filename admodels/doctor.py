@@ -7,10 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from admodels.check import check
-from admodels.datasets import Task
 from admodels.foundation.errors import AdmodelsError
 from admodels.foundation.params import Run, read
-from admodels.sources.source import Assets
+from admodels.sources.source import Assets, Task
 
 PACKAGES = (
     *("admodels", "torch", "torchvision", "numpy", "pandas", "pyarrow", "opencv-python-headless"),

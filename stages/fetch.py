@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from admodels.datasets import Task
 from admodels.foundation import params
 from admodels.foundation.licences import told
 from admodels.sources import fetch
+from admodels.sources.source import Task
 from stages import run
 
 

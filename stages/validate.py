@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from admodels import data_docs, expectations, inspection
-from admodels.datasets import Task, found
+from admodels.datasets import found
 from admodels.expectations import Needs, Validate
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
@@ -18,6 +18,7 @@ from admodels.images.decode import Reading
 from admodels.images.rules import Contract
 from admodels.inspection import Inspected
 from admodels.similarity import Pair, near_pairs
+from admodels.sources.source import Task
 from stages import run
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def main(task: str) -> None:
     raw, target = Path("data/raw", task), Path("data/validation", task)
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
-    listed = found(block, raw)
+    listed = found(block.dataset, block.category, raw)
     reading = Reading(window=None, orientation=bounds.orientation)
     inspected, unreadable = inspection.inspected(listed, raw, reading)
     splits, no_splits = _shared_out(inspected, task)

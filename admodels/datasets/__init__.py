@@ -8,23 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 
-from pydantic import Field
-
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.files import listed
 from admodels.foundation.manifest import IMAGE_SUFFIXES, Found, Part
-from admodels.foundation.params import Kind, Strict
-from admodels.sources.source import Source
-
-
-class Task(Strict):
-    """One dataset category to learn: a block under `tasks:`."""
-
-    dataset: str
-    category: str
-    kind: Kind
-    licence: str = Field(min_length=1)  # of the images; every bundle states it
-    source: Source
 
 
 @dataclass(frozen=True)
@@ -63,16 +49,16 @@ def available() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py"))
 
 
-def found(task: Task, root: Path) -> list[Found]:
-    """The images of the task under its raw `root`, sorted by path.
+def found(dataset: str, category: str, root: Path) -> list[Found]:
+    """The images of a category under its raw `root`, sorted by path.
 
     Raises:
         ConfigurationError: there is no such dataset layout.
         DataError: the folder is missing or empty, or is not laid out as the dataset says.
     """
-    if task.dataset not in available():
+    if dataset not in available():
         raise ConfigurationError(
-            f"no dataset layout named `{task.dataset}`",
+            f"no dataset layout named `{dataset}`",
             where="admodels/datasets/",
             expected=f"one of {', '.join(available())}",
             next_step="mend `dataset` of the task in params.yaml",
@@ -84,13 +70,13 @@ def found(task: Task, root: Path) -> list[Found]:
             expected="the folder that the fetch stage writes",
             next_step="dvc repro fetch",
         )
-    reader = import_module(f"admodels.datasets.{task.dataset}")
-    images: list[Found] = sorted(reader.found(root, task.category), key=lambda f: f.image_path)
+    reader = import_module(f"admodels.datasets.{dataset}")
+    images: list[Found] = sorted(reader.found(root, category), key=lambda f: f.image_path)
     if not images:
         raise DataError(
             "no images found",
             where=root,
-            expected=f"images in the layout `{task.dataset}`, see admodels/datasets/",
+            expected=f"images in the layout `{dataset}`, see admodels/datasets/",
             next_step="mend `dataset` or `source` of the task in params.yaml",
         )
     _refuse_wrong_paths(images, root)

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from admodels.foundation.params import Strict
+from admodels.foundation.params import Kind, Strict
 
 
 class Source(Strict):
@@ -29,3 +29,13 @@ class Assets(Strict):
     """Where the textures that anomalies are painted with come from."""
 
     textures: Source
+
+
+class Task(Strict):
+    """One dataset category to learn: a block under `tasks:`."""
+
+    dataset: str
+    category: str
+    kind: Kind
+    licence: str = Field(min_length=1)  # of the images; every bundle states it
+    source: Source
