@@ -10,13 +10,13 @@ from pydantic import Field, create_model
 
 from admodels import datasets, methods
 from admodels.evaluation import Evaluate
-from admodels.expectations import Validate
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
 from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parsed
 from admodels.scoring.params import Line
 from admodels.sources.source import Assets, Task
 from admodels.synthesis.params import Synthesize
+from admodels.validation.checks import Validate
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
 RESERVED = "mean"

@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from admodels import data_docs, expectations, inspection
 from admodels.datasets import found
-from admodels.expectations import Needs, Validate
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
@@ -16,9 +14,11 @@ from admodels.foundation.licences import is_non_commercial
 from admodels.images import decode, sheets
 from admodels.images.decode import Reading
 from admodels.images.rules import Contract
-from admodels.inspection import Inspected
-from admodels.similarity import Pair, near_pairs
 from admodels.sources.source import Task
+from admodels.validation import checks, data_docs, inspect
+from admodels.validation.checks import Needs, Validate
+from admodels.validation.inspect import Inspected
+from admodels.validation.similarity import Pair, near_pairs
 from stages import run
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def _window(
     """Of the images to learn from: those that calibrate must not shape how others are seen."""
     held = {row.image_path for row in splits.get("calibration", ())}
     learnt = [row for one, row, _ in inspected if one.part == "learn"]
-    return inspection.learnt_window([row for row in learnt if row.image_path not in held], raw)
+    return inspect.learnt_window([row for row in learnt if row.image_path not in held], raw)
 
 
 def _contract(
     inspected: list[Inspected], reading: Reading, bounds: Validate
 ) -> tuple[Contract | None, dict[str, str]]:
     """What the images to learn from and to calibrate with agree on, and who in test does not."""
-    looks = {one.image_path: inspection.looked(row, facts) for one, row, facts in inspected}
+    looks = {one.image_path: inspect.looked(row, facts) for one, row, facts in inspected}
     tested = {one.image_path for one, _, _ in inspected if one.part == "test"}
     learnt = [look for path, look in looks.items() if path not in tested]
     if not learnt:
         return None, {}
-    contract = inspection.learnt_contract(
+    contract = inspect.learnt_contract(
         learnt,
         reading,
         size_tolerance=bounds.size_tolerance,
@@ -125,13 +125,13 @@ def main(task: str) -> None:
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     listed = found(block.dataset, block.category, raw)
     reading = Reading(window=None, orientation=bounds.orientation)
-    inspected, unreadable = inspection.inspected(listed, raw, reading)
+    inspected, unreadable = inspect.inspected(listed, raw, reading)
     splits, no_splits = _shared_out(inspected, task)
     if window := _window(inspected, splits, raw):
         reading = Reading(window=window, orientation=bounds.orientation)
-        inspected, unreadable = inspection.inspected(listed, raw, reading)
+        inspected, unreadable = inspect.inspected(listed, raw, reading)
     contract, faults = _contract(inspected, reading, bounds)
-    table = expectations.frame(
+    table = checks.frame(
         listed,
         [(row, facts) for _, row, facts in inspected],
         {str(error.where): error.reason for error in unreadable},
@@ -141,14 +141,14 @@ def main(task: str) -> None:
     pairs = near_pairs(table, bounds.near_duplicate_bits)
     with whole_folder(target) as partial:
         docs = partial / "docs"
-        findings = expectations.findings(task, table, pairs, bounds, needs, docs)
+        findings = checks.findings(task, table, pairs, bounds, needs, docs)
         data_docs.make_offline(docs)
-        refusal = expectations.refusal(task, findings) or no_splits
+        refusal = checks.refusal(task, findings) or no_splits
         outcome = {
             "near_pairs": [asdict(pair) for pair in pairs[:NAMES_SHOWN]],
             "refused": refusal.found if refusal else None,
         }
-        about = _about(task, block) | outcome | expectations.report(table, findings)
+        about = _about(task, block) | outcome | checks.report(table, findings)
         write_json(partial / "report.json", about)
         _write_sheet(partial / "near_duplicates.png", raw, reading, _pair_rows(pairs))
         _write_sheet(partial / "odd_images.png", raw, reading, _odd_rows(table))

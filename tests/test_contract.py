@@ -18,8 +18,8 @@ from admodels.images import decode, rules
 from admodels.images.decode import STORED, Reading
 from admodels.images.describe import Look
 from admodels.images.rules import Contract
-from admodels.inspection import inspected, learnt_contract, learnt_window
 from admodels.scoring.rows import rows
+from admodels.validation.inspect import inspected, learnt_contract, learnt_window
 from tests import cards
 
 LOOK = Look(640, 480, 8, is_grey=False, brightness=120.0, contrast=30.0)

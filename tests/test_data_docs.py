@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from admodels import data_docs, expectations
-from admodels.expectations import Needs, Severities, Validate
 from admodels.foundation.manifest import Found, Row
-from admodels.inspection import Facts
+from admodels.validation import checks, data_docs
+from admodels.validation.checks import Needs, Severities, Validate
+from admodels.validation.inspect import Facts
 
 VENDOR = Path(data_docs.__file__).parent / "vendor"
 LINKED = re.compile(r"<(script|link|img)\b[^>]*?\b(?:src|href)=[\"']([^\"']+)[\"']")
@@ -39,9 +39,9 @@ def built(site: Path) -> Path:
         max_oddity=3.0,
         severity=severity.model_copy(update={"test_has_both_labels": "warning"}),
     )
-    table = expectations.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {}, {})
+    table = checks.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {}, {})
     needs = Needs(11, alpha=0.5, licence="ours")
-    expectations.findings("tiny", table, [], bounds, needs, site)
+    checks.findings("tiny", table, [], bounds, needs, site)
     return site
 
 

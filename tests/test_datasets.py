@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 from pydantic import ValidationError
 
-from admodels import datasets, inspection
+from admodels import datasets
 from admodels.datasets import sample
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError, DataError
@@ -17,6 +17,7 @@ from admodels.foundation.manifest import Found, Split
 from admodels.images import decode
 from admodels.sources.fetch import Source, fetch, pinned, tree_sha256
 from admodels.sources.source import Task
+from admodels.validation import inspect
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 SOURCE = Source(kind="path", location="x", sha256="0" * 64)
@@ -151,7 +152,7 @@ def parts(found):
 
 def masks_of(found, root):
     """By image, the share of its pixels that its mask marks."""
-    inspected, unreadable = inspection.inspected(found, root, decode.STORED)
+    inspected, unreadable = inspect.inspected(found, root, decode.STORED)
     assert not unreadable
     assert {facts.mask_problem for _, _, facts in inspected} <= {""}
     return {row.image_path: facts.mask_area_share for _, row, facts in inspected if row.mask_path}
@@ -366,7 +367,7 @@ def columns_of(crop, photo):
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
     found = datasets.found(*category_of("sample", category), root)
-    inspected, unreadable = inspection.inspected(found, root, decode.STORED)
+    inspected, unreadable = inspect.inspected(found, root, decode.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
     shared_out = manifest.splits(pairs, split, 7, "tiny")

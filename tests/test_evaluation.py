@@ -18,8 +18,8 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.manifest import Found, Row
 from admodels.images import decode, load
-from admodels.inspection import described
 from admodels.power import Power
+from admodels.validation.inspect import described
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
 from tests import cards, tiny

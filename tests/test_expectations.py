@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import expectations, inspection
 from admodels.datasets import mvtec_ad
-from admodels.expectations import Finding, Needs, Severities, Validate
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Found, Row, Split
 from admodels.foundation.params import parsed
 from admodels.images import decode
-from admodels.inspection import Facts
-from admodels.similarity import near_pairs
+from admodels.validation import checks, inspect
+from admodels.validation.checks import Finding, Needs, Severities, Validate
+from admodels.validation.inspect import Facts
+from admodels.validation.similarity import near_pairs
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 WARNINGS = {
@@ -80,7 +80,7 @@ def judged(
 ) -> dict[str, Finding]:
     broken = unreadable or {}
     known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
-    table = expectations.frame([found for found, _, _ in images_], known, broken, splits or {}, {})
+    table = checks.frame([found for found, _, _ in images_], known, broken, splits or {}, {})
     return {f.name: f for f in findings_of(table, site, needs=needs)}
 
 
@@ -89,7 +89,7 @@ def findings_of(
 ) -> list[Finding]:
     asked = parsed(bounds, Validate, "validate")
     pairs = near_pairs(table, asked.near_duplicate_bits)
-    return expectations.findings("tiny", table, pairs, asked, needs, site)
+    return checks.findings("tiny", table, pairs, asked, needs, site)
 
 
 def failed(findings: dict[str, Finding]) -> dict[str, list[str]]:
@@ -104,7 +104,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
         *("image_id_unique", "only_normal_to_learn", "no_split_leakage", "enough_normal_images"),
         "mattes_fit",
     }
-    assert expectations.refusal("tiny", list(findings.values())) is None
+    assert checks.refusal("tiny", list(findings.values())) is None
     assert findings["same_size"].expected == "Every image is, as most are, 64 x 48 px."
 
 
@@ -112,7 +112,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
 def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
     bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
     made = clean()
-    table = expectations.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
+    table = checks.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
     findings = findings_of(table, tmp_path, bounds)
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
@@ -208,7 +208,7 @@ def test_ten_normal_images_are_too_few_and_eleven_are_not(tmp_path: Path) -> Non
     assert failed(judged(clean()[1:], tmp_path / "eleven")) == {}
     ten = judged(clean()[2:], tmp_path / "ten")
     assert failed(ten) == {"enough_normal_images": []}
-    refusal = expectations.refusal("tiny", list(ten.values()))
+    refusal = checks.refusal("tiny", list(ten.values()))
     assert refusal is not None
     assert "enough_normal_images: 10.0" in str(refusal)
 
@@ -296,8 +296,8 @@ def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> N
     warning = Finding("same_size", "warning", False, "One size.", None, 1, ["a.png"])
     error = Finding("mask_size", "error", False, "Equal size.", None, 25, ["b.png", "c.png"])
     passed = Finding("contrast", "error", True, "Contrast.", None, 0, [])
-    assert expectations.refusal("tiny", [warning, passed]) is None
-    refusal = expectations.refusal("tiny", [warning, passed, error])
+    assert checks.refusal("tiny", [warning, passed]) is None
+    refusal = checks.refusal("tiny", [warning, passed, error])
     assert refusal is not None
     assert refusal.exit_code == 3
     assert refusal.found == "task `tiny` fails mask_size"
@@ -324,10 +324,10 @@ def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> No
         7,
         "tiny",
     )
-    table = expectations.frame(
+    table = checks.frame(
         [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
     )
-    report = expectations.report(table, [])
+    report = checks.report(table, [])
     assert report["splits"] == {"calibration": 3, "test": 6, "train": 6, "validation": 3}
     assert report["defect_types"] == {"hole": 3}
     assert json.loads(json.dumps(report)) == report
@@ -356,9 +356,9 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
     found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
-    inspected, unreadable = inspection.inspected(found, raw, decode.STORED)
+    inspected, unreadable = inspect.inspected(found, raw, decode.STORED)
     assert unreadable == []
-    table = expectations.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
+    table = checks.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table, tmp_path / "docs")
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()

@@ -14,11 +14,11 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Found
 from admodels.foundation.params import Kind, PerKind
 from admodels.images import decode, load
-from admodels.inspection import described
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.augmenters import shuffled_strips
 from admodels.synthesis.params import SelfMix
+from admodels.validation.inspect import described
 
 # Numbers: specification of DiffusionAD, sections 8 and 14.1 (diffusionad.md).
 

@@ -15,9 +15,9 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
 from admodels.foundation.manifest import Found, Row
 from admodels.images import decode
-from admodels.inspection import described
 from admodels.synthesis import held_out
 from admodels.synthesis.params import Anomaly, Synthesize
+from admodels.validation.inspect import described
 from stages import synthesize, train
 from tests import cards, tiny
 

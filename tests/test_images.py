@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Found
 from admodels.images import decode, load
-from admodels.inspection import described
+from admodels.validation.inspect import described
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from admodels.foundation.manifest import Found
 from admodels.images import decode
-from admodels.inspection import described, inspected
+from admodels.validation.inspect import described, inspected
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels import similarity
 from admodels.images import decode
 from admodels.images.describe import thumbnail
-from admodels.similarity import Pair, near_pairs, nearest, oddity, perceptual_hashes
+from admodels.validation import similarity
+from admodels.validation.similarity import Pair, near_pairs, nearest, oddity, perceptual_hashes
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")

@@ -13,7 +13,7 @@ from PIL import Image
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
 from admodels.images import rules
-from admodels.inspection import learnt_window
+from admodels.validation.inspect import learnt_window
 from stages import validate
 
 REPO = Path(__file__).parents[1]

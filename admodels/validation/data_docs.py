@@ -35,7 +35,7 @@ SHOWN_TIME = re.compile(r"19(?:70-01-01|69-12-31)[T ]\d\d:\d\d:\d\d(?:Z| [A-Z0-9
 def make_offline(site: Path) -> None:
     """Rewrite the pages below `site` in place, and put what they load into `site`/vendor."""
     shutil.rmtree(site / "static", ignore_errors=True)  # fonts and animations no page shows
-    with as_file(files("admodels") / "vendor" / "data_docs") as ours:
+    with as_file(files("admodels") / "validation" / "vendor" / "data_docs") as ours:
         shutil.copytree(ours, site / "vendor")
     for page in sorted(site.rglob("*.html")):
         up = "../" * (len(page.relative_to(site).parts) - 1)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from admodels import similarity
 from admodels.calibration import images_needed
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, listed
@@ -20,13 +19,14 @@ from admodels.foundation.licences import is_non_commercial, is_stated
 from admodels.foundation.manifest import SPLITS, Found, Row
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
-from admodels.judging import Check, Severity, results
-from admodels.similarity import HASH_BITS, Pair
+from admodels.validation import similarity
+from admodels.validation.judge import Check, Severity, results
+from admodels.validation.similarity import HASH_BITS, Pair
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from admodels.inspection import Facts
+    from admodels.validation.inspect import Facts
 
 GREY_LEVELS = 255
 NO = (False,)
@@ -117,7 +117,7 @@ def frame(
     """
     import pandas as pd
 
-    from admodels.inspection import Facts
+    from admodels.validation.inspect import Facts
 
     split_of = {row.image_path: name for name, rows in splits.items() for row in rows}
     known = {row.image_path: _described(row, fact) for row, fact in facts}
