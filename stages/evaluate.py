@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from admodels import bundle, evaluation, figures, power, runtime
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
-from admodels.foreground import foreground
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
 from admodels.power import Defect, Power
+from admodels.synthesis.foreground import foreground
 from stages import run
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from admodels.foreground import foreground
 from admodels.foundation import manifest, params
 from admodels.foundation.params import Kind
 from admodels.images import load, rules
 from admodels.images.load import load_textures, texture_paths
 from admodels.synthesis import held_out
+from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Synthesize
 from stages import run
 

@@ -15,7 +15,6 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from admodels.foreground import estimated
 from admodels.foundation import params
 from admodels.foundation.params import Kind
 from admodels.methods import Synthetic, TrainingData
@@ -31,6 +30,7 @@ from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
 from admodels.nets import SegmentationUNet
 from admodels.synthesis.anomalies import placed_batch
+from admodels.synthesis.foreground import estimated
 from tests import tiny
 
 PX, SEED, WEIGHT = tiny.PX, 5, 0.5

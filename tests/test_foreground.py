@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from admodels.datasets import folder as folder_layout
-from admodels.foreground import estimated, foreground
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Found
@@ -17,6 +16,7 @@ from admodels.images import decode, load
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.augmenters import shuffled_strips
+from admodels.synthesis.foreground import estimated, foreground
 from admodels.synthesis.params import SelfMix
 from admodels.validation.inspect import described
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from admodels.foreground import foreground
 from admodels.foundation import manifest, progress
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
 from admodels.foundation.manifest import Found, Row
 from admodels.images import decode
 from admodels.synthesis import held_out
+from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Anomaly, Synthesize
 from admodels.validation.inspect import described
 from stages import synthesize, train

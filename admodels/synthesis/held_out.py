@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from admodels.foreground import Foreground, Source
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Row
 from admodels.foundation.params import Resize
@@ -25,6 +24,7 @@ from admodels.foundation.progress import progress
 from admodels.images import decode
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
 from admodels.synthesis.augmenters import UInt8
+from admodels.synthesis.foreground import Foreground, Source
 from admodels.synthesis.params import Anomaly, Synthesize
 
 DRAWS = 1000  # DRAEM's masks are empty in 5 % of the draws; at the coarsest lattice alone in 61 %

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from admodels import methods
 from admodels.checkpoint import Checkpoint, run_fingerprint
-from admodels.foreground import foreground, whole
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
@@ -34,6 +33,7 @@ from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.nets import SegmentationUNet, for_inference
 from admodels.synthesis.anomalies import Batch, placed_batch
+from admodels.synthesis.foreground import foreground, whole
 from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
