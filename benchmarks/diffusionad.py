@@ -20,8 +20,8 @@ from admodels import runtime
 from admodels.methods.diffusionad.detector import Detector, DiffusionAd, training_noise
 from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
 from admodels.methods.diffusionad.params import Params
+from admodels.methods.parts.training import Training
 from admodels.synthesis.anomalies import Batch
-from admodels.training import Training
 from benchmarks.timing import compared
 
 

@@ -19,8 +19,8 @@ from admodels.methods.draem.detector import Detector
 from admodels.methods.draem.losses import focal_loss, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params
+from admodels.methods.parts.training import Training
 from admodels.synthesis.anomalies import Batch
-from admodels.training import Training
 from benchmarks.timing import compared
 
 

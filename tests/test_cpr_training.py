@@ -25,7 +25,7 @@ from admodels.methods.cpr.heads import LocalHead
 from admodels.methods.cpr.pairs import Points
 from admodels.methods.cpr.params import Params
 from admodels.methods.cpr.training import Trainer
-from admodels.training import Training
+from admodels.methods.parts.training import Training
 from tests import tiny
 
 

@@ -24,8 +24,8 @@ from admodels.methods.diffusionad.diffusion import (
 )
 from admodels.methods.diffusionad.losses import focal_loss, noise_loss, smooth_l1_loss
 from admodels.methods.diffusionad.params import Params
+from admodels.methods.parts.training import Training
 from admodels.synthesis.anomalies import Batch
-from admodels.training import Training
 from tests import tiny
 
 SCHEDULE = alpha_bars(1000)

@@ -14,7 +14,7 @@ from admodels.methods.diffusionad.unet import (
     ResBlock,
     time_vector,
 )
-from admodels.nets import Net, SegmentationUNet
+from admodels.methods.parts.nets import Net, SegmentationUNet
 
 MULTIPLIERS = {256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4), 32: (1, 2, 3, 4)}
 ATTENTION = {256: (3, 4, 5), 128: (2, 3, 4), 64: (1, 2, 3), 32: (0, 1, 2)}

@@ -28,7 +28,7 @@ from admodels.methods.diffusionad.detector import (
 from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
 from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
-from admodels.nets import SegmentationUNet
+from admodels.methods.parts.nets import SegmentationUNet
 from admodels.synthesis.anomalies import placed_batch
 from admodels.synthesis.foreground import estimated
 from tests import tiny

@@ -15,8 +15,8 @@ from admodels.methods.draem.detector import learning_rate, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
-from admodels.nets import ExactConv2d, SegmentationUNet, for_inference, upsampled
-from admodels.training import ahead
+from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, for_inference, upsampled
+from admodels.methods.parts.training import ahead
 from tests import tiny
 
 

@@ -197,9 +197,11 @@ def replaced(path: Path, old: str, new: str) -> None:
 def test_a_dropped_dependency_is_reported(copied_tree: Path) -> None:
     train = copied_tree.joinpath("dvc.yaml").read_text().index("stages/train.py")
     text = copied_tree.joinpath("dvc.yaml").read_text()
-    cut = text[:train] + text[train:].replace("      - admodels/nets.py\n", "", 1)
+    cut = text[:train] + text[train:].replace("      - admodels/methods/parts/nets.py\n", "", 1)
     copied_tree.joinpath("dvc.yaml").write_text(cut)
-    assert "train@draem-sample_brick misses admodels/nets.py" in complaints(copied_tree)
+    assert "train@draem-sample_brick misses admodels/methods/parts/nets.py" in complaints(
+        copied_tree
+    )
 
 
 def test_a_superfluous_dependency_is_reported(copied_tree: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_superfluous_dependency_is_reported(copied_tree: Path) -> None:
     ],
 )
 def test_a_new_import_anywhere_is_reported(copied_tree: Path, statement: str) -> None:
-    nets = copied_tree / "admodels/nets.py"
+    nets = copied_tree / "admodels/methods/parts/nets.py"
     nets.write_text(nets.read_text() + "\n" + statement + "\n")
     assert "train@draem-sample_brick misses admodels/metrics.py" in complaints(copied_tree)
 

@@ -110,7 +110,7 @@ def optimiser_steps() -> Iterator[list[int]]:
 def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser_steps: list[int]
 ) -> None:
-    monkeypatch.setattr("admodels.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("admodels.methods.parts.checkpoint.SECONDS_BETWEEN", 0.0)
     data = tiny.training_data()
 
     def told_by(folder: Path, stop: int = 0) -> tuple[list[object], dict[str, torch.Tensor]]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from admodels import runtime
-from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import Run
+from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 
 CPU = torch.device("cpu")
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from admodels import nets
 from admodels.foundation.errors import DataError
 from admodels.methods.cpr.params import BackboneName
+from admodels.methods.parts import nets
 
 Taps = list[Tensor]  # (B, C, H / stride, W / stride) float32 each
 

@@ -29,7 +29,7 @@ from admodels.methods.cpr.heads import LocalHead, RootedTap, located, nearest_di
 from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
-from admodels.nets import for_inference
+from admodels.methods.parts.nets import for_inference
 
 SMALLEST_PX = 64  # of the probe that asks a backbone for its channels
 INT8_LEVELS = 127

@@ -10,7 +10,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.foundation.params import Kind
 from admodels.methods import Log, TrainingData
 from admodels.methods.cpr import foreground as part_maps
@@ -27,7 +26,8 @@ from admodels.methods.cpr.pairs import (
     synthetic_sample,
 )
 from admodels.methods.cpr.params import Params
-from admodels.training import Training, refuse_divergence
+from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512
 SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from admodels import methods
-from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
@@ -31,10 +30,11 @@ from admodels.methods.diffusionad.losses import (
 from admodels.methods.diffusionad.params import Params as DiffusionAdParams
 from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
-from admodels.nets import SegmentationUNet, for_inference
+from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.nets import SegmentationUNet, for_inference
+from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, placed_batch
 from admodels.synthesis.foreground import foreground, whole
-from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 
 VALIDATION_IMAGES = 16
 OFFICIAL_PERIOD = 20  # steps of a wave of the segmentation's rate, perhaps meant per epoch

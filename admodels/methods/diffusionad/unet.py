@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from admodels.nets import ExactConv2d
+from admodels.methods.parts.nets import ExactConv2d
 
 GROUPS, HEADS = 32, 4
 LONGEST_WAVE = 10_000

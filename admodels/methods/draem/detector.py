@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from admodels import methods
-from admodels.checkpoint import Checkpoint, run_fingerprint
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params as DraemParams
-from admodels.nets import for_inference
+from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.nets import for_inference
+from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, synthetic_batch
-from admodels.training import Training, ahead, load, refuse_divergence, to_cpu
 
 VALIDATION_CHUNK = 16
 

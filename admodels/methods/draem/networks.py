@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from admodels.nets import ExactConv2d, SegmentationUNet, double_conv, upsampled_conv
+from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, double_conv, upsampled_conv
 
 
 class ReconstructiveNet(nn.Module):

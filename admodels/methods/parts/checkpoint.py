@@ -24,7 +24,7 @@ def run_fingerprint(params: BaseModel, facts: Sequence[object], tensors: Sequenc
     is one of them.
     """
     digest = hashlib.sha256(f"{params.model_dump_json()} {[str(f) for f in facts]}".encode())
-    for module in sorted(Path(__file__).parent.rglob("*.py")):
+    for module in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(module.read_bytes())
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}".encode())

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from admodels.checkpoint import Checkpoint
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods import Log
+from admodels.methods.parts.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
