@@ -21,7 +21,7 @@ def machine() -> Iterator[tuple[str, str]]:
     """(what, how it is) of the machine and the packages; imports torch."""
     import torch
 
-    from admodels import runtime
+    from admodels.bundles import runtime
 
     device = runtime.device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from admodels import bundle as bundles
-from admodels import runtime, tracking
+from admodels import tracking
+from admodels.bundles import bundle as bundles
+from admodels.bundles import card, runtime
 from admodels.foundation.errors import BundleError, SourceError
 from admodels.foundation.files import sha256_of, whole_folder, write_json
 from admodels.foundation.params import Strict, parsed
@@ -239,7 +240,7 @@ def _is_whole(cache: Path, sha256: str) -> bool:
     """Whether the copy is a bundle whose files have the hashes that its bundle.json names."""
     folder = cache / sha256 / FOLDER
     try:
-        bundles.read_card(folder)
+        card.read_card(folder)
     except BundleError:
         return False
     return sha256_of(folder / "bundle.json") == sha256

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from admodels import runtime
+from admodels.bundles import runtime
 from admodels.methods.diffusionad.detector import Detector, DiffusionAd, training_noise
 from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
 from admodels.methods.diffusionad.params import Params

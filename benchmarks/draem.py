@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from admodels import runtime
+from admodels.bundles import runtime
 from admodels.methods.draem.detector import Detector
 from admodels.methods.draem.losses import focal_loss, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise

@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 import torch
 
-from admodels import bundle as bundles
-from admodels import cli, runtime
+from admodels import cli
+from admodels.bundles import bundle as bundles
+from admodels.bundles import runtime
 from admodels.images import decode
 from admodels.scoring import engine, verdicts
 from admodels.scoring import rows as scoring_rows

@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 import torch
 
-from admodels import bundle as bundles
-from admodels import methods, runtime
+from admodels import methods
+from admodels.bundles import bundle as bundles
+from admodels.bundles import card, runtime
 from admodels.calibration import p_values
 from admodels.foundation import params
 from admodels.images import decode
@@ -36,7 +37,7 @@ DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 
 
-def prepared(folder: Path, contract: bundles.ImageContract) -> np.ndarray:
+def prepared(folder: Path, contract: card.ImageContract) -> np.ndarray:
     read = (decode.decoded(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
     return np.stack(
         [decode.resized(x, contract.image_px, contract.resize).transpose(2, 0, 1) for x in read]

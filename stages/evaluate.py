@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle, evaluation, figures, power, runtime
+from admodels import evaluation, figures, power
+from admodels.bundles import bundle, runtime
 from admodels.evaluation import Evaluate, Evaluation, ScoredSet
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import bundle, methods, runtime
+from admodels import methods
+from admodels.bundles import bundle, runtime
 from admodels.foundation import files, manifest, params
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind

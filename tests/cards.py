@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from admodels import bundle as bundles
-from admodels.bundle import Bundle
+from admodels.bundles import bundle as bundles
+from admodels.bundles.bundle import Bundle
 from admodels.images.decode import Reading
 from admodels.images.describe import appearance, statistics
 from admodels.methods import Detector, MethodParams, Prediction

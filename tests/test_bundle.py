@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from admodels import bundle
+from admodels.bundles import bundle
+from admodels.bundles.card import _digest, fingerprints, read_card
 from admodels.foundation.errors import BundleError
 from tests import tiny
 
@@ -91,7 +92,7 @@ def reseal(folder: Path, **changes: object) -> None:
     content = json.loads((folder / "bundle.json").read_text())
     del content["sha256"]
     content |= changes
-    text = json.dumps({**content, "sha256": bundle._digest(content)})
+    text = json.dumps({**content, "sha256": _digest(content)})
     (folder / "bundle.json").write_text(text)
 
 
@@ -161,8 +162,8 @@ def test_a_detector_whose_scores_are_not_finite_is_not_kept(saved, tmp_path: Pat
 def test_the_model_fingerprint_follows_weights_and_precision(saved, copied: Path) -> None:
     first = bundle.load(saved[0], CPU)
     assert bundle.load(copied, CPU).model_fingerprint == first.model_fingerprint
-    card = bundle.read_card(copied)
+    card = read_card(copied)
     other = card.model_copy(update={"precision": "bfloat16"})
-    assert bundle.fingerprints(other)[0] != first.model_fingerprint
+    assert fingerprints(other)[0] != first.model_fingerprint
     other = card.model_copy(update={"files": card.files | {"model.safetensors": "0" * 64}})
-    assert bundle.fingerprints(other)[0] != first.model_fingerprint
+    assert fingerprints(other)[0] != first.model_fingerprint

@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from admodels import bundle, evaluation
+from admodels import evaluation
+from admodels.bundles import bundle
 from admodels.evaluation import Evaluate, ScoredSet
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError

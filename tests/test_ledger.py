@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from admodels.bundle import Bundle
+from admodels.bundles.bundle import Bundle
 from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
 from admodels.scoring import engine, tables
 from admodels.scoring import ledger as ledgers

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from admodels import methods, runtime
+from admodels import methods
+from admodels.bundles import runtime
 from admodels.foundation.errors import BundleError, ConfigurationError, DataError
 from admodels.methods import Detector
 from tests import tiny

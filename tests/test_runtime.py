@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from admodels import runtime
+from admodels.bundles import runtime
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import Run
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint

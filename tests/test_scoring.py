@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from admodels import bundle as bundles
+from admodels.bundles import bundle as bundles
 from admodels.calibration import p_values
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.images import decode

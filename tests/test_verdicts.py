@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels.bundle import Bundle
+from admodels.bundles.bundle import Bundle
 from admodels.calibration import benjamini_hochberg, p_values
 from admodels.datasets import folder as folder_layout
 from admodels.foundation import files, manifest

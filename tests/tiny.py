@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from admodels import methods, runtime
+from admodels import methods
+from admodels.bundles import runtime
 from admodels.images.decode import STORED
 from admodels.images.rules import Contract
 from admodels.methods import Synthetic, TrainingData

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle as bundles
-from admodels import runtime
-from admodels.bundle import Bundle
+from admodels.bundles import bundle as bundles
+from admodels.bundles import runtime
+from admodels.bundles.bundle import Bundle
+from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
@@ -78,13 +79,13 @@ class Model:
         Raises:
             BundleError: the bundle must not be used.
         """
-        card = bundles.read_card(folder)
+        card = read_card(folder)
         return cls(
             card.method,
             card.task,
-            *bundles.fingerprints(card),
+            *fingerprints(card),
             np.array(card.calibration_scores),
-            lambda: _loaded(folder, bundles.fingerprints(card)),
+            lambda: _loaded(folder, fingerprints(card)),
             folder,
             lambda: bundles.reference(folder, card),
         )

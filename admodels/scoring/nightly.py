@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from admodels.bundle import PACKAGES
+from admodels.bundles.bundle import PACKAGES
 from admodels.foundation.errors import AdmodelsError, StorageError
 from admodels.foundation.files import sha256_of
 from admodels.scoring import drifting, morning, overlays, page, verdicts

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle as bundles
-from admodels.bundle import Bundle
+from admodels.bundles import bundle as bundles
+from admodels.bundles.bundle import Bundle
 from admodels.images import decode, load
 from admodels.images.describe import DIGITS, Look, Statistics, appearance, statistics
 from admodels.scoring import tiling

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import bundle as bundles
-from admodels.bundle import Bundle
+from admodels.bundles import bundle as bundles
+from admodels.bundles.bundle import Bundle
 from admodels.images import decode
 from admodels.scoring.params import Tile
 

@@ -6,74 +6,43 @@ reference.safetensors   what the calibration images looked like; older bundles h
 golden/*.png        a few images whose scores are replayed before the first real one
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from admodels import methods
-from admodels.foundation.errors import BundleError, ConfigurationError
+from admodels.bundles.card import (
+    REFERENCE,
+    SCHEMA_VERSION,
+    Card,
+    Golden,
+    ImageContract,
+    _refused,
+    _write_card,
+    fingerprints,
+    read_card,
+)
+from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.licences import is_non_commercial
-from admodels.foundation.params import Kind, Resize, Strict
+from admodels.foundation.params import Kind
 from admodels.images import decode
 from admodels.images.describe import read_records, write_records
 from admodels.images.rules import Contract
 from admodels.methods import Detector, MethodParams
 
-SCHEMA_VERSION: Literal[2] = 2
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
-REFERENCE = "reference.safetensors"
 TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within it
-
-
-class ImageContract(Strict):
-    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
-
-    `learnt` says how it is read before, and which images are none of its kind.
-    """
-
-    image_px: int
-    resize: Resize
-    learnt: Contract
-
-
-class Golden(Strict):
-    """One golden image and the score it had when the bundle was made."""
-
-    file: str = Field(pattern=r"^golden/\d\d\.png$")
-    anomaly_score: float = Field(allow_inf_nan=False)
-
-
-class Card(Strict):
-    """bundle.json. No path, host or time in it: two trainings alike give the same bytes."""
-
-    schema_version: Literal[2]
-    method: str
-    task: str
-    kind: Kind
-    licence: str
-    non_commercial: bool  # follows from the licence of what it was trained on
-    params: dict[str, Any]
-    precision: Literal["float32", "bfloat16"]
-    contract: ImageContract
-    calibration_scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
-    golden: tuple[Golden, ...] = Field(min_length=1)
-    golden_tolerance: float = Field(ge=0, allow_inf_nan=False)
-    trained_on: dict[str, str]
-    versions: dict[str, str]
-    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -131,17 +100,6 @@ def score(detector: Detector, pixels: NDArray[np.uint8]) -> Scored:
 def contract_of(params: MethodParams, learnt: Contract) -> ImageContract:
     """The image contract of a method's params and a task's images."""
     return ImageContract(image_px=params.image_px, resize=params.resize, learnt=learnt)
-
-
-def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprints(card: Card) -> tuple[str, str]:
-    """Of the model and of the image contract: with the bytes of an image they fix its score."""
-    content = [card.method, card.params, card.precision, card.files["model.safetensors"]]
-    return _digest(content)[:16], _digest(card.contract.model_dump(mode="json"))[:16]
 
 
 def _golden_tolerance(
@@ -210,48 +168,6 @@ def _written(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
 
 def _golden(name: str, anomaly_score: np.float32) -> Golden:
     return Golden(file=name, anomaly_score=float(anomaly_score))
-
-
-def _write_card(path: Path, card: Card) -> None:
-    content = card.model_dump(mode="json")
-    text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _refused(found: str, where: Path, expected: str) -> BundleError:
-    return BundleError(
-        found,
-        where=where,
-        expected=expected,
-        next_step="take the bundle again from where it was made, or train again: `dvc repro train`",
-    )
-
-
-def read_card(folder: Path) -> Card:
-    """bundle.json, checked against its own hash and against the hash of every file it names.
-
-    Raises:
-        BundleError: missing, of another schema, or changed since it was made.
-    """
-    path = folder / "bundle.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        seal = content.pop("sha256")
-        card = Card.model_validate_json(json.dumps(content), strict=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"no readable bundle: {type(error).__name__}"
-        raise _refused(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
-    if seal != _digest(content):
-        raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
-    wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
-    scores = list(card.calibration_scores)
-    if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
-        raise _refused("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
-    for name, expected in card.files.items():
-        file = folder / name
-        if not file.is_file() or sha256_of(file) != expected:
-            raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
-    return card
 
 
 def reference(folder: Path, card: Card) -> NDArray[np.void] | None:

@@ -1,0 +1,107 @@
+"""bundle.json: what a bundle is, how to prepare its images, the hash of each file."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from admodels.foundation.errors import BundleError
+from admodels.foundation.files import sha256_of
+from admodels.foundation.params import Kind, Resize, Strict
+from admodels.images.rules import Contract
+
+SCHEMA_VERSION: Literal[2] = 2
+REFERENCE = "reference.safetensors"
+
+
+class ImageContract(Strict):
+    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
+
+    `learnt` says how it is read before, and which images are none of its kind.
+    """
+
+    image_px: int
+    resize: Resize
+    learnt: Contract
+
+
+class Golden(Strict):
+    """One golden image and the score it had when the bundle was made."""
+
+    file: str = Field(pattern=r"^golden/\d\d\.png$")
+    anomaly_score: float = Field(allow_inf_nan=False)
+
+
+class Card(Strict):
+    """bundle.json. No path, host or time in it: two trainings alike give the same bytes."""
+
+    schema_version: Literal[2]
+    method: str
+    task: str
+    kind: Kind
+    licence: str
+    non_commercial: bool  # follows from the licence of what it was trained on
+    params: dict[str, Any]
+    precision: Literal["float32", "bfloat16"]
+    contract: ImageContract
+    calibration_scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+    golden: tuple[Golden, ...] = Field(min_length=1)
+    golden_tolerance: float = Field(ge=0, allow_inf_nan=False)
+    trained_on: dict[str, str]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprints(card: Card) -> tuple[str, str]:
+    """Of the model and of the image contract: with the bytes of an image they fix its score."""
+    content = [card.method, card.params, card.precision, card.files["model.safetensors"]]
+    return _digest(content)[:16], _digest(card.contract.model_dump(mode="json"))[:16]
+
+
+def _write_card(path: Path, card: Card) -> None:
+    content = card.model_dump(mode="json")
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _refused(found: str, where: Path, expected: str) -> BundleError:
+    return BundleError(
+        found,
+        where=where,
+        expected=expected,
+        next_step="take the bundle again from where it was made, or train again: `dvc repro train`",
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """bundle.json, checked against its own hash and against the hash of every file it names.
+
+    Raises:
+        BundleError: missing, of another schema, or changed since it was made.
+    """
+    path = folder / "bundle.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seal = content.pop("sha256")
+        card = Card.model_validate_json(json.dumps(content), strict=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"no readable bundle: {type(error).__name__}"
+        raise _refused(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
+    if seal != _digest(content):
+        raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
+    wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
+    scores = list(card.calibration_scores)
+    if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
+        raise _refused("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
+    for name, expected in card.files.items():
+        file = folder / name
+        if not file.is_file() or sha256_of(file) != expected:
+            raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
+    return card
