@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels import calibration, metrics
+from admodels import metrics
 from admodels.foundation.params import Strict
+from admodels.inference import conformal
 from admodels.power import Power
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def evaluate(
     scores = scored.anomaly_scores.astype(np.float64)
     image_ranks = metrics.ranking(scores, scored.anomalous)
     pixel_ranks = _pixel_ranking(scored)
-    threshold = calibration.threshold(calibration_scores, block.alpha)
+    threshold = conformal.threshold(calibration_scores, block.alpha)
     verdicts = None if threshold is None else scores > threshold
     measured = {
         "image_auroc": metrics.auroc(image_ranks),
@@ -92,17 +93,17 @@ def evaluate(
         "aupro": metrics.aupro(pixel_ranks, block.aupro_fpr_limit),
         "false_alarm_rate": _share(verdicts, ~scored.anomalous),
         "recall": _share(verdicts, scored.anomalous),
-        "smallest_alpha": calibration.smallest_alpha(len(calibration_scores)),
+        "smallest_alpha": conformal.smallest_alpha(len(calibration_scores)),
     }
     counts = {
-        "images_missing": calibration.images_missing(len(calibration_scores), block.alpha),
+        "images_missing": conformal.images_missing(len(calibration_scores), block.alpha),
         "calibration_images": len(calibration_scores),
         "test_normal": int(np.count_nonzero(~scored.anomalous)),
         "test_anomalous": int(np.count_nonzero(scored.anomalous)),
     }
     rounded = {name: _rounded(value) for name, value in measured.items()}
     by_type = _recall_by_defect_type(scored, verdicts)
-    p_values = calibration.p_values(scores, calibration_scores)
+    p_values = conformal.p_values(scores, calibration_scores)
     return Evaluation(
         {**rounded, "recall_by_defect_type": by_type, **counts},
         _curves(image_ranks, pixel_ranks, block.aupro_fpr_limit),

@@ -24,9 +24,9 @@ import torch
 from admodels import methods
 from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
-from admodels.calibration import p_values
 from admodels.foundation import params
 from admodels.images import decode
+from admodels.inference.conformal import p_values
 from admodels.methods import Detector, Synthetic, TrainingData
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.single import score_folder

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from admodels.bundles import bundle as bundles
-from admodels.calibration import p_values
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.images import decode
+from admodels.inference.conformal import p_values
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model, Source, score_line

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from admodels.bundles.bundle import Bundle
-from admodels.calibration import benjamini_hochberg, p_values
 from admodels.datasets import folder as folder_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
+from admodels.inference.conformal import benjamini_hochberg, p_values
 from admodels.scoring import calibrating, feedback, verdicts
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened

@@ -131,7 +131,7 @@ def calibrate(
     models: Annotated[Path, MODELS] = Path("data/models"),
 ) -> None:
     """Rest the promise of a line on its own normal images, and judge all its scores anew."""
-    from admodels.calibration import smallest_alpha
+    from admodels.inference.conformal import smallest_alpha
     from admodels.scoring import calibrating, params, verdicts
     from admodels.scoring.ledger import opened
     from admodels.scoring.pinned import Pinned

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from admodels.calibration import images_missing, smallest_alpha, threshold
 from admodels.foundation.errors import ConfigurationError, Interrupted
 from admodels.foundation.files import whole_folder, write_json
+from admodels.inference.conformal import images_missing, smallest_alpha, threshold
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line

@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from admodels.calibration import p_values, threshold
+from admodels.inference.conformal import p_values, threshold
 from admodels.scoring.discover import Status
 
 ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it

@@ -19,9 +19,9 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels.calibration import benjamini_hochberg, images_missing
 from admodels.foundation.files import durable_file, write_json
 from admodels.foundation.params import Strict, parsed
+from admodels.inference.conformal import benjamini_hochberg, images_missing
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger, folder_name

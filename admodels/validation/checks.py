@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from admodels.calibration import images_needed
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, listed
 from admodels.foundation.licences import is_non_commercial, is_stated
 from admodels.foundation.manifest import SPLITS, Found, Row
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
+from admodels.inference.conformal import images_needed
 from admodels.validation import similarity
 from admodels.validation.judge import Check, Severity, results
 from admodels.validation.similarity import HASH_BITS, Pair

@@ -1,0 +1,1 @@
+"""From a loaded bundle to the verdict on an image."""
