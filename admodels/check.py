@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 
 from admodels import datasets, methods
-from admodels.evaluation import Evaluate
+from admodels.evaluation.measure import Evaluate
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
 from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parsed

@@ -13,10 +13,10 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from admodels.evaluation.power import RELIABLE, smallest_caught
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import told
 from admodels.foundation.params import Run, load, parsed
-from admodels.power import RELIABLE, smallest_caught
 
 if TYPE_CHECKING:
     import jinja2

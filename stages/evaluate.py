@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels import evaluation, figures, power
 from admodels.bundles import bundle, runtime
-from admodels.evaluation import Evaluate, Evaluation, ScoredSet
+from admodels.evaluation import figures, measure, power
+from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
+from admodels.evaluation.power import Defect, Power
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
-from admodels.power import Defect, Power
 from admodels.synthesis.foreground import foreground
 from stages import run
 
@@ -45,7 +45,7 @@ def _scored(
         pixels = load.load(rows[part], root, contract.image_px, contract.resize, reading)
         found = bundle.score(fitted.detector, pixels)
         scores[part] = found.anomaly_score
-        maps[part] = evaluation.maps_resized(found.anomaly_map, mask_px)
+        maps[part] = measure.maps_resized(found.anomaly_map, mask_px)
         tiles += figures.tiles(pixels)
         rebuilt += [] if found.reconstruction is None else figures.tiles(found.reconstruction)
         progress.at(part.stop)
@@ -118,7 +118,7 @@ def main(method: str, task: str) -> None:
     start = time.monotonic()
     scored, tiles, rebuilt = _scored(fitted, rows, block.mask_px)
     speed = len(rows) / (time.monotonic() - start)
-    measured = evaluation.evaluate(scored, fitted.calibration_scores, block)
+    measured = measure.evaluate(scored, fitted.calibration_scores, block)
     sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
     normal = manifest.read(listed.with_name("validation.csv"))
     found = _power(fitted, normal, block.power, measured.threshold)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from admodels import evaluation
 from admodels.bundles import bundle
-from admodels.evaluation import Evaluate, ScoredSet
+from admodels.evaluation import measure
+from admodels.evaluation.measure import Evaluate, ScoredSet
+from admodels.evaluation.power import Power
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.manifest import Found, Row
 from admodels.images import decode, load
-from admodels.power import Power
 from admodels.validation.inspect import described
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
@@ -48,7 +48,7 @@ def toy() -> ScoredSet:
 
 
 def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
-    found = evaluation.evaluate(toy(), CALIBRATION, BLOCK)
+    found = measure.evaluate(toy(), CALIBRATION, BLOCK)
     assert found.threshold == 18 / 19
     assert found.metrics == {
         # pairs won: 3 + 3 + (1 and a tie)
@@ -73,7 +73,7 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
 
 
 def test_the_image_table_has_the_verdict_of_every_image() -> None:
-    frame = evaluation.evaluate(toy(), CALIBRATION, BLOCK).images
+    frame = measure.evaluate(toy(), CALIBRATION, BLOCK).images
     assert frame.to_csv(index=False, lineterminator="\n").splitlines() == [
         "image_id,label,defect_type,anomaly_score,p_value,is_anomalous",
         "test/0,normal,good,0.1,0.9,False",
@@ -86,7 +86,7 @@ def test_the_image_table_has_the_verdict_of_every_image() -> None:
 
 
 def test_the_curves_are_tidy_and_end_where_they_must() -> None:
-    curves = evaluation.evaluate(toy(), CALIBRATION, BLOCK).curves
+    curves = measure.evaluate(toy(), CALIBRATION, BLOCK).curves
     assert {name: list(curve.columns) for name, curve in curves.items()} == {
         "roc": ["fpr", "tpr"],
         "pr": ["recall", "precision"],
@@ -100,14 +100,14 @@ def test_the_curves_are_tidy_and_end_where_they_must() -> None:
 
 def test_a_written_curve_has_six_decimals() -> None:
     scored = replace(toy(), anomalous=np.array([False] * 3 + [True] * 3)[[3, 4, 0, 5, 1, 2]])
-    roc = evaluation.evaluate(scored, CALIBRATION, BLOCK).curves["roc"]
+    roc = measure.evaluate(scored, CALIBRATION, BLOCK).curves["roc"]
     assert 0.333333 in set(roc["fpr"])
     assert 0.333333 in set(roc["tpr"])
 
 
 def test_a_score_at_the_threshold_raises_no_alarm() -> None:
     scored = replace(toy(), anomaly_scores=np.array([0, 0, 18 / 19, 18 / 19, 1, 1]))
-    found = evaluation.evaluate(scored, CALIBRATION, BLOCK)
+    found = measure.evaluate(scored, CALIBRATION, BLOCK)
     assert found.images["is_anomalous"].tolist() == [False] * 4 + [True] * 2
 
 
@@ -116,12 +116,12 @@ def test_a_long_curve_is_written_with_two_hundred_points_at_most() -> None:
     maps = rng.random((6, 32, 32)).astype(np.float32)
     masks = np.zeros(maps.shape, bool)
     masks[3:, :16] = True
-    found = evaluation.evaluate(replace(toy(), anomaly_maps=maps, masks=masks), CALIBRATION, BLOCK)
+    found = measure.evaluate(replace(toy(), anomaly_maps=maps, masks=masks), CALIBRATION, BLOCK)
     assert 150 < len(found.curves["pro"]) <= 200
 
 
 def test_an_alpha_that_cannot_be_held_gives_no_verdict_and_says_what_is_missing() -> None:
-    found = evaluation.evaluate(toy(), CALIBRATION[:8], BLOCK)
+    found = measure.evaluate(toy(), CALIBRATION[:8], BLOCK)
     assert found.threshold is None
     assert found.metrics["false_alarm_rate"] is None
     assert found.metrics["recall"] is None
@@ -142,7 +142,7 @@ def test_a_set_without_anomalous_images_gives_nulls_and_a_false_alarm_rate() -> 
         anomaly_maps=np.zeros((2, 4, 4), np.float32),
         masks=np.zeros((2, 4, 4), bool),
     )
-    found = evaluation.evaluate(normal, CALIBRATION, BLOCK)
+    found = measure.evaluate(normal, CALIBRATION, BLOCK)
     undefined = ["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"]
     assert [found.metrics[name] for name in [*undefined, "recall"]] == [None] * 7
     assert found.metrics["recall_by_defect_type"] == {}
@@ -151,7 +151,7 @@ def test_a_set_without_anomalous_images_gives_nulls_and_a_false_alarm_rate() -> 
 
 
 def test_without_masks_nothing_is_said_of_pixels() -> None:
-    found = evaluation.evaluate(replace(toy(), masks=None), CALIBRATION, BLOCK).metrics
+    found = measure.evaluate(replace(toy(), masks=None), CALIBRATION, BLOCK).metrics
     assert found["pixel_auroc"] is found["pixel_ap"] is found["aupro"] is None
     assert found["image_auroc"] is not None
 
@@ -160,12 +160,12 @@ def test_a_map_that_is_not_finite_is_refused() -> None:
     scored = toy()
     scored.anomaly_maps[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        evaluation.evaluate(scored, CALIBRATION, BLOCK)
+        measure.evaluate(scored, CALIBRATION, BLOCK)
 
 
 def test_maps_are_resized_bilinearly() -> None:
     maps = np.array([[[0, 1], [0, 1]]], np.float32)
-    found = evaluation.maps_resized(maps, 4)
+    found = measure.maps_resized(maps, 4)
     assert found.shape == (1, 4, 4)
     assert found[0, 0].tolist() == [0, 0.25, 0.75, 1]
 

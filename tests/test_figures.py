@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import evaluation, figures
-from admodels.evaluation import Evaluate, ScoredSet
-from admodels.figures import Case
+from admodels.evaluation import figures, measure
+from admodels.evaluation.figures import Case
+from admodels.evaluation.measure import Evaluate, ScoredSet
+from admodels.evaluation.power import Power
 from admodels.images import decode
 from admodels.images.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
-from admodels.power import Power
 
 LEGEND_PX = 3 * CAPTION_PX
 COLUMN_PX = TILE_PX + GAP_PX
@@ -168,7 +168,7 @@ def overlays(
     power = Power(images=1, diameter_shares=(0.1,), contrasts=(9.0,))
     block = Evaluate(mask_px=64, aupro_fpr_limit=0.3, alpha=0.5, overlay_images=3, power=power)
     calibration = np.linspace(0, 1, calibration_images)
-    measured = evaluation.evaluate(scored, calibration, block)
+    measured = measure.evaluate(scored, calibration, block)
     return figures.overlays(scored, measured, [noise(i) for i in range(3)], rebuilt or [], 3)
 
 

@@ -206,25 +206,27 @@ def test_a_dropped_dependency_is_reported(copied_tree: Path) -> None:
 
 def test_a_superfluous_dependency_is_reported(copied_tree: Path) -> None:
     line = "      - stages/train.py\n"
-    replaced(copied_tree / "dvc.yaml", line, line + "      - admodels/metrics.py\n")
+    replaced(copied_tree / "dvc.yaml", line, line + "      - admodels/evaluation/metrics.py\n")
     found = complaints(copied_tree)
-    assert "train@draem-sample_brick does not import admodels/metrics.py" in found
-    assert "train@draem-sample_brick lists admodels/metrics.py for nothing" in found
+    assert "train@draem-sample_brick does not import admodels/evaluation/metrics.py" in found
+    assert "train@draem-sample_brick lists admodels/evaluation/metrics.py for nothing" in found
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "import admodels.metrics",
+        "import admodels.evaluation.metrics",
         "from admodels import metrics",
         "from . import metrics",
-        "def later():\n    from admodels.metrics import auroc",
+        "def later():\n    from admodels.evaluation.metrics import auroc",
     ],
 )
 def test_a_new_import_anywhere_is_reported(copied_tree: Path, statement: str) -> None:
     nets = copied_tree / "admodels/methods/parts/nets.py"
     nets.write_text(nets.read_text() + "\n" + statement + "\n")
-    assert "train@draem-sample_brick misses admodels/metrics.py" in complaints(copied_tree)
+    assert "train@draem-sample_brick misses admodels/evaluation/metrics.py" in complaints(
+        copied_tree
+    )
 
 
 def test_a_module_found_by_name_is_a_dependency_of_its_own_cells_only(copied_tree: Path) -> None:

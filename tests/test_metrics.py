@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from admodels import metrics
+from admodels.evaluation import metrics
 from admodels.foundation.errors import DataError
 
 SEEDS = range(20)

@@ -124,7 +124,7 @@ def test_nothing_runs_twice(built: Path) -> None:
 
 
 def test_a_comment_in_a_metric_trains_nothing(tree: Path) -> None:
-    append(tree / "admodels/metrics.py", "# a comment\n")
+    append(tree / "admodels/evaluation/metrics.py", "# a comment\n")
     assert reproduced(tree) == {"evaluate@draem-bricks", "evaluate@twin-bricks", "report"}
 
 

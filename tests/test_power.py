@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from admodels import power
-from admodels.power import Defect, Power
+from admodels.evaluation import power
+from admodels.evaluation.power import Defect, Power
 
 BLOCK = Power(images=2, diameter_shares=(0.5, 0.1), contrasts=(80.0, 20.0))
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from admodels import figures
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
+from admodels.evaluation import figures
 from admodels.foundation.files import whole_file
 from admodels.images import decode
 from admodels.scoring import tables, tiling

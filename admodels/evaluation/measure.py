@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels import metrics
+from admodels.evaluation import metrics
+from admodels.evaluation.power import Power
 from admodels.foundation.params import Strict
 from admodels.inference import conformal
-from admodels.power import Power
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.evaluation import Evaluation, ScoredSet
+from admodels.evaluation.measure import Evaluation, ScoredSet
 from admodels.images.sheets import TILE_PX, Pixels, beside, text
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
