@@ -179,7 +179,7 @@ def track_migrate() -> None:
 @app.command()
 def report() -> None:
     """Render the report of the last `dvc repro` and print its table."""
-    from admodels import reporting
+    from admodels.report import page as reporting
 
     page = reporting.render(Path())
     typer.echo(reporting.summary_table(Path()))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import reporting
 from admodels.images import decode
+from admodels.report import page as reporting
 
 HOUSE = Path(__file__).parents[1]
-VENDOR = HOUSE / "admodels/vendor"
+VENDOR = HOUSE / "admodels/pages/vendor"
 PARAMS = """
 run: {methods: [draem, cpr], tasks: [sample_brick, bottle]}
 tasks:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from admodels.foundation.files import write_text
-from admodels.reporting import template
+from admodels.pages.environment import template
 from admodels.scoring import morning
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.morning import LineNight, Told

@@ -17,9 +17,10 @@ from admodels.evaluation.power import RELIABLE, smallest_caught
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import told
 from admodels.foundation.params import Run, load, parsed
+from admodels.pages.environment import template
 
 if TYPE_CHECKING:
-    import jinja2
+    pass
 
 HEADLINE = {  # metric: the two lines above its column
     "image_auroc": ("image", "AUROC"),
@@ -105,17 +106,6 @@ def render(repo: Path) -> Path:
         write_text(fresh / "index.html", page)
     _write_summary(results)
     return final / "index.html"
-
-
-def template(name: str) -> "jinja2.Template":
-    """One of ours; what is put into it is escaped, what is missing is an error."""
-    import jinja2
-
-    templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name)
 
 
 def summary_table(repo: Path) -> str:

@@ -1,0 +1,1 @@
+"""What every page shares: the template environment and the style."""
