@@ -163,17 +163,17 @@ def check() -> None:
 @track_app.command("sync")
 def track_sync() -> None:
     """Bring MLflow up to what `dvc exp show` says."""
-    from admodels import tracking
+    from admodels.tracking import sync
 
-    typer.echo(tracking.sync(Path()))
+    typer.echo(sync.sync(Path()))
 
 
 @track_app.command("migrate")
 def track_migrate() -> None:
     """Create or upgrade MLflow's database; once, before the first sync."""
-    from admodels import tracking
+    from admodels.tracking import sync
 
-    tracking.migrate(Path())
+    sync.migrate(Path())
 
 
 @app.command()

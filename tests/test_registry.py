@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import cli, registry
+from admodels import cli
 from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
 from admodels.foundation.params import parsed
 from admodels.images import decode
 from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
+from admodels.tracking import registry
 from tests import cards, tiny
 
 ADDRESS = "models:/admodels-stripes@champion"
@@ -22,12 +23,12 @@ ADDRESS = "models:/admodels-stripes@champion"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty registry and two bundles of one task, `one` and `two`."""
-    from admodels import tracking
+    from admodels.tracking import sync
 
     folder = tmp_path_factory.mktemp("plant")
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.migrate(folder)
+        sync.migrate(folder)
     for name, width in (("one", 4), ("two", 5)):
         cards.save_draem(folder / name, reconstructive_width=width)
     for at, pixels in enumerate(tiny.stripes(3, 3)):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from admodels import tracking
 from admodels.foundation.errors import ConfigurationError, SourceError, StorageError
+from admodels.tracking import sync
 
 STAGE = """
 import json
@@ -109,8 +109,8 @@ def synced(tmp_path_factory):
     dvc(folder, "exp", "run", "-q", "--queue", "-n", "never-ran", "-S", "seed=10")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.migrate(folder)
-        return folder, tracking.sync(folder)
+        sync.migrate(folder)
+        return folder, sync.sync(folder)
 
 
 def client_of(folder):
@@ -227,7 +227,7 @@ def test_a_run_says_which_bundle_and_which_experiment_it_is(synced):
 def test_a_second_sync_writes_nothing(synced):
     folder, _ = synced
     before = {key: run.info.run_id for key, run in runs_of(folder).items()}
-    again = tracking.sync(folder)
+    again = sync.sync(folder)
     assert (again.created, again.updated, again.unchanged) == (0, 0, 6)
     assert {key: run.info.run_id for key, run in runs_of(folder).items()} == before
 
@@ -238,7 +238,7 @@ def test_a_changed_workspace_replaces_its_runs_and_no_other(synced, tmp_path):
     metrics = json.loads((folder / "reports/metrics.json").read_text())
     metrics["draem"]["brick"]["image_auroc"] = 0.5
     (folder / "reports/metrics.json").write_text(json.dumps(metrics))
-    summary = tracking.sync(folder)
+    summary = sync.sync(folder)
     after = runs_of(folder)
     changed = ("workspace", "draem", "brick")
     assert (summary.created, summary.updated, summary.unchanged) == (0, 1, 5)
@@ -254,7 +254,7 @@ def test_a_run_that_an_interrupted_sync_left_is_made_whole(synced, tmp_path):
     client.delete_run(whole.info.run_id)
     tags = {name: whole.data.tags[name] for name in KEY}
     client.create_run(whole.info.experiment_id, tags=tags)
-    summary = tracking.sync(folder)
+    summary = sync.sync(folder)
     assert (summary.created, summary.updated, summary.unchanged) == (0, 1, 5)
     assert runs_of(folder)[key].data.metrics == whole.data.metrics
 
@@ -275,7 +275,7 @@ def test_a_server_that_is_away_is_told_within_seconds_and_where_to_go_on(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://someone:secret@127.0.0.1:{port}")
     begin = time.monotonic()
     with pytest.raises(SourceError, match="all else is done") as caught:
-        tracking.sync(synced[0])
+        sync.sync(synced[0])
     assert time.monotonic() - begin < 30  # 2 on a quiet machine; with retries it is minutes
     assert caught.value.exit_code == 69
     assert "admodels track sync" in str(caught.value)
@@ -285,17 +285,17 @@ def test_a_server_that_is_away_is_told_within_seconds_and_where_to_go_on(
 def test_a_repository_without_a_commit_is_told_so(tmp_path):
     repository(tmp_path)
     with pytest.raises(ConfigurationError, match="no git commit yet"):
-        tracking.sync(tmp_path)
+        sync.sync(tmp_path)
 
 
 def test_a_folder_that_is_no_dvc_repository_is_told_so(tmp_path):
     with pytest.raises(ConfigurationError, match="not inside of a DVC repository"):
-        tracking.sync(tmp_path)
+        sync.sync(tmp_path)
 
 
 def test_a_database_that_exists_is_migrated_quietly_and_keeps_its_runs(synced, tmp_path, capfd):
     shutil.copy(synced[0] / "mlflow.db", tmp_path)
-    tracking.migrate(tmp_path)
+    sync.migrate(tmp_path)
     assert len(runs_of(tmp_path)) == 6
     assert capfd.readouterr() == ("", "")
 
@@ -304,7 +304,7 @@ def test_a_database_that_is_something_else_is_refused_and_kept(synced, tmp_path,
     other = tmp_path / "other.db"
     other.write_text("not a database, but long enough to look at")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
-    for use in (tracking.migrate, tracking.sync):
+    for use in (sync.migrate, sync.sync):
         with pytest.raises(StorageError, match=r"cannot be used.*not a database") as caught:
             use(synced[0])
         assert caught.value.exit_code == 74
@@ -327,11 +327,11 @@ def test_sync_switches_telemetry_off(synced, monkeypatch):
     switches = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     for switch in switches:
         monkeypatch.delenv(switch, raising=False)
-    tracking.sync(synced[0])
+    sync.sync(synced[0])
     assert [os.environ[switch] for switch in switches] == ["true", "true"]
 
 
 def test_a_password_is_never_shown():
     uri = "postgresql://someone:p@secret@db.example/mlflow"
-    assert "secret" not in str(tracking.SyncSummary(1, 0, 0, 0, uri))
-    assert "db.example" in str(tracking.SyncSummary(1, 0, 0, 0, uri))
+    assert "secret" not in str(sync.SyncSummary(1, 0, 0, 0, uri))
+    assert "db.example" in str(sync.SyncSummary(1, 0, 0, 0, uri))

@@ -232,7 +232,7 @@ def promote(
     models: Annotated[Path, MODELS] = Path("data/models"),
 ) -> None:
     """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
-    from admodels import registry
+    from admodels.tracking import registry
 
     typer.echo(registry.promote(Path(), models / method / task, alias))
 
@@ -240,7 +240,7 @@ def promote(
 @app.command()
 def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
     """Let the bundle that was promoted before count again; a second time undoes it."""
-    from admodels import registry
+    from admodels.tracking import registry
 
     typer.echo(registry.rollback(Path(), task, alias))
 

@@ -23,7 +23,7 @@ class Pinned:
     def look_up(self, lines: Iterable[Line]) -> None:
         """Ask the registry for all addresses that it has not answered for."""
         for address in sorted({line.model for line in lines if line.model} - self._held.keys()):
-            from admodels import registry
+            from admodels.tracking import registry
 
             try:
                 found = registry.resolved(address, Path(), self._cache)

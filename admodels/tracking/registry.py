@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from admodels import tracking
 from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
 from admodels.foundation.errors import BundleError, SourceError
 from admodels.foundation.files import sha256_of, whole_folder, write_json
 from admodels.foundation.params import Strict, parsed
+from admodels.tracking import sync
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -79,7 +79,7 @@ def promote(repo: Path, folder: Path, alias: str) -> Move:
     """
     loaded = bundles.load(folder, runtime.device())
     name, tags = f"admodels-{loaded.task}", _tags(repo, folder, loaded)
-    with tracking.reached(repo) as client:
+    with sync.reached(repo) as client:
         return _moved(client, name, alias, _registered(client, repo, name, folder, tags))
 
 
@@ -91,7 +91,7 @@ def rollback(repo: Path, task: str, alias: str) -> Move:
         SourceError: the registry is away.
     """
     name, previous = f"admodels-{task}", f"previous-{alias}"
-    with tracking.reached(repo, must_exist=True) as client:
+    with sync.reached(repo, must_exist=True) as client:
         now = _found(lambda: client.get_model_version_by_alias(name, previous))
         if now is None:
             raise _absent(f"models:/{name}@{previous}")
@@ -152,7 +152,7 @@ def _registered(
             for key, value in tags.items():  # it may have been measured since
                 client.set_model_version_tag(name, str(version.version), key, value)
             return client.get_model_version(name, str(version.version))
-    run = client.create_run(tracking.experiment(client, repo, EXPERIMENT), tags=tags)
+    run = client.create_run(sync.experiment(client, repo, EXPERIMENT), tags=tags)
     client.log_artifacts(run.info.run_id, str(folder), FOLDER)
     client.set_terminated(run.info.run_id)
     source = f"{run.info.artifact_uri}/{FOLDER}"
@@ -192,7 +192,7 @@ def resolved(address: str, repo: Path, cache: Path) -> Resolved:
     path, note = cache / "known.json", ""
     known = parsed(_json(path), dict[str, Copy], str(path))
     try:
-        with tracking.reached(repo, must_exist=True) as client:
+        with sync.reached(repo, must_exist=True) as client:
             known[address] = _copied(client, address, cache)
     except SourceError as error:
         if address not in known or not _is_whole(cache, known[address].sha256):
