@@ -208,10 +208,10 @@ def doctor(
 
 
 def _dead_man(ledger: Path, max_age: str) -> NoReturn:
-    from admodels.scoring import nights
-    from admodels.scoring.limits import ALARM
+    from admodels.nights import history
+    from admodels.nights.limits import ALARM
 
-    is_well, told = nights.dead_man(ledger, nights.age_of(max_age))
+    is_well, told = history.dead_man(ledger, history.age_of(max_age))
     typer.echo(told)
     raise typer.Exit(0 if is_well else ALARM)
 

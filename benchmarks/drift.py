@@ -25,8 +25,15 @@ from numpy.typing import NDArray
 
 from admodels.images import decode
 from admodels.images.describe import appearance, statistics
-from admodels.scoring.drift import FLOORS, IQR_OF_NORMAL, PAST_NIGHTS, Finding, judge, values
-from admodels.scoring.hints import hint
+from admodels.nights.drift.hints import hint
+from admodels.nights.drift.statistics import (
+    FLOORS,
+    IQR_OF_NORMAL,
+    PAST_NIGHTS,
+    Finding,
+    judge,
+    values,
+)
 
 DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 SETS = {"bottle": "mvtec_ad/bottle", "magnetic_tile": "magnetic_tile"}

@@ -22,7 +22,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from admodels.scoring import engine, verdicts
+from admodels.nights import verdicts
+from admodels.scoring import engine
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
 from admodels.scoring.stopping import Stop

@@ -30,7 +30,8 @@ from admodels import cli
 from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
 from admodels.images import decode
-from admodels.scoring import engine, verdicts
+from admodels.nights import verdicts
+from admodels.scoring import engine
 from admodels.scoring import rows as scoring_rows
 from admodels.scoring.ledger import Ledger
 from tests import tiny

@@ -22,9 +22,12 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from skimage import data
 
-from admodels.scoring import appearances, overlays, page, verdicts
+from admodels.nights import pictures as overlays
+from admodels.nights import verdicts
+from admodels.nights.page import render
+from admodels.nights.run import LineReport
+from admodels.scoring import appearances
 from admodels.scoring.ledger import Ledger, opened
-from admodels.scoring.nightly import LineReport
 from admodels.scoring.tables import Row
 from tests.browser import CHROMIUM, FLAGS
 
@@ -134,7 +137,7 @@ def main() -> None:
         fill(ledger, asked.flagged, asked.normal, asked.pictures, asked.side)
         before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.monotonic()
-        written = page.write(ledger)
+        written = render.write(ledger)
         after = resource.getrusage(resource.RUSAGE_SELF)
         told: dict[str, object] = {
             "page_mib": round(written.stat().st_size / 2**20, 2),

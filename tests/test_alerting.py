@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from admodels import cli
-from admodels.scoring import alerting
-from admodels.scoring.alerting import alert, send
+from admodels.nights import alerts
+from admodels.nights.alerts import alert, send
 
 SECRET = "s3cr3t"
 BAD_LINE = {"exit_code": 5, "images": 812, "unreadable": 40, "flagged": 12}
@@ -136,13 +136,13 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerting, "STEP_SECONDS", 0.5)
-    monkeypatch.setattr(alerting, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(alerts, "STEP_SECONDS", 0.5)
+    monkeypatch.setattr(alerts, "DEADLINE_SECONDS", 1.0)
 
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in (*alerting.CHANNELS, "http_proxy", "MONITOR_EXIT_STATUS"):
+    for key in (*alerts.CHANNELS, "http_proxy", "MONITOR_EXIT_STATUS"):
         monkeypatch.delenv(key, raising=False)
 
 
@@ -156,7 +156,7 @@ def kept(ledger: Path, **changes: object) -> Path:
 def told(monkeypatch: pytest.MonkeyPatch, *words: object, always: bool = False) -> str | None:
     """What arrives at a webhook, None where nothing does."""
     with served(Webhook) as (server, address):
-        monkeypatch.setenv(alerting.WEBHOOK, f"http://{address}/200")
+        monkeypatch.setenv(alerts.WEBHOOK, f"http://{address}/200")
         assert alert(*words, always) == []
     assert len(server.got) <= 1
     return server.got[0]["text"] if server.got else None
@@ -248,8 +248,8 @@ def test_a_thousand_failing_lines_make_a_short_message(tmp_path: Path, monkeypat
 )
 def test_a_webhook_that_fails_is_a_sentence_without_the_secret(path: str, fault: str) -> None:
     with served(Webhook) as (_, address):
-        faults = send("subject", "body", {alerting.WEBHOOK: f"http://{address}/{path}"})
-    assert faults == [f"{alerting.WEBHOOK}: {fault}"]
+        faults = send("subject", "body", {alerts.WEBHOOK: f"http://{address}/{path}"})
+    assert faults == [f"{alerts.WEBHOOK}: {fault}"]
 
 
 @pytest.mark.usefixtures("hurry")
@@ -258,14 +258,14 @@ def test_a_webhook_that_fails_is_a_sentence_without_the_secret(path: str, fault:
 )
 def test_a_webhook_that_keeps_one_waiting_is_left(path: str, fault: str) -> None:
     with served(Webhook) as (_, address):
-        faults = send("subject", "body", {alerting.WEBHOOK: f"http://{address}/{path}"})
-    assert faults == [f"{alerting.WEBHOOK}: {fault}"]
+        faults = send("subject", "body", {alerts.WEBHOOK: f"http://{address}/{path}"})
+    assert faults == [f"{alerts.WEBHOOK}: {fault}"]
 
 
 def test_a_webhook_that_is_none_is_a_sentence() -> None:
-    (fault,) = send("s", "b", {alerting.WEBHOOK: "http://127.0.0.1:1/" + SECRET})
+    (fault,) = send("s", "b", {alerts.WEBHOOK: "http://127.0.0.1:1/" + SECRET})
     assert "Connection refused" in fault
-    (other,) = send("s", "b", {alerting.WEBHOOK: "file:///etc/" + SECRET})
+    (other,) = send("s", "b", {alerts.WEBHOOK: "file:///etc/" + SECRET})
     assert "no http or https address" in other
     assert SECRET not in fault + other
     (none,) = send("s", "b", {})
@@ -273,7 +273,7 @@ def test_a_webhook_that_is_none_is_a_sentence() -> None:
 
 
 def people(url: str) -> dict[str, str]:
-    return {alerting.SMTP: url, alerting.FROM: "a@plant.example", alerting.TO: "b@x.org, c@x.org"}
+    return {alerts.SMTP: url, alerts.FROM: "a@plant.example", alerts.TO: "b@x.org, c@x.org"}
 
 
 def test_a_mail_goes_by_starttls_with_a_password(context: ssl.SSLContext) -> None:
@@ -316,7 +316,7 @@ def test_a_mail_server_that_fails_is_a_sentence_without_the_secret(
     assert "Connection refused" in gone
     (wrong,) = send("s", "b", people(f"mail://me:{SECRET}@x"))
     (port,) = send("s", "b", people(f"smtp://me:{SECRET}@x:port"))
-    (nobody,) = send("s", "b", people(f"smtp://me:{SECRET}@x") | {alerting.TO: ""})
+    (nobody,) = send("s", "b", people(f"smtp://me:{SECRET}@x") | {alerts.TO: ""})
     assert nobody.endswith("ADMODELS_ALERT_TO is not set")
     assert SECRET not in refused + distrusted + gone + wrong + port + nobody
 
@@ -333,7 +333,7 @@ def test_a_mail_server_that_hangs_is_left() -> None:
 
 def test_the_command_ends_with_0_whatever_happens(tmp_path: Path, monkeypatch, capsys) -> None:
     kept(tmp_path)
-    monkeypatch.setenv(alerting.WEBHOOK, "http://127.0.0.1:1/" + SECRET)
+    monkeypatch.setenv(alerts.WEBHOOK, "http://127.0.0.1:1/" + SECRET)
     monkeypatch.setenv("MONITOR_EXIT_STATUS", "KILL")
     monkeypatch.setattr(sys, "argv", ["admodels", "alert", "--ledger", str(tmp_path)])
     with pytest.raises(SystemExit) as end:

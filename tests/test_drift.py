@@ -6,9 +6,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from admodels.images.describe import APPEARANCE, CELLS, PROFILE_BINS
-from admodels.scoring import drift
-from admodels.scoring.drift import EFFECT, LEVEL, Finding, Past, can_tell, judge, shifts, values
-from admodels.scoring.hints import hint
+from admodels.nights.drift import statistics
+from admodels.nights.drift.hints import hint
+from admodels.nights.drift.statistics import (
+    EFFECT,
+    LEVEL,
+    Finding,
+    Past,
+    can_tell,
+    judge,
+    shifts,
+    values,
+)
 from tests import cards
 
 Values = NDArray[np.float64]
@@ -38,13 +47,13 @@ def test_ranks_with_ties_in_several_columns_are_scipy_s() -> None:
     rng = np.random.default_rng(12)
     theirs, ours = rng.integers(0, 6, (12, 30)), rng.integers(0, 5, (20, 30))
     expected = stats.mannwhitneyu(theirs, ours, axis=0, method="asymptotic").pvalue
-    found, effects = drift.rank_test(theirs, ours)
+    found, effects = statistics.rank_test(theirs, ours)
     larger = np.mean(theirs[:, None, 0] > ours[None, :, 0])
     even = np.mean(theirs[:, None, 0] == ours[None, :, 0])
     assert effects[0] == pytest.approx(2**0.5 * stats.norm.ppf(larger + even / 2))
     assert found == pytest.approx(np.minimum(1, 30 * expected), rel=1e-9)
     assert found.min() < 1 == found.max()
-    assert drift.rank_test(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[:1])
+    assert statistics.rank_test(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[:1])
 
 
 def test_what_is_certain_but_small_or_large_but_uncertain_raises_nothing() -> None:
@@ -122,11 +131,14 @@ def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:
 
 def test_a_change_point_is_where_pettitt_finds_it() -> None:
     found = np.append(np.zeros(30), np.ones(20)) + np.random.default_rng(8).normal(0, 0.1, 50)
-    assert drift.change_point(found) in (29, 30)  # the largest of the first part may be left out
+    assert statistics.change_point(found) in (
+        29,
+        30,
+    )  # the largest of the first part may be left out
     brute = max(abs(np.sign(found[t:, None] - found[None, :t]).sum()) for t in range(1, len(found)))
     above = np.abs(2 * np.cumsum(stats.rankdata(found)) - np.arange(1, 51) * 51)
     assert above.max() == brute
-    assert drift.change_point(np.random.default_rng(9).normal(size=200)) == 0
+    assert statistics.change_point(np.random.default_rng(9).normal(size=200)) == 0
 
 
 @pytest.mark.parametrize("bins", [-5.0, 0.3, 2.0, 2.5])
@@ -173,11 +185,11 @@ def test_a_veil_at_one_place_is_a_spot_there_and_defects_anywhere_are_not() -> N
 def test_every_statistic_has_values_a_floor_and_words() -> None:
     reference = cards.appearances(look(3, seed=1))
     named = set(values(reference, reference)) | {"anomaly_score"}
-    assert named == set(drift.FLOORS)
+    assert named == set(statistics.FLOORS)
     for name in named:
         found = Finding(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
         assert hint({name: found}), name
-    assert set(drift.RATIOS) < set(APPEARANCE.names)
+    assert set(statistics.RATIOS) < set(APPEARANCE.names)
 
 
 def test_a_stable_line_raises_no_alarm_in_two_years() -> None:

@@ -14,11 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from admodels.images import decode
-from admodels.scoring import calibrating, drifting, engine, verdicts
+from admodels.nights import calibrate, verdicts
+from admodels.nights.drift import history
+from admodels.nights.run import Options, nightly
+from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
@@ -92,7 +94,7 @@ def test_a_line_s_own_images_are_its_reference_once_it_has_them() -> None:
     draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
     with opened(Path("ledger")) as ledger:
         model = Model.at(MODEL)
-        calibrating.calibrate(ledger, "press", model, Path("approved"), Path("none"), Stop())
+        calibrate.calibrate(ledger, "press", model, Path("approved"), Path("none"), Stop())
     code, _, kept = night()
     assert (code, kept["reference"], kept["trusted"]) == (0, "30 images of the line", True)
     assert kept["statistics"]["brightness"]["alarm"] == ""
@@ -122,7 +124,7 @@ def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> 
         brightness = {"brightness": {"night": float(at), "effect": 0.5}}
         told = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
         (home / f"{at:06d}.json").write_text(json.dumps(told), encoding="utf-8")
-    past = drifting._past(home, "000060", kept["reference_id"])["brightness"]
+    past = history._past(home, "000060", kept["reference_id"])["brightness"]
     assert [found for found, _ in past] == [
         night_of(kept),
         *(at for at in range(2, 60) if at % 3 and at % 4),
@@ -186,13 +188,13 @@ def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
 
 
 def side_table() -> NDArray[np.void]:
-    found = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    found = history._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
     assert found[0] == len(found[1])
     return records(found[1].sort_by("path"))
 
 
 def taken() -> tuple[int, list[str]]:
-    count, some = drifting._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    count, some = history._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
     assert some.schema.equals(APPEARANCES)
     return count, some["path"].to_pylist()
 
@@ -203,9 +205,9 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     monkeypatch.setattr(engine, "ROWS_PER_PART", 4)
     scored_alone()
     assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 3
-    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 4)  # taken evenly, across the parts
+    monkeypatch.setattr(history, "IMAGES_AT_MOST", 4)  # taken evenly, across the parts
     assert taken() == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
-    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 2000)
+    monkeypatch.setattr(history, "IMAGES_AT_MOST", 2000)
     expected = cards.appearances(tiny.stripes(10, seed=4).transpose(0, 2, 3, 1))
     assert np.array_equal(side_table(), expected)
     # A kill between the two files of a part leaves the first: it is nothing, and goes away.
@@ -214,7 +216,7 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     scored_alone(compacted=True)
     assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 1
     assert np.array_equal(side_table(), expected)
-    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 4)
+    monkeypatch.setattr(history, "IMAGES_AT_MOST", 4)
     assert taken() == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
 
 
@@ -222,7 +224,7 @@ def test_a_night_of_more_parts_than_files_may_be_open_or_images_are_taken_is_jud
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(engine, "SECONDS_PER_PART", 0.0)  # every image a part of its own
-    monkeypatch.setattr(drifting, "IMAGES_AT_MOST", 40)  # so that of some parts none is taken
+    monkeypatch.setattr(history, "IMAGES_AT_MOST", 40)  # so that of some parts none is taken
     draw(Path("press"), 80, seed=3)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     request.addfinalizer(partial(resource.setrlimit, resource.RLIMIT_NOFILE, limits))

@@ -18,13 +18,13 @@ import pytest
 from admodels import cli
 from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.images import decode
+from admodels.nights import run as nights
+from admodels.nights.history import Summary, last
+from admodels.nights.limits import Limit
+from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
-from admodels.scoring import nightly as nights
 from admodels.scoring.engine import Model, Source, local, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.limits import Limit
-from admodels.scoring.nightly import Options, nightly
-from admodels.scoring.nights import Summary, last
 from admodels.scoring.params import Line
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop

@@ -12,9 +12,9 @@ import pytest
 
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.foundation.progress import Progress
-from admodels.scoring.log_lines import JsonLines, log_as
-from admodels.scoring.morning import told_of
-from admodels.scoring.nights import age_of, dead_man, last
+from admodels.nights.history import age_of, dead_man, last
+from admodels.nights.log_lines import JsonLines, log_as
+from admodels.nights.page.content import told_of
 
 DAY = timedelta(hours=24)
 GONE = 2**22 + 1  # above the largest process id of Linux

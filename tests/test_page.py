@@ -16,10 +16,11 @@ from admodels import cli
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.images import decode
-from admodels.scoring import feedback, morning, nights, page
+from admodels.nights import feedback, history
+from admodels.nights.limits import Limit
+from admodels.nights.page import content, render
+from admodels.nights.run import Options, nightly
 from admodels.scoring.ledger import opened
-from admodels.scoring.limits import Limit
-from admodels.scoring.nightly import Options, nightly
 from admodels.scoring.params import Line
 from tests import cards, tiny
 from tests.browser import CHROMIUM, FLAGS
@@ -73,7 +74,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drift.parent.mkdir(parents=True, exist_ok=True)
     drift.write_text(json.dumps(DRIFT), encoding="utf-8")
     with opened(place / "ledger") as held:
-        page.write(held)
+        render.write(held)
     return place / "ledger"
 
 
@@ -145,9 +146,9 @@ def tab(browser, ledger: Path, request: pytest.FixtureRequest) -> Iterator[Tab]:
 def test_the_page_of_a_night_can_be_made_again_to_the_byte(ledger: Path) -> None:
     first = (ledger / "pages" / "000002.html").read_bytes()
     with opened(ledger) as held:
-        assert page.write(held, "000002").read_bytes() == first
+        assert render.write(held, "000002").read_bytes() == first
         with pytest.raises(ConfigurationError, match="no run 000009"):
-            page.write(held, "000009")
+            render.write(held, "000009")
     index = (ledger / "pages" / "index.html").read_text(encoding="utf-8")
     assert index.index('href="000002.html"') < index.index('href="000001.html"')
 
@@ -173,8 +174,8 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
 
 def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
     with opened(ledger) as held:
-        nights = morning.told_of(ledger)
-        press, weld = morning.line_nights(held, nights)
+        nights = content.told_of(ledger)
+        press, weld = content.line_nights(held, nights)
     assert press.before["run"] == "000001"
     assert press.changes == ["Another budget: it was 0.95, it is 0.91."]
     assert (press.unreadable_count, press.flagged) == (2, nights[0]["lines"]["press"]["flagged"])
@@ -183,12 +184,12 @@ def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
 
 
 def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypatch) -> None:
-    monkeypatch.setattr(morning, "PARTS_MAX", 6)
-    monkeypatch.setattr(morning, "UNJUDGED", 2)
-    monkeypatch.setattr(morning, "PARTS_LEAST", 1)
+    monkeypatch.setattr(content, "PARTS_MAX", 6)
+    monkeypatch.setattr(content, "UNJUDGED", 2)
+    monkeypatch.setattr(content, "PARTS_LEAST", 1)
     with opened(ledger) as held:
-        lines = morning.line_nights(held, morning.told_of(ledger))
-    chosen = morning.worst_first(lines)
+        lines = content.line_nights(held, content.told_of(ledger))
+    chosen = content.worst_first(lines)
     assert sorted(at for at, _ in chosen) == [0, 0, 0, 1, 1]
     excesses = [part["excess"] for _, part in chosen]
     assert excesses == sorted(excesses, reverse=True)
@@ -207,7 +208,7 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
     options = Options(place / "models", settle_seconds=0, limits=limits)
     told = nightly(lines, place / "ledger", options)
     assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 5)
-    assert nights.last(place / "ledger").page_faults == ["FileExistsError: File exists"]
+    assert history.last(place / "ledger").page_faults == ["FileExistsError: File exists"]
     kept = json.loads((place / "ledger" / "runs" / "000003.json").read_text(encoding="utf-8"))
     assert kept == told
     assert len(list((place / "ledger" / "scores" / "weld" / "000003").iterdir())) == 1
@@ -217,7 +218,7 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
 def test_names_are_text_and_nothing_is_fetched(tab: Tab) -> None:
     sync_api.expect(tab.page.locator("#cards li")).to_have_count(tab.count())
     names = set(tab.page.locator("#cards .file").all_inner_texts())
-    assert {page.visible(f"{name}.png") for name in HOSTILE} <= names
+    assert {render.visible(f"{name}.png") for name in HOSTILE} <= names
     assert "\\u202egnp.exe.png" in names
     assert "new\\nline.png" in names
     assert "<b>empty<b>.png" in tab.page.inner_text("#unread")

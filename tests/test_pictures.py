@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from admodels.methods import Prediction
-from admodels.scoring import overlays, tiling, verdicts
+from admodels.nights import pictures, verdicts
+from admodels.scoring import tiling
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
 from admodels.scoring.params import Tile
@@ -25,7 +26,7 @@ def night(place: Path, most: int = 500, **changes: object) -> int:
     with opened(place / "ledger") as ledger:
         score_line(ledger, source, model, Stop())
         calibration = verdicts.ensure_calibration(ledger, "press", model)
-        drawn = overlays.draw(ledger, source, model, calibration, ALPHA, most, Stop())
+        drawn = pictures.draw(ledger, source, model, calibration, ALPHA, most, Stop())
         verdicts.rebuild(ledger, "press", ALPHA)
     return drawn
 
@@ -46,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_what_is_flagged_or_worst_gets_a_picture_and_nothing_else(place: Path) -> None:
-    assert night(place) == overlays.ALWAYS == 5
+    assert night(place) == pictures.ALWAYS == 5
     found = table(place)
     drawn = found[found["overlay_path"] != ""]
     names = ["cam1/49.png", "cam1/50.png", "cam1/51.png", "cam1/part.png", "cam2/part.png"]
@@ -103,7 +104,7 @@ def test_one_map_value_has_one_colour_in_every_picture() -> None:
     low, high = 0.2, 0.9
     faint, strong = (np.full((15, 20), level, np.float32) for level in (0.3, 0.5))
     strong[:, :10] = 0.3
-    one, two = (overlays.panels(grey, m, low, high)[:, 40:] for m in (faint, strong))
+    one, two = (pictures.panels(grey, m, low, high)[:, 40:] for m in (faint, strong))
     np.testing.assert_array_equal(one[:, :15], two[:, :15])
     assert (one[:, 30:] != two[:, 30:]).any()
 
@@ -111,7 +112,7 @@ def test_one_map_value_has_one_colour_in_every_picture() -> None:
 def test_the_contour_goes_around_what_no_normal_image_reaches() -> None:
     spot = np.zeros((40, 40), np.float32)
     spot[10:20, 10:20] = 0.7
-    ring = (overlays.panels(np.zeros((40, 40, 3), np.uint8), spot, 0.0, 1.0) == (255, 0, 0)).all(2)
+    ring = (pictures.panels(np.zeros((40, 40, 3), np.uint8), spot, 0.0, 1.0) == (255, 0, 0)).all(2)
     where = np.argwhere(ring[:, 40:])
     assert (where.min(0).tolist(), where.max(0).tolist()) == ([10, 10], [19, 19])
     assert not ring[:, :40].any()
@@ -120,11 +121,11 @@ def test_the_contour_goes_around_what_no_normal_image_reaches() -> None:
 def test_a_huge_image_gets_a_picture_of_bounded_size(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    Image.new("RGB", (2 * overlays.SIDE_PX_MAX, 200)).save(folder / "huge.png")
+    Image.new("RGB", (2 * pictures.SIDE_PX_MAX, 200)).save(folder / "huge.png")
     night(tmp_path)
     (path,) = (tmp_path / "ledger").rglob("*.jpg")
     with Image.open(path) as picture:
-        assert picture.size == (2 * overlays.SIDE_PX_MAX, 100)
+        assert picture.size == (2 * pictures.SIDE_PX_MAX, 100)
 
 
 @pytest.mark.parametrize("length", [10, 32, 33, 64, 100, 1001])

@@ -12,7 +12,7 @@ from admodels import cli
 from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
 from admodels.foundation.params import parsed
 from admodels.images import decode
-from admodels.scoring.nightly import Options, nightly
+from admodels.nights.run import Options, nightly
 from admodels.scoring.params import Line
 from admodels.tracking import registry
 from tests import cards, tiny

@@ -15,11 +15,12 @@ from admodels.datasets import folder as folder_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.inference.conformal import benjamini_hochberg, p_values
-from admodels.scoring import calibrating, feedback, verdicts
+from admodels.nights import calibrate as calibrating
+from admodels.nights import feedback, verdicts
+from admodels.nights.verdicts import Tally
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import Ledger, opened
 from admodels.scoring.stopping import Stop
-from admodels.scoring.verdicts import Tally
 from tests.cards import card, make_bundle
 
 ALPHA = 0.2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.scoring.log_lines import log_as
+from admodels.nights.log_lines import log_as
 
 if TYPE_CHECKING:
     from admodels.scoring.engine import Engine
@@ -42,9 +42,9 @@ def score(
     """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
     from dataclasses import asdict
 
+    from admodels.nights.limits import ALARM, Limit, expected_images
     from admodels.scoring.discover import shown
     from admodels.scoring.engine import Model, Source
-    from admodels.scoring.limits import ALARM, Limit, expected_images
     from admodels.scoring.single import score_folder
 
     limits = [Limit.of(text) for text in fail_if]
@@ -77,9 +77,9 @@ def nightly(
 ) -> None:
     """Score what is new on every line; the last line of the output is a summary as JSON."""
     log_as(log)
-    from admodels.scoring import nightly as night
+    from admodels.nights import run as night
+    from admodels.nights.limits import Limit
     from admodels.scoring import params
-    from admodels.scoring.limits import Limit
 
     limits = [Limit.of(text) for text in fail_if]
     with _engine(engine, ray_address, ray_workers) as chosen:
@@ -95,7 +95,7 @@ def page(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
     """Write the page of a night and the index over nights, from the ledger alone."""
-    from admodels.scoring import page as morning_page
+    from admodels.nights.page import render as morning_page
     from admodels.scoring.ledger import opened
 
     with opened(ledger) as held:
@@ -113,7 +113,7 @@ def watch(
 ) -> None:
     """Score files as they arrive, until a signal; a line of JSON of the day so far for all news."""
     log_as(log)
-    from admodels.scoring import nightly as night
+    from admodels.nights import run as night
     from admodels.scoring import params
 
     options = night.Options(models, settle_seconds)
@@ -132,9 +132,11 @@ def calibrate(
 ) -> None:
     """Rest the promise of a line on its own normal images, and judge all its scores anew."""
     from admodels.inference.conformal import smallest_alpha
-    from admodels.scoring import calibrating, params, verdicts
+    from admodels.nights import calibrate as calibrating
+    from admodels.nights import verdicts
+    from admodels.nights.deploy import Pinned
+    from admodels.scoring import params
     from admodels.scoring.ledger import opened
-    from admodels.scoring.pinned import Pinned
     from admodels.scoring.stopping import on_signals
 
     line = params.named(name, lines)
@@ -158,7 +160,8 @@ def rethreshold(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
     """Say what another budget changes, from the ledger alone; nothing is scored."""
-    from admodels.scoring import params, verdicts
+    from admodels.nights import verdicts
+    from admodels.scoring import params
     from admodels.scoring.ledger import opened
 
     names = [name] if name else list(params.lines(lines))
@@ -177,7 +180,7 @@ def feedback(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
     """Keep what people said of images (fine, defect), and say what the promise was worth."""
-    from admodels.scoring import feedback as said
+    from admodels.nights import feedback as said
     from admodels.scoring import params
     from admodels.scoring.ledger import opened
 
@@ -199,9 +202,9 @@ def alert(
     always: Annotated[bool, typer.Option(help="tell of a good night as well")] = False,
 ) -> None:
     """Tell people of a night that needs them (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
-    from admodels.scoring import alerting
+    from admodels.nights import alerts
 
-    for fault in alerting.alert(ledger, log, code, always):
+    for fault in alerts.alert(ledger, log, code, always):
         typer.echo(f"alert: {fault}", err=True)
 
 
@@ -213,7 +216,7 @@ def collect(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
     """Add the images that people called fine to those that a task learns from."""
-    from admodels.scoring import feedback as said
+    from admodels.nights import feedback as said
     from admodels.scoring import params
     from admodels.scoring.ledger import opened
 

@@ -32,7 +32,6 @@ from admodels.foundation.files import durable_file, on_disk, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
-from admodels.scoring.nights import summaries
 from admodels.scoring.tables import Row
 
 DONE = (0, 5)  # exit codes of a line that told of all its rows
@@ -237,3 +236,9 @@ def _take(lock: int, folder: Path) -> None:
         ) from None
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()} on {os.uname().nodename}".encode())
+
+
+def summaries(ledger: Path) -> list[Path]:
+    """The summaries of nights that came to their end, newest first: by number, not by the clock."""
+    found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
+    return sorted(found, key=lambda path: int(path.stem), reverse=True)

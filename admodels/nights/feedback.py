@@ -12,9 +12,9 @@ from pathlib import Path
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import durable_file, listed, whole_file
+from admodels.nights.verdicts import judged
 from admodels.scoring.discover import same_contents
 from admodels.scoring.ledger import Ledger, folder_name
-from admodels.scoring.verdicts import judged
 
 FINE, DEFECT = "fine", "defect"
 COLUMNS = ("image_sha256", "verdict")

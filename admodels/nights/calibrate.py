@@ -11,15 +11,15 @@ from admodels.foundation.errors import DataError, Interrupted
 from admodels.foundation.files import durable_file, listed
 from admodels.foundation.progress import progress
 from admodels.images.describe import write_records
-from admodels.scoring import feedback
+from admodels.nights import feedback
+from admodels.nights.drift.history import reference_path
+from admodels.nights.verdicts import Calibration, calibration_path, keep_calibration
 from admodels.scoring.discover import Status, files
-from admodels.scoring.drifting import reference_path
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.params import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
-from admodels.scoring.verdicts import Calibration, calibration_path, keep_calibration
 
 LEARNT_FROM = ("train", "validation")
 

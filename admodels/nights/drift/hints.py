@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from admodels.scoring.drift import RATIOS, Finding
+from admodels.nights.drift.statistics import RATIOS, Finding
 
 Alarms = Mapping[str, Finding]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from admodels.foundation.errors import ConfigurationError
+from admodels.scoring.ledger import summaries
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 SIGNALLED = 128  # an exit code is this and the signal
@@ -70,12 +71,6 @@ def meaning(code: int | None) -> tuple[str, str]:
     if code > SIGNALLED:
         return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
     return CODES.get(code, CODES[1])
-
-
-def summaries(ledger: Path) -> list[Path]:
-    """The summaries of nights that came to their end, newest first: by number, not by the clock."""
-    found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
-    return sorted(found, key=lambda path: int(path.stem), reverse=True)
 
 
 def last(ledger: Path) -> Summary | None:

@@ -20,11 +20,11 @@ from typing import Any
 from PIL import Image
 
 from admodels.foundation.files import write_text
+from admodels.nights.history import meaning
+from admodels.nights.page import content as morning
+from admodels.nights.page.content import LineNight, Told
 from admodels.pages.environment import template
-from admodels.scoring import morning
 from admodels.scoring.ledger import Ledger
-from admodels.scoring.morning import LineNight, Told
-from admodels.scoring.nights import meaning
 
 THUMBNAILS = 500  # of the worst, inside the page; the rest show their large picture when seen
 FIRST = 48  # that the browser has before the rest of the page

@@ -18,18 +18,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.scoring import drifting, tables
-from admodels.scoring.discover import NOT_IMAGES, Status
-from admodels.scoring.ledger import Ledger
-from admodels.scoring.nights import Summary, summaries
-from admodels.scoring.overlays import ALWAYS
-from admodels.scoring.verdicts import (
+from admodels.nights.drift import history
+from admodels.nights.history import Summary
+from admodels.nights.pictures import ALWAYS
+from admodels.nights.verdicts import (
     calibration_path,
     drift_folder,
     judged,
     picture_path,
     read_calibration,
 )
+from admodels.scoring import tables
+from admodels.scoring.discover import NOT_IMAGES, Status
+from admodels.scoring.ledger import Ledger, summaries
 
 LOG = logging.getLogger(__name__)
 Told = dict[str, Any]  # what runs/RUN.json says of a run, or of a line in it
@@ -135,7 +136,7 @@ def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: i
         name,
         told,
         before,
-        drifting.worst(drifts),
+        history.worst(drifts),
         _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else told.get("flagged"),
         _parts(ledger, name, told, rows, most),
         unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),

@@ -19,12 +19,12 @@ from admodels.bundles.bundle import Bundle
 from admodels.evaluation import figures
 from admodels.foundation.files import whole_file
 from admodels.images import decode
+from admodels.nights.verdicts import Calibration, judged, picture_path
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import Model, Source
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
-from admodels.scoring.verdicts import Calibration, judged, picture_path
 
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]

@@ -19,7 +19,7 @@ from threading import Thread
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from admodels.scoring.nights import SIGNALLED, LineTold, Summary, killed, last, meaning
+from admodels.nights.history import SIGNALLED, LineTold, Summary, killed, last, meaning
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered

@@ -97,7 +97,7 @@ def judged(
 
 
 def drift_folder(ledger: Ledger, line: str) -> Path:
-    """Where `admodels.scoring.drifting` keeps what it found of each run of a line."""
+    """Where `admodels.nights.drift.history` keeps what it found of each run of a line."""
     return ledger.folder / "drift" / folder_name(line)
 
 

@@ -19,14 +19,17 @@ from typing import Any
 from admodels.bundles.bundle import PACKAGES
 from admodels.foundation.errors import AdmodelsError, StorageError
 from admodels.foundation.files import sha256_of
-from admodels.scoring import drifting, morning, overlays, page, verdicts
+from admodels.nights import pictures as overlays
+from admodels.nights import verdicts
+from admodels.nights.deploy import Pinned
+from admodels.nights.drift import history
+from admodels.nights.history import SIGNALLED
+from admodels.nights.limits import ALARM, Limit, expected_images
+from admodels.nights.page import content, render
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import DONE, Ledger, opened
-from admodels.scoring.limits import ALARM, Limit, expected_images
-from admodels.scoring.nights import SIGNALLED
 from admodels.scoring.params import Line
-from admodels.scoring.pinned import Pinned
 from admodels.scoring.stopping import Stop, on_signals
 
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
@@ -117,7 +120,7 @@ def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
     """The page of the night, whose failure is told as that of a line is."""
     report = LineReport()
     with _isolated("page", report):
-        told["page"] = shown(str(page.write(ledger, told["run"]).resolve()))
+        told["page"] = shown(str(render.write(ledger, told["run"]).resolve()))
     told["page_faults"], told["whole"] = report.told, not report.told
     told["exit_code"] = _worst({told["exit_code"], report.exit_code})
 
@@ -269,13 +272,13 @@ def _judge(
 ) -> None:
     name, alpha = source.line, line.alpha
     calibration = verdicts.ensure_calibration(ledger, name, model)
-    drift = drifting.watch(ledger, name, model, calibration)
+    drift = history.watch(ledger, name, model, calibration)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     if report.images:
         kept = (calibration, alpha, options.pictures, stop)
         report.pictures = overlays.draw(ledger, source, model, *kept)
     tally = verdicts.rebuild(ledger, name, alpha)
-    report.median_score = morning.median_score(ledger, name)
+    report.median_score = content.median_score(ledger, name)
     report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
     report.calibration_sha256 = sha256_of(
         verdicts.calibration_path(ledger, name, model.model_fingerprint, model.contract_fingerprint)

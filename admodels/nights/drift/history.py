@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from admodels.foundation.files import durable_file, write_json
 from admodels.images.describe import read_records
+from admodels.nights.drift.hints import hint
+from admodels.nights.drift.statistics import PAST_NIGHTS, Finding, judge, values
+from admodels.nights.verdicts import Calibration, calibration_path, drift_folder
 from admodels.scoring.appearances import APPEARANCES, records
-from admodels.scoring.drift import PAST_NIGHTS, Finding, judge, values
 from admodels.scoring.engine import Model
-from admodels.scoring.hints import hint
 from admodels.scoring.index import part
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.tables import ROWS_PER_GROUP
-from admodels.scoring.verdicts import Calibration, calibration_path, drift_folder
 
 IMAGES_AT_MOST = 2000  # of a night, evenly spread: more would not make a change any clearer
 

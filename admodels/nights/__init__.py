@@ -1,0 +1,1 @@
+"""A plant's nights: runs, verdicts, drift, pictures, pages, alerts."""

@@ -1,0 +1,1 @@
+"""Whether images look as they used to."""
