@@ -13,7 +13,7 @@ from admodels.evaluation.measure import Evaluate
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
 from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parsed
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.sources.source import Assets, Task
 from admodels.synthesis.params import Synthesize
 from admodels.validation.checks import Validate

@@ -22,7 +22,8 @@ import pandas as pd
 import psutil
 from ray.cluster_utils import Cluster
 
-from admodels.scoring import ray_rows, tables
+from admodels.scoring import ray as ray_rows
+from admodels.scoring import tables
 from benchmarks import nightly
 
 ROOT = Path(__file__).parents[1]

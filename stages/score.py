@@ -4,7 +4,7 @@ from pathlib import Path
 
 from admodels.foundation import params
 from admodels.scoring.engine import Model, Source
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.scoring.single import score_folder
 from stages import run
 

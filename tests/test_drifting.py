@@ -21,7 +21,7 @@ from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
 

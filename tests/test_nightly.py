@@ -25,7 +25,7 @@ from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
 from admodels.scoring.engine import Model, Source, local, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny

@@ -21,7 +21,7 @@ from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
 from admodels.nights.run import Options, nightly
 from admodels.scoring.ledger import opened
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from tests import cards, tiny
 from tests.browser import CHROMIUM, FLAGS
 

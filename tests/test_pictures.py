@@ -14,7 +14,7 @@ from admodels.nights import pictures, verdicts
 from admodels.scoring import tiling
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.params import Tile
+from admodels.scoring.lines import Tile
 from admodels.scoring.stopping import Stop
 from tests.cards import ALPHA, card, make_bundle
 

@@ -18,7 +18,7 @@ import torch
 
 from admodels.foundation.errors import SourceError
 from admodels.images import decode
-from admodels.scoring import ray_rows
+from admodels.scoring import ray
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import opened
@@ -35,8 +35,8 @@ def cluster() -> Iterator[Engine]:
     """A local one; two workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else Ray keeps one in the home folder
-        patch.setattr(ray_rows, "SHARD_IMAGES", 4)
-        with ray_rows.on_cluster(None, 2) as found:
+        patch.setattr(ray, "SHARD_IMAGES", 4)
+        with ray.on_cluster(None, 2) as found:
             yield found
 
 
@@ -106,7 +106,7 @@ def test_the_rows_are_the_same_after_a_stop_and_the_death_of_a_worker(place, clu
     assert table(place, "two").equals(table(place, "local"))
 
 
-def worker(place: Path, **changes: object) -> ray_rows._Worker:
+def worker(place: Path, **changes: object) -> ray._Worker:
     model = Model.at(place / "bundle")
     asked = {
         "source": Source("press", place / "inbox"),
@@ -116,7 +116,7 @@ def worker(place: Path, **changes: object) -> ray_rows._Worker:
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
-    return ray_rows._Worker(**asked | changes)
+    return ray._Worker(**asked | changes)
 
 
 def test_a_worker_does_not_score_what_the_ledger_knows(place: Path) -> None:
@@ -126,8 +126,8 @@ def test_a_worker_does_not_score_what_the_ledger_knows(place: Path) -> None:
     (old, new), *_ = worker(place, known=known)(shard)["found"]
     assert (old.row.reused, old.row.anomaly_score, new.row.reused) == (True, 0.0, False)
     path = place / "inbox/01.png"
-    assert ray_rows._settled(old, path, {sha256: 7.0}.get).row.anomaly_score == 7.0
-    unscorable = ray_rows._settled(old, path, {sha256: np.nan}.get).row
+    assert ray._settled(old, path, {sha256: 7.0}.get).row.anomaly_score == 7.0
+    unscorable = ray._settled(old, path, {sha256: np.nan}.get).row
     assert (unscorable.status, unscorable.anomaly_score) == (Status.UNSCORABLE, None)
 
 
@@ -143,8 +143,8 @@ def test_a_worker_that_does_not_see_the_images_is_refused(place: Path, tmp_path:
     ((read,),) = blind({"names": [b"01.png"]})["found"]
     assert read.row.status == Status.VANISHED
     with pytest.raises(SourceError, match="does not find an image"):
-        ray_rows._settled(read, place / "inbox/01.png", {}.get)
-    assert ray_rows._settled(read, place / "inbox/gone.png", {}.get) == read
+        ray._settled(read, place / "inbox/01.png", {}.get)
+    assert ray._settled(read, place / "inbox/gone.png", {}.get) == read
 
 
 def test_without_ray_the_engine_says_what_to_install(tmp_path: Path) -> None:

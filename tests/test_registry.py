@@ -13,7 +13,7 @@ from admodels.foundation.errors import BundleError, ConfigurationError, SourceEr
 from admodels.foundation.params import parsed
 from admodels.images import decode
 from admodels.nights.run import Options, nightly
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.tracking import registry
 from tests import cards, tiny
 

@@ -24,7 +24,7 @@ from admodels.scoring import tables
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model, Source, score_line
 from admodels.scoring.ledger import opened
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.scoring.rows import rows
 from admodels.scoring.single import Summary, score_folder
 from admodels.scoring.stopping import Stop

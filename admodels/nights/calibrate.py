@@ -17,7 +17,7 @@ from admodels.nights.verdicts import Calibration, calibration_path, keep_calibra
 from admodels.scoring.discover import Status, files
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger
-from admodels.scoring.params import Tile
+from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
 

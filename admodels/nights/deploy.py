@@ -6,7 +6,7 @@ from pathlib import Path
 
 from admodels.foundation.errors import BundleError
 from admodels.scoring.engine import Model
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 
 BUNDLES = "bundles"  # in the ledger: copies of what the registry holds
 

@@ -29,7 +29,7 @@ from admodels.nights.page import content, render
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
 from admodels.scoring.ledger import DONE, Ledger, opened
-from admodels.scoring.params import Line
+from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several

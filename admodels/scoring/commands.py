@@ -79,7 +79,7 @@ def nightly(
     log_as(log)
     from admodels.nights import run as night
     from admodels.nights.limits import Limit
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
 
     limits = [Limit.of(text) for text in fail_if]
     with _engine(engine, ray_address, ray_workers) as chosen:
@@ -114,7 +114,7 @@ def watch(
     """Score files as they arrive, until a signal; a line of JSON of the day so far for all news."""
     log_as(log)
     from admodels.nights import run as night
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
 
     options = night.Options(models, settle_seconds)
     told = night.watch(params.lines(lines), ledger, options, every_seconds, _tell)
@@ -135,7 +135,7 @@ def calibrate(
     from admodels.nights import calibrate as calibrating
     from admodels.nights import verdicts
     from admodels.nights.deploy import Pinned
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
     from admodels.scoring.ledger import opened
     from admodels.scoring.stopping import on_signals
 
@@ -161,7 +161,7 @@ def rethreshold(
 ) -> None:
     """Say what another budget changes, from the ledger alone; nothing is scored."""
     from admodels.nights import verdicts
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
     from admodels.scoring.ledger import opened
 
     names = [name] if name else list(params.lines(lines))
@@ -181,7 +181,7 @@ def feedback(
 ) -> None:
     """Keep what people said of images (fine, defect), and say what the promise was worth."""
     from admodels.nights import feedback as said
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
     from admodels.scoring.ledger import opened
 
     with opened(ledger) as held:
@@ -217,7 +217,7 @@ def collect(
 ) -> None:
     """Add the images that people called fine to those that a task learns from."""
     from admodels.nights import feedback as said
-    from admodels.scoring import params
+    from admodels.scoring import lines as params
     from admodels.scoring.ledger import opened
 
     line = params.named(name, lines)
@@ -255,7 +255,7 @@ def _engine(
         from admodels.scoring.engine import local
 
         return nullcontext(local)
-    from admodels.scoring.ray_rows import on_cluster
+    from admodels.scoring.ray import on_cluster
 
     return on_cluster(address, workers)
 

@@ -24,7 +24,7 @@ from admodels.scoring import appearances
 from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
-from admodels.scoring.params import Tile
+from admodels.scoring.lines import Tile
 from admodels.scoring.rows import Read, rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import Row

@@ -22,7 +22,7 @@ from admodels.images import decode, load
 from admodels.images.describe import DIGITS, Look, Statistics, appearance, statistics
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
-from admodels.scoring.params import Tile
+from admodels.scoring.lines import Tile
 from admodels.scoring.tables import Row
 
 Pixels = NDArray[np.uint8]

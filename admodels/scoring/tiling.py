@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
 from admodels.images import decode
-from admodels.scoring.params import Tile
+from admodels.scoring.lines import Tile
 
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]
