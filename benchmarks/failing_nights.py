@@ -40,7 +40,7 @@ class Told(BaseHTTPRequestHandler):
 
 
 def admodels(place: Path, *words: str, **how: object) -> subprocess.Popen[bytes]:
-    code = "from admodels.cli import main; main()"
+    code = "from admodels.cli.app import main; main()"
     return subprocess.Popen([sys.executable, "-c", code, *words], cwd=place, **how)
 
 

@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 import torch
 
-from admodels import cli
 from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
+from admodels.cli import app
 from admodels.images import decode
 from admodels.nights import verdicts
 from admodels.scoring import engine
@@ -78,7 +78,7 @@ def child() -> None:
     timed(Ledger, "compact", "ledger")
     timed(verdicts, "rebuild", "ledger")
     try:
-        cli.main()
+        app.main()
     finally:  # ru_maxrss counts the parent from before exec; VmHWM is of the process alone
         peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
         needed = {"peak_mib": round(int(peak) / 1024, 1)}
@@ -163,7 +163,7 @@ def rethreshold_seconds(place: Path) -> float:
     start = time.monotonic()
     words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
     subprocess.run(
-        [sys.executable, "-c", "from admodels.cli import main; main()", *words],
+        [sys.executable, "-c", "from admodels.cli.app import main; main()", *words],
         cwd=place,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from admodels import cli
+from admodels.cli import app
 from admodels.nights import alerts
 from admodels.nights.alerts import alert, send
 
@@ -337,7 +337,7 @@ def test_the_command_ends_with_0_whatever_happens(tmp_path: Path, monkeypatch, c
     monkeypatch.setenv("MONITOR_EXIT_STATUS", "KILL")
     monkeypatch.setattr(sys, "argv", ["admodels", "alert", "--ledger", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        app.main()
     stderr = capsys.readouterr().err
     assert not end.value.code
     assert stderr.startswith("alert: ADMODELS_ALERT_WEBHOOK: ")

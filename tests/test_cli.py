@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admodels import cli
+from admodels.cli import app
 from admodels.datasets import mvtec_ad, sample
 from admodels.foundation.params import load
 from admodels.images import decode
@@ -30,7 +30,7 @@ def command(
     def run(*words: str) -> Told:
         monkeypatch.setattr(sys, "argv", ["admodels", *words])
         with pytest.raises(SystemExit) as ended:
-            sys.exit(cli.main())
+            sys.exit(app.main())
         told = capsys.readouterr()
         return int(ended.value.code or 0), told.out, told.err
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import cli
+from admodels.cli import app
 from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.images import decode
 from admodels.nights import run as nights
@@ -190,7 +190,7 @@ def admodels(monkeypatch, capsys, *words: str) -> tuple[int, str]:
     """Exit code and stdout of a command in this process."""
     monkeypatch.setattr(sys, "argv", ["admodels", *words])
     with pytest.raises(SystemExit) as end:
-        sys.exit(cli.main())
+        sys.exit(app.main())
     return int(end.value.code or 0), capsys.readouterr().out
 
 
@@ -240,7 +240,7 @@ def written(plant: Path, **lines: dict[str, object]) -> None:
 
 
 def command(plant: Path, verb: str, *words: str, **how: object) -> subprocess.Popen[str]:
-    code = "import sys; from admodels.cli import main; main()"
+    code = "import sys; from admodels.cli.app import main; main()"
     options = ["--lines", "lines.yaml", "--models", "models", "--settle-seconds", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ADMODELS_DEVICE": "cpu"}
     return subprocess.Popen(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
-from admodels import cli
+from admodels.cli import app
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.images import decode
@@ -156,7 +156,7 @@ def test_the_page_of_a_night_can_be_made_again_to_the_byte(ledger: Path) -> None
 def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["admodels", "page", "--ledger", str(ledger)])
     with pytest.raises(SystemExit, match="0"):
-        sys.exit(cli.main() or 0)
+        sys.exit(app.main() or 0)
     text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
     told = json.loads((ledger / "runs" / "000002.json").read_text(encoding="utf-8"))
     press = told["lines"]["press"]

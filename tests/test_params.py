@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from admodels import editing
-from admodels.check import check, problems
+from admodels.cli import editing
+from admodels.cli.check import check, problems
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import load
 
@@ -194,7 +194,7 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
 
 def test_the_check_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from admodels.check import check; check();"
+        "import sys; from admodels.cli.check import check; check();"
         "slow = {'torch', 'torchvision', 'pandas', 'mlflow', 'great_expectations', 'skimage',"
         " 'sklearn', 'scipy', 'pyarrow', 'dvc', 'ray', 'matplotlib'};"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"

@@ -86,7 +86,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_a_method(tree)
     write_params(tree)
     assert run(tree, "git", "init", "-q", "-b", "main").returncode == 0
-    done = run(tree, sys.executable, "-m", "admodels.cli", "task", "refresh", "bricks")
+    done = run(tree, sys.executable, "-m", "admodels.cli.app", "task", "refresh", "bricks")
     assert done.returncode == 0, done.stderr
     commit(tree)
     assert reproduced(tree) == EVERY_STAGE
@@ -143,7 +143,7 @@ def test_a_changed_test_image_trains_nothing(tree: Path) -> None:
     shutil.copyfile(photos / "stain/000.png", photos / "stain/001.png")
     done = run(tree, "dvc", "repro")
     assert done.returncode == 0  # the pin in params.yaml is what counts
-    done = run(tree, sys.executable, "-m", "admodels.cli", "task", "refresh", "bricks")
+    done = run(tree, sys.executable, "-m", "admodels.cli.app", "task", "refresh", "bricks")
     assert done.returncode == 0, done.stderr
     cells = {"evaluate@draem-bricks", "evaluate@twin-bricks"}
     assert reproduced(tree) == {"fetch@bricks", "validate@bricks", *cells, "score@press", "report"}
@@ -169,7 +169,7 @@ def test_an_unknown_key_stops_the_run_and_is_named(tree: Path) -> None:
     done = run(tree, "dvc", "repro")
     assert done.returncode == 255
     assert "methods.draem.surprise: Extra inputs are not permitted" in done.stderr
-    done = run(tree, sys.executable, "-m", "admodels.cli", "check")
+    done = run(tree, sys.executable, "-m", "admodels.cli.app", "check")
     assert (done.returncode, "methods.draem.surprise" in done.stderr) == (2, True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels import cli
+from admodels.cli import app
 from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
 from admodels.foundation.params import parsed
 from admodels.images import decode
@@ -193,7 +193,7 @@ def test_the_commands_promote_calibrate_and_roll_back(
     def said(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["admodels", *words])
         with pytest.raises(SystemExit) as end:
-            sys.exit(cli.main())
+            sys.exit(app.main())
         return f"{end.value.code or 0} {capsys.readouterr().out}"
 
     for name in ("one", "two"):

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from admodels.check import check
+from admodels.cli.check import check
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import PARAMS_FILE, load
 

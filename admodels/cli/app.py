@@ -6,9 +6,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from admodels.cli import nights
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
-from admodels.scoring import commands
 
 OFFICIAL = "official"
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 task_app = typer.Typer(help="Dataset categories to learn.", no_args_is_help=True)
 line_app = typer.Typer(help="Folders of new images to score.", no_args_is_help=True)
 track_app = typer.Typer(help="MLflow, as a projection of what DVC knows.", no_args_is_help=True)
-app.add_typer(commands.app)
+app.add_typer(nights.app)
 app.add_typer(task_app, name="task")
 app.add_typer(line_app, name="line")
 app.add_typer(track_app, name="track")
@@ -40,7 +40,7 @@ def task_add(
     run: Annotated[bool, typer.Option(help="add it to run.tasks")] = True,
 ) -> None:
     """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
-    from admodels import editing
+    from admodels.cli import editing
     from admodels.foundation.licences import NOT_STATED, told
 
     if source == OFFICIAL:
@@ -63,7 +63,7 @@ def task_add(
 @task_app.command("refresh")
 def task_refresh(name: str) -> None:
     """Pin the source of a task as it is now; what depends on it reruns with `dvc repro`."""
-    from admodels import editing
+    from admodels.cli import editing
     from admodels.foundation import params
     from admodels.sources.source import Task
 
@@ -80,7 +80,7 @@ def textures(
     location: Annotated[str, typer.Argument(help="a folder, an archive or a URL")],
 ) -> None:
     """Pin the source of the textures that synthetic anomalies are painted with."""
-    from admodels import editing
+    from admodels.cli import editing
 
     source = _pinned_textures(location)
     with editing.edited() as document:
@@ -127,7 +127,7 @@ def line_add(
     alpha: Annotated[float, typer.Option(help="the false-alarm budget, e.g. 0.05")],
 ) -> None:
     """Add a folder of images to score with the bundle of one cell."""
-    from admodels import editing
+    from admodels.cli import editing
 
     if not Path(folder).is_dir():
         raise ConfigurationError(
@@ -145,7 +145,7 @@ def line_add(
 @app.command()
 def preset(name: Annotated[str, typer.Argument(help="quick, cpu or official")]) -> None:
     """Write the blocks of presets/NAME.yaml into params.yaml, comments kept."""
-    from admodels import editing
+    from admodels.cli import editing
 
     editing.preset(name)
     typer.echo(f"params.yaml has the values of presets/{name}.yaml")
@@ -154,7 +154,7 @@ def preset(name: Annotated[str, typer.Argument(help="quick, cpu or official")]) 
 @app.command()
 def check() -> None:
     """Check the whole of params.yaml."""
-    from admodels.check import check as checked
+    from admodels.cli.check import check as checked
 
     checked()
     typer.echo("params.yaml is good")
@@ -191,12 +191,12 @@ def doctor(
     max_age: Annotated[
         str | None, typer.Option(help="e.g. 8h: only ask if a night ended since; 5 if none did")
     ] = None,
-    ledger: Annotated[Path, commands.LEDGER] = Path("ledger"),
+    ledger: Annotated[Path, nights.LEDGER] = Path("ledger"),
 ) -> None:
     """Say what this machine is, and what is missing with the command that makes it."""
     if max_age is not None:
         _dead_man(ledger, max_age)
-    from admodels import doctor as found
+    from admodels.cli import doctor as found
 
     for what, how in found.machine():
         typer.echo(f"{what:22} {how}")

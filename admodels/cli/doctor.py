@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from admodels.check import check
+from admodels.cli.check import check
 from admodels.foundation.errors import AdmodelsError
 from admodels.foundation.params import Run, read
 from admodels.sources.source import Assets, Task

@@ -1,0 +1,1 @@
+"""The command `admodels`: one module per group of commands."""
