@@ -13,7 +13,7 @@ from admodels.foundation import manifest, progress
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
 from admodels.foundation.manifest import Found, Row
-from admodels.images import decode
+from admodels.images import decode, sheets
 from admodels.synthesis import held_out
 from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -202,20 +202,20 @@ def test_the_contact_sheet_shows_up_to_24_samples_and_outlines_their_masks(count
     samples = (drawn() * 3)[:count]
     sheet = held_out.contact_sheet(samples)
     rows = -(-min(count, 24) // held_out.SHEET_COLUMNS)
-    tile = held_out.TILE_PX
+    tile = sheets.TILE_PX
     assert rows * tile < sheet.shape[0] < rows * (tile + 30) + 30
     yellow = (sheet == [255, 255, 0]).all(axis=2)
     assert yellow.sum() > 50 * min(count, 24)
 
 
 def test_the_contact_sheet_says_where_the_foreground_comes_from():
-    sheets = [
+    drawings = [
         held_out.contact_sheet([replace(sample, part_source=source) for sample in drawn()[:3]])
         for source in ("manifest", "estimated", "whole")
     ]
-    for a, b in combinations(sheets, 2):
+    for a, b in combinations(drawings, 2):
         rows = np.flatnonzero((a != b).any(axis=(1, 2)))
-        assert 0 < len(rows) < held_out.CAPTION_PX + held_out.GAP_PX  # one line of captions
+        assert 0 < len(rows) < sheets.CAPTION_PX + sheets.GAP_PX  # one line of captions
 
 
 def test_an_outline_follows_the_border_of_the_mask():
@@ -226,7 +226,7 @@ def test_an_outline_follows_the_border_of_the_mask():
     sample = held_out.Sample("a", "b", black, black, mask, part, "estimated", 0)
     sheet = held_out.contact_sheet([sample])
     rows, columns = np.nonzero((sheet == [255, 255, 0]).all(axis=2))
-    side = held_out.TILE_PX // 2
+    side = sheets.TILE_PX // 2
     assert np.ptp(rows) == side - 1
     assert np.ptp(columns) == side - 1
     assert len(rows) == 4 * side - 4

@@ -6,14 +6,13 @@ normal image like a defect.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from admodels.evaluation.measure import Evaluation, ScoredSet
-from admodels.images.sheets import TILE_PX, Pixels, beside, text
+from admodels.images.sheets import TILE_PX, Pixels, beside, outline, text
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
 TRUTH = (0, 200, 0)
@@ -98,14 +97,8 @@ def outlined(case: Case, threshold: float | None) -> Pixels:
         if region is not None:
             levels, how = region.astype(np.uint8), cv2.INTER_NEAREST_EXACT
             resized = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=how)
-            canvas = ringed(canvas, np.asarray(resized), colour)
+            canvas = outline(canvas, np.asarray(resized), colour)
     return canvas
-
-
-def ringed(picture: Pixels, region: NDArray[Any], colour: tuple[int, int, int] = ALARM) -> Pixels:
-    """The picture (H, W, 3) with a line around what is not 0 in `region` (H, W); drawn in place."""
-    found = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return np.asarray(cv2.drawContours(picture, found[0], -1, colour, 1))
 
 
 def overlay_sheet(

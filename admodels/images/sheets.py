@@ -1,6 +1,7 @@
 """Strips of text and tiles that make up a sheet to look at; the same bytes every time."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,3 +51,18 @@ def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Pixels:
         tiles = beside([np.concatenate([text(name, TILE_PX), tile(rgb)]) for name, rgb in named])
         strips += [text(heading, tiles.shape[1]), tiles]
     return np.concatenate(strips)
+
+
+def outline(picture: Pixels, region: NDArray[Any], colour: tuple[int, int, int]) -> Pixels:
+    """Draw a line around what is not 0 in `region` (H, W) into `picture` (H, W, 3); return it."""
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(picture, contours, -1, colour, 1))
+
+
+def stack(strips: Sequence[Pixels]) -> Pixels:
+    """The strips one below the other, those that are narrower filled up to the right."""
+    width = max(strip.shape[1] for strip in strips)
+    filled = [((0, 0), (0, width - strip.shape[1]), (0, 0)) for strip in strips]
+    return np.concatenate(
+        [np.pad(s, f, constant_values=BACKGROUND) for s, f in zip(strips, filled, strict=True)]
+    )

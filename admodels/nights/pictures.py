@@ -19,6 +19,7 @@ from admodels.bundles.bundle import Bundle
 from admodels.evaluation import figures
 from admodels.foundation.files import whole_file
 from admodels.images import decode
+from admodels.images.sheets import outline
 from admodels.nights.verdicts import Calibration, judged, picture_path
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
@@ -149,4 +150,4 @@ def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
     heat = figures.coloured(anomaly_map, low, high, size)
     mixed = cv2.addWeighted(image, 1 - MAP_OPACITY, heat, MAP_OPACITY, 0)
     region = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR) > (low + high) / 2
-    return np.concatenate([image, figures.ringed(np.asarray(mixed), region)], axis=1)
+    return np.concatenate([image, outline(np.asarray(mixed), region, figures.ALARM)], axis=1)

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import Row
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
-from admodels.images import decode
+from admodels.images import decode, sheets
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
 from admodels.synthesis.augmenters import UInt8
 from admodels.synthesis.foreground import Foreground, Source
@@ -29,7 +27,7 @@ from admodels.synthesis.params import Anomaly, Synthesize
 
 DRAWS = 1000  # DRAEM's masks are empty in 5 % of the draws; at the coarsest lattice alone in 61 %
 COLUMNS = ("image_path", "mask_path", "image_id", "texture", "area_share")
-SHEET_SAMPLES, SHEET_COLUMNS, TILE_PX, GAP_PX, CAPTION_PX = 24, 3, 160, 4, 18
+SHEET_SAMPLES, SHEET_COLUMNS = 24, 3
 
 
 @dataclass(frozen=True)
@@ -177,35 +175,25 @@ def contact_sheet(samples: Sequence[Sample]) -> UInt8:
     """
     count = min(len(samples), SHEET_SAMPLES)
     shown = [samples[int(at)] for at in np.linspace(0, len(samples) - 1, count)]
-    width, height = 3 * (TILE_PX + GAP_PX) + 2 * GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
-    rows = -(-count // SHEET_COLUMNS)
-    sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height + GAP_PX), "silver")
-    for number, sample in enumerate(shown):
-        row, column = divmod(number, SHEET_COLUMNS)
-        _place(sheet, sample, GAP_PX + column * width, GAP_PX + row * height)
-    return np.asarray(sheet)
+    cells = [_cell(sample) for sample in shown]
+    rows = [cells[at : at + SHEET_COLUMNS] for at in range(0, count, SHEET_COLUMNS)]
+    return sheets.stack([sheets.beside(row) for row in rows])
 
 
-def _place(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
-    area, part = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
-    caption = "   ".join((sample.image_id, area, sample.texture, part))
-    font = ImageFont.load_default(size=12)
-    ImageDraw.Draw(sheet).text((left, top), caption, fill="black", font=font)
+def _cell(sample: Sample) -> UInt8:
+    """A sample's caption over its normal image, its synthetic one, and the mask's outline."""
     tiles = (
         _outlined(sample.normal, sample.part > 0, (0, 255, 255)),
-        decode.resized(sample.image, TILE_PX, "area"),
+        decode.resized(sample.image, sheets.TILE_PX, "area"),
         _outlined(sample.image, sample.mask, (255, 255, 0)),
     )
-    for number, tile in enumerate(tiles):
-        at = (left + number * (TILE_PX + GAP_PX), top + CAPTION_PX)
-        sheet.paste(Image.fromarray(tile), at)
+    area, part = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
+    pictures = sheets.beside(tiles)
+    caption = "   ".join((sample.image_id, area, sample.texture, part))
+    return np.concatenate([sheets.text(caption, pictures.shape[1]), pictures])
 
 
 def _outlined(image: UInt8, region: NDArray[np.bool_], colour: tuple[int, int, int]) -> UInt8:
-    """An image at tile size with the border of a region of it, coloured on black."""
-    tile = decode.resized(image, TILE_PX, "area")
-    mask = decode.resized_mask(region, TILE_PX).astype(np.uint8)
-    borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(tile, borders, -1, (0, 0, 0), 3)
-    cv2.drawContours(tile, borders, -1, colour, 1)
-    return tile
+    """An image at tile size with a line around a region of it."""
+    tile = decode.resized(image, sheets.TILE_PX, "area")
+    return sheets.outline(tile, decode.resized_mask(region, sheets.TILE_PX), colour)
