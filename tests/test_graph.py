@@ -118,6 +118,14 @@ def every_file(root: Path) -> list[str]:
     return [file for name in CODE for file in python_files(root, Path(name))]
 
 
+def every_file_below(root: Path, path: Path) -> list[str]:
+    """Like `python_files`, with what else stands in the folder: templates and what is vendored."""
+    inside = [p for p in (root / path).rglob("*") if p.suffix != ".pyc" and p.is_file()]
+    data = [p for p in inside if p.suffix != ".py"]
+    folders = {folder for p in data for folder in p.parents if (root / path) in folder.parents}
+    return [*python_files(root, path), *(f.relative_to(root).as_posix() for f in folders)]
+
+
 def python_files(root: Path, path: Path) -> list[str]:
     folder = root / path
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
@@ -152,25 +160,95 @@ def modules_needed(root: Path, start: str, method: str | None, all_methods: list
     return found
 
 
+def cell_complaints(root: Path, stage: Any, methods: list[str], method: str | None) -> list[str]:
+    """What one cell imports and does not list, and the entries that it lists for nothing."""
+    module = stage.cmd.removeprefix("python -m ").split()[0]
+    needed = modules_needed(root, module.replace(".", "/") + ".py", method, methods)
+    unclaimed, wrong = set(needed), []
+    for dep in code_deps(stage):
+        covered = set(every_file_below(root, Path(dep)))
+        if not covered & unclaimed:
+            wrong.append(f"{stage.name} lists {dep} for nothing")
+        unclaimed -= covered
+    return wrong + [f"{stage.name} misses {file}" for file in sorted(unclaimed)]
+
+
+def idle_files(root: Path, stages: list[Any], params: dict[str, Any]) -> list[str]:
+    """What `train` lists and no training imports; a method's `assets` are for another stage."""
+    trains = [stage for stage in stages if stage.name.startswith("train@")]
+    listed = {f for s in trains for d in code_deps(s) for f in every_file_below(root, Path(d))}
+    imported = {
+        file
+        for method in params["methods"]
+        for file in modules_imported(root, "stages/train.py", method)
+    }
+    idle = {file for file in listed - imported if not file.endswith("/assets.py")}
+    return [f"train lists {file}, which no training imports" for file in sorted(idle)]
+
+
 def complaints(root: Path) -> list[str]:
     """How the code dependencies of dvc.yaml differ from what the stages import."""
     params = load(root / "params.yaml")
-    found = []
-    for stage in resolved(root):
-        module, *words = stage.cmd.removeprefix("python -m ").split()
-        method = method_of(words, params)
-        needed = modules_needed(root, module.replace(".", "/") + ".py", method, params["methods"])
-        listed: set[str] = set()
-        for dep in code_deps(stage):
-            covered = set(python_files(root, Path(dep))) or {dep}
-            if not covered & (needed - listed):
-                found.append(f"{stage.name} lists {dep} for nothing")
-            elif dep == f"admodels/methods/{method}":
-                needed |= covered  # a method's own folder is one thing
-            listed |= covered
-        found += [f"{stage.name} misses {f}" for f in sorted(needed - listed)]
-        found += [f"{stage.name} does not import {f}" for f in sorted(listed - needed)]
-    return found
+    stages = resolved(root)
+    wrong = []
+    for stage in stages:
+        method = method_of(stage.cmd.split()[3:], params)
+        wrong += cell_complaints(root, stage, params["methods"], method)
+    return wrong + idle_files(root, stages, params)
+
+
+LAYERS = (
+    {"foundation"},
+    {"images"},
+    {"datasets", "sources", "synthesis"},
+    {"methods"},
+    {"bundles"},
+    {"inference"},
+    {"evaluation", "scoring", "pages"},
+    {"nights", "report", "tracking", "validation"},
+    {"cli"},
+)
+BESIDE = {("sources", "datasets"), ("nights", "tracking")}  # within a layer
+
+
+def may_import(wing: str, other: str) -> bool:
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    return wing == other or level[other] < level[wing] or (wing, other) in BESIDE
+
+
+def packages_imported(root: Path, module: str) -> set[str]:
+    """`a.b.c` of every import of ours in the module `a/b/c/d.py`, itself left out."""
+    text = (root / module).read_text(encoding="utf-8")
+    names, *_ = facts(text, ".".join(Path(module).parent.parts))
+    return {name for name in names if name.split(".")[0] in CODE}
+
+
+def imports_against_layers(root: Path) -> list[str]:
+    known = {name for layer in LAYERS for name in layer}
+    wrong = []
+    for file in python_files(root, Path("admodels")):
+        wing = Path(file).parts[1]
+        for name in packages_imported(root, file) if wing in known else ():
+            top, _, other = name.rstrip(".").partition(".")
+            other = other.split(".")[0]
+            if top == "stages" or (other in known and not may_import(wing, other)):
+                wrong.append(f"{file} imports {name.rstrip('.')}")
+    return wrong + methods_that_import_methods(root)
+
+
+def methods_that_import_methods(root: Path) -> list[str]:
+    """Methods share `parts`, which know no method, and nothing else."""
+    folders = [p.name for p in (root / "admodels/methods").iterdir() if p.is_dir()]
+    return [
+        f"{file} imports the method {other}"
+        for name in folders
+        for file in python_files(root, Path("admodels/methods", name))
+        for other in folders
+        if other not in (name, "parts")
+        and any(
+            f"{i}.".startswith(f"admodels.methods.{other}.") for i in packages_imported(root, file)
+        )
+    ]
 
 
 @pytest.fixture
@@ -184,7 +262,7 @@ def copied_tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_stage_lists_exactly_the_modules_it_imports(copied_tree: Path) -> None:
+def test_every_stage_lists_what_it_imports_and_train_nothing_else(copied_tree: Path) -> None:
     assert complaints(copied_tree) == []
 
 
@@ -195,37 +273,80 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 
 def test_a_dropped_dependency_is_reported(copied_tree: Path) -> None:
-    train = copied_tree.joinpath("dvc.yaml").read_text().index("stages/train.py")
     text = copied_tree.joinpath("dvc.yaml").read_text()
-    cut = text[:train] + text[train:].replace("      - admodels/methods/parts/nets.py\n", "", 1)
+    train = text.index("stages/train.py")
+    cut = text[:train] + text[train:].replace("      - admodels/methods/parts\n", "", 1)
     copied_tree.joinpath("dvc.yaml").write_text(cut)
-    assert "train@draem-sample_brick misses admodels/methods/parts/nets.py" in complaints(
-        copied_tree
-    )
+    missing = "train@draem-sample_brick misses admodels/methods/parts/nets.py"
+    assert missing in complaints(copied_tree)
 
 
-def test_a_superfluous_dependency_is_reported(copied_tree: Path) -> None:
+@pytest.mark.parametrize("idle", ["admodels/tracking", "admodels/evaluation/metrics.py"])
+def test_a_dependency_that_no_import_needs_is_reported(copied_tree: Path, idle: str) -> None:
     line = "      - stages/train.py\n"
-    replaced(copied_tree / "dvc.yaml", line, line + "      - admodels/evaluation/metrics.py\n")
-    found = complaints(copied_tree)
-    assert "train@draem-sample_brick does not import admodels/evaluation/metrics.py" in found
-    assert "train@draem-sample_brick lists admodels/evaluation/metrics.py for nothing" in found
+    replaced(copied_tree / "dvc.yaml", line, line + f"      - {idle}\n")
+    assert f"train@draem-sample_brick lists {idle} for nothing" in complaints(copied_tree)
+
+
+def test_a_dependency_that_another_entry_covers_is_reported(copied_tree: Path) -> None:
+    line = "      - admodels/foundation\n"
+    replaced(copied_tree / "dvc.yaml", line, line + "      - admodels/foundation/files.py\n")
+    twice = "fetch@sample_brick lists admodels/foundation/files.py for nothing"
+    assert twice in complaints(copied_tree)
+
+
+def test_a_file_that_no_training_imports_is_reported(copied_tree: Path) -> None:
+    (copied_tree / "admodels/images/idle.py").write_text('"""Idle."""\n')
+    assert complaints(copied_tree) == [
+        "train lists admodels/images/idle.py, which no training imports"
+    ]
 
 
 @pytest.mark.parametrize(
     "statement",
     [
         "import admodels.evaluation.metrics",
-        "from admodels import metrics",
-        "from . import metrics",
+        "from admodels.evaluation import metrics",
+        "from ...evaluation import metrics",
         "def later():\n    from admodels.evaluation.metrics import auroc",
     ],
 )
 def test_a_new_import_anywhere_is_reported(copied_tree: Path, statement: str) -> None:
     nets = copied_tree / "admodels/methods/parts/nets.py"
     nets.write_text(nets.read_text() + "\n" + statement + "\n")
-    assert "train@draem-sample_brick misses admodels/evaluation/metrics.py" in complaints(
-        copied_tree
+    missing = "train@draem-sample_brick misses admodels/evaluation/metrics.py"
+    assert missing in complaints(copied_tree)
+    assert any(
+        "nets.py imports admodels.evaluation" in c for c in imports_against_layers(copied_tree)
+    )
+
+
+def test_every_import_goes_down_the_layers() -> None:
+    wings = {
+        path.name for path in (ROOT / "admodels").iterdir() if (path / "__init__.py").is_file()
+    }
+    assert wings == {name for layer in LAYERS for name in layer}
+    assert imports_against_layers(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        ("images/rules.py", "from admodels.datasets import available"),
+        ("report/page.py", "from admodels.tracking import sync"),
+        ("datasets/folder.py", "from admodels.sources.source import Task"),
+        ("methods/draem/networks.py", "from admodels.methods.cpr import heads"),
+        ("methods/parts/nets.py", "import admodels.methods.draem.losses"),
+        ("nights/run.py", "import stages.train"),
+    ],
+)
+def test_an_import_against_the_layers_is_reported(
+    copied_tree: Path, module: str, statement: str
+) -> None:
+    file = copied_tree / "admodels" / module
+    file.write_text(file.read_text() + f"\n{statement}\n")
+    assert any(
+        c.startswith(f"admodels/{module} imports") for c in imports_against_layers(copied_tree)
     )
 
 
