@@ -20,7 +20,7 @@ from pathlib import Path
 
 from admodels.foundation.errors import AdmodelsError
 from admodels.sources.archive import LARGEST_RATIO, LONGEST_HEADER_BYTES, SMALL_BYTES, extract
-from admodels.sources.download import downloaded
+from admodels.sources.download import download
 from tests import test_downloading as http
 from tests.test_extraction import special, surroundings, tar_of, zip_of
 
@@ -116,7 +116,7 @@ def serve(url: str) -> dict[str, str]:
     found = {}
     for name in ("drops", *http.FAULTS, "stalls", "short", "other", "gone"):
         try:
-            whole = downloaded([f"{url}/{name}"], http.SHA256, "mend it").read_bytes() == http.DATA
+            whole = download([f"{url}/{name}"], http.SHA256, "mend it").read_bytes() == http.DATA
             found[name] = "whole" if whole else "WRONG BYTES"
             next(Path(".work/downloads").glob("*.whole")).unlink()
         except AdmodelsError as error:

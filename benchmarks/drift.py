@@ -46,7 +46,9 @@ Floats = NDArray[np.float64]
 
 
 def rgbs(*folders: Path) -> list[Pixels]:
-    return [decode.decoded(f.read_bytes(), f).rgb for d in folders for f in sorted(d.iterdir())]
+    return [
+        decode.decode_image(f.read_bytes(), f).rgb for d in folders for f in sorted(d.iterdir())
+    ]
 
 
 def records(found: list[Pixels]) -> Records:

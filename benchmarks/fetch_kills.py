@@ -32,10 +32,10 @@ REPO = Path(__file__).parents[1]
 CODE = """
 import sys
 from pathlib import Path
-from admodels import fetching
-from admodels.sources import Source
+from admodels.sources import fetch
+from admodels.sources.source import Source
 print("ready", flush=True)
-fetching.fetch(Source.model_validate_json(sys.argv[1]), "", Path("raw/task"))
+fetch.fetch(Source.model_validate_json(sys.argv[1]), "", Path("raw/task"))
 """
 IMAGE_BYTES, CHUNK_BYTES, DROP_AFTER_BYTES = 20_000, 1 << 16, 3_000_000
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from admodels.nights import verdicts
 from admodels.scoring import engine
-from admodels.scoring.engine import Model, Source, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import KEY
 from tests import cards
@@ -59,9 +59,9 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
 
     bundle.detector.score = noted
     engine.ROWS_PER_PART, engine.SECONDS_PER_PART = 24, 0.02  # many commits to be killed in
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         model = Model.of(bundle)
-        score_line(held, Source("press", folder), model, Stop())
+        score_line(held, LineImages("press", folder), model, Stop())
         verdicts.ensure_calibration(held, "press", model)
         verdicts.rebuild(held, "press", cards.ALPHA)
         held.compact("press")

@@ -27,8 +27,8 @@ from admodels.nights import verdicts
 from admodels.nights.page import render
 from admodels.nights.run import LineReport
 from admodels.scoring import appearances
-from admodels.scoring.ledger import Ledger, opened
-from admodels.scoring.tables import Row
+from admodels.scoring.ledger import Ledger, open_ledger
+from admodels.scoring.tables import ScoreRow
 from tests.browser import CHROMIUM, FLAGS
 
 LINE, MODEL, CONTRACT, CALIBRATION = "press", "m" * 16, "c" * 16, 100
@@ -82,7 +82,7 @@ def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) ->
     common = {"line": LINE, "method": "cpr", "task": "brick", "width": side, "height": side}
     keys = {"model_fingerprint": MODEL, "contract_fingerprint": CONTRACT}
     rows = [
-        Row(
+        ScoreRow(
             path=f"cam{at % 4}/{at:06d}.png",
             image_sha256=sha,
             anomaly_score=score,
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--side", type=int, default=900)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place, opened(Path(place) / "ledger") as ledger:
+    with tempfile.TemporaryDirectory() as place, open_ledger(Path(place) / "ledger") as ledger:
         fill(ledger, asked.flagged, asked.normal, asked.pictures, asked.side)
         before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.monotonic()

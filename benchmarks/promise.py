@@ -28,7 +28,7 @@ from admodels.foundation import params
 from admodels.images import decode
 from admodels.inference.conformal import p_values
 from admodels.methods import Detector, Synthetic, TrainingData
-from admodels.scoring.engine import Model, Source
+from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.single import score_folder
 from tests import tiny
 
@@ -37,10 +37,13 @@ DATA = Path(os.environ.get("ADMODELS_SHARED_DATA", "../shared/data"))
 TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 
 
-def prepared(folder: Path, contract: card.ImageContract) -> np.ndarray:
-    read = (decode.decoded(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
+def prepared(folder: Path, contract: card.Preparation) -> np.ndarray:
+    read = (decode.decode_image(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
     return np.stack(
-        [decode.resized(x, contract.image_px, contract.resize).transpose(2, 0, 1) for x in read]
+        [
+            decode.resize_image(x, contract.image_px, contract.resize).transpose(2, 0, 1)
+            for x in read
+        ]
     )
 
 
@@ -75,7 +78,7 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
         assets, checkpoints = Path(place, "assets"), Path(place, "checkpoints")
         assets.mkdir()
         if method == "cpr":
-            import_module("admodels.methods.cpr.assets").bring(values, assets)
+            import_module("admodels.methods.cpr.assets").fetch_weights(values, assets)
         brought = {p.stem: p for p in assets.iterdir()}
         data = training_data(pixels[:LEARNT], brought)
         how = {"kind": "texture", "seed": SEED, "checkpoints": checkpoints}
@@ -112,7 +115,7 @@ def refused(method: str, detector: Detector) -> str:
         licence="CC BY-NC-SA 4.0",
     )
     with tempfile.TemporaryDirectory() as place:
-        source = Source("bottle", BOTTLE / "test/good")
+        source = LineImages("bottle", BOTTLE / "test/good")
         summary = score_folder(source, Model.of(bundle), Path(place, "out"), alpha=0.01)
     assert summary.flagged is None
     return str(summary)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from admodels.synthesis.anomalies import synthetic_batch
-from admodels.synthesis.augmenters import AUGMENTERS, rotated
+from admodels.synthesis.augmenters import AUGMENTERS, rotate
 from admodels.synthesis.params import Generator
 
 SIDE, STORED_PX, BATCH, STEPS, ROUNDS = 256, 1024, 8, 25, 5
@@ -79,14 +79,14 @@ def reference_sample(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     image = read_at_side(normal)
     if rng.random() < 0.3:
-        image = rotated(image, rng.uniform(-90, 90))
+        image = rotate(image, rng.uniform(-90, 90))
     clean = image.astype(np.float32) / 255
     augmenters = [*AUGMENTERS[:2], pillow_sharpness, *AUGMENTERS[3:]]
     appearance = read_at_side(texture)
     for index in rng.choice(10, size=3, replace=False):
         appearance = augmenters[index](appearance, rng)
     rows, columns = 2 ** rng.integers(6, size=2)
-    noise = rotated(tiled_noise(rows, columns, rng), rng.uniform(-90, 90))
+    noise = rotate(tiled_noise(rows, columns, rng), rng.uniform(-90, 90))
     mask = np.where(noise > 0.5, np.ones_like(noise), np.zeros_like(noise))[:, :, None]
     opacity = rng.uniform(0, 0.8)
     pasted = appearance.astype(np.float32) * mask / 255.0

@@ -11,7 +11,7 @@ from stages import run
 
 
 def main(method: str) -> None:
-    """A method with needs has a module `assets` with `bring(block, folder)`; all get a listing."""
+    """A method with needs has `assets.fetch_weights(block, folder)`; all methods get a listing."""
     block = params.read(
         f"methods.{method}", import_module(f"admodels.methods.{method}.params").Params
     )
@@ -19,7 +19,7 @@ def main(method: str) -> None:
     # From `fetching`, which some methods' assets need: dvc.yaml has one list for all methods.
     with fetch.whole_folder(Path("data/assets", method)) as content:
         if find_spec(module):
-            import_module(module).bring(block, content)
+            import_module(module).fetch_weights(block, content)
         else:
             write_json(content / "assets.json", {"method": method})
 

@@ -26,7 +26,7 @@ Tiles = list[NDArray[np.uint8]]
 
 
 def _scored(
-    fitted: bundle.Bundle, rows: list[manifest.Row], mask_px: int
+    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], mask_px: int
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
 
@@ -42,7 +42,7 @@ def _scored(
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
         reading = contract.learnt.reading
-        pixels = load.load(rows[part], root, contract.image_px, contract.resize, reading)
+        pixels = load.load_images(rows[part], root, contract.image_px, contract.resize, reading)
         found = bundle.score(fitted.detector, pixels)
         scores[part] = found.anomaly_score
         maps[part] = measure.maps_resized(found.anomaly_map, mask_px)
@@ -62,13 +62,13 @@ def _scored(
 
 
 def _power(
-    fitted: bundle.Bundle, rows: list[manifest.Row], block: Power, threshold: float | None
+    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], block: Power, threshold: float | None
 ) -> "pd.DataFrame":
     """The table of painted defects on the first images of `rows`, by their content."""
     chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
     contract, root = fitted.contract, Path("data/raw", fitted.task)
     px, resize, reading = contract.image_px, contract.resize, contract.learnt.reading
-    normal = load.load(chosen, root, px, resize, reading)
+    normal = load.load_images(chosen, root, px, resize, reading)
     mattes = load.load_foreground(chosen, root, px, resize)
     parts = foreground(normal, mattes, fitted.kind).mattes[:, 0]
     seed = params.read("seed", int)
@@ -76,11 +76,13 @@ def _power(
     scores: list[float] = []
     progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
     for at, (row, part) in enumerate(zip(chosen, parts, strict=True), 1):
-        rgb = load.load_one(row, root, reading)
+        rgb = load.load_image(row, root, reading)
         drawn = []
         for number, defect in enumerate(power.grid(rgb, block)):
             rng = np.random.default_rng([seed, int(row.image_sha256[:16], 16), number])
-            drawn.append(decode.resized(power.painted(rgb, part, defect, rng), px, resize))
+            drawn.append(
+                decode.resize_image(power.paint_defect(rgb, part, defect, rng), px, resize)
+            )
             defects.append(defect)
         stack = np.stack(drawn).transpose(0, 3, 1, 2)
         scores += bundle.score(fitted.detector, stack).anomaly_score.tolist()

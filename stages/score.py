@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from admodels.foundation import params
-from admodels.scoring.engine import Model, Source
+from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.lines import Line
 from admodels.scoring.single import score_folder
 from stages import run
@@ -13,7 +13,7 @@ def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
     line = params.read(f"lines.{name}", Line)
     model = Model.at(Path("data/models", line.bundle)).tiled(line.tile)
-    source = Source(name, Path(line.folder), line.pattern, tile=line.tile)
+    source = LineImages(name, Path(line.folder), line.pattern, tile=line.tile)
     print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
 
 

@@ -18,7 +18,7 @@ def main(task: str) -> None:
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
     raw = Path("data/raw", task)
     reading = rules.read(Path("data/manifests", task, "contract.json")).reading
-    normal = load.load(rows, raw, block.image_px, block.resize, reading)
+    normal = load.load_images(rows, raw, block.image_px, block.resize, reading)
     folder = Path("data/assets/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))

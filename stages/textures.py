@@ -10,7 +10,7 @@ from stages import run
 
 def main() -> None:
     """Fetch, and refuse a source that differs from its pin."""
-    textures.bring(params.read("assets.textures", Source), Path("data/assets/textures"))
+    textures.fetch_textures(params.read("assets.textures", Source), Path("data/assets/textures"))
 
 
 if __name__ == "__main__":

@@ -50,16 +50,16 @@ class History:
 
 def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> NDArray[np.uint8]:
     rows, raw = manifest.read(split), Path("data/raw", task)
-    return load.load(rows, raw, block.image_px, block.resize, reading)
+    return load.load_images(rows, raw, block.image_px, block.resize, reading)
 
 
 def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
-    def one(row: manifest.Row) -> NDArray[np.void]:
-        rgb = load.load_one(row, Path("data/raw", task), reading)
+    def one(row: manifest.ManifestRow) -> NDArray[np.void]:
+        rgb = load.load_image(row, Path("data/raw", task), reading)
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
-    return load.stacked(one, rows, (), APPEARANCE, f"look at images of {task}")
+    return load.stack_arrays(one, rows, (), APPEARANCE, f"look at images of {task}")
 
 
 def _training_data(

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from admodels.datasets import found
+from admodels.datasets import find_images
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
 from admodels.foundation.licences import is_non_commercial
 from admodels.images import decode, sheets
 from admodels.images.decode import Reading
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 from admodels.sources.source import Task
 from admodels.validation import checks, data_docs, inspect
 from admodels.validation.checks import Needs, Validate
@@ -33,7 +33,7 @@ ODD_SHOWN = (4, 4)  # rows, images in each
 
 
 def _window(
-    inspected: list[Inspected], splits: dict[str, list[manifest.Row]], raw: Path
+    inspected: list[Inspected], splits: dict[str, list[manifest.ManifestRow]], raw: Path
 ) -> tuple[int, int] | None:
     """Of the images to learn from: those that calibrate must not shape how others are seen."""
     held = {row.image_path for row in splits.get("calibration", ())}
@@ -43,9 +43,9 @@ def _window(
 
 def _contract(
     inspected: list[Inspected], reading: Reading, bounds: Validate
-) -> tuple[Contract | None, dict[str, str]]:
+) -> tuple[ImageRules | None, dict[str, str]]:
     """What the images to learn from and to calibrate with agree on, and who in test does not."""
-    looks = {one.image_path: inspect.looked(row, facts) for one, row, facts in inspected}
+    looks = {one.image_path: inspect.look_of(row, facts) for one, row, facts in inspected}
     tested = {one.image_path for one, _, _ in inspected if one.part == "test"}
     learnt = [look for path, look in looks.items() if path not in tested]
     if not learnt:
@@ -64,7 +64,7 @@ def _contract(
 
 def _shared_out(
     rows: list[Inspected], task: str
-) -> tuple[dict[str, list[manifest.Row]], DataError | None]:
+) -> tuple[dict[str, list[manifest.ManifestRow]], DataError | None]:
     """The splits, or why there are none: the report is written in either case."""
     block, found_rows = params.read("split", manifest.Split), [(one, row) for one, row, _ in rows]
     try:
@@ -79,7 +79,7 @@ def _write_sheet(
     """Each row a heading, then captions and paths of images; without rows there is no sheet."""
 
     def picture(name: str) -> decode.UInt8:
-        return decode.decoded((raw / name).read_bytes(), name, reading).rgb
+        return decode.decode_image((raw / name).read_bytes(), name, reading).rgb
 
     if rows:
         drawn = [(head, [(said, picture(p)) for said, p in named]) for head, named in rows]
@@ -123,13 +123,13 @@ def main(task: str) -> None:
     raw, target = Path("data/raw", task), Path("data/validation", task)
     manifests = Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
-    listed = found(block.dataset, block.category, raw)
+    listed = find_images(block.dataset, block.category, raw)
     reading = Reading(window=None, orientation=bounds.orientation)
-    inspected, unreadable = inspect.inspected(listed, raw, reading)
+    inspected, unreadable = inspect.inspect_images(listed, raw, reading)
     splits, no_splits = _shared_out(inspected, task)
     if window := _window(inspected, splits, raw):
         reading = Reading(window=window, orientation=bounds.orientation)
-        inspected, unreadable = inspect.inspected(listed, raw, reading)
+        inspected, unreadable = inspect.inspect_images(listed, raw, reading)
     contract, faults = _contract(inspected, reading, bounds)
     table = checks.frame(
         listed,

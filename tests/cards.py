@@ -19,8 +19,8 @@ from admodels.bundles.bundle import Bundle
 from admodels.images.decode import Reading
 from admodels.images.describe import appearance, statistics
 from admodels.methods import Detector, MethodParams, Prediction
-from admodels.scoring.engine import Model, Source
-from admodels.scoring.single import Summary, score_folder
+from admodels.scoring.engine import LineImages, Model
+from admodels.scoring.single import FolderSummary, score_folder
 from tests import tiny
 
 ALPHA = 0.2
@@ -179,9 +179,11 @@ def appearances(rgbs: NDArray[np.uint8]) -> NDArray[np.void]:
     return np.array([appearance(rgb, statistics(rgb)) for rgb in whole])
 
 
-def run(folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA) -> Summary:
+def run(
+    folder: Path, out: Path, bundle: Bundle | None = None, alpha: float = ALPHA
+) -> FolderSummary:
     model = Model.of(bundle or make_bundle())
-    return score_folder(Source("press", folder), model, out, alpha=alpha, csv=True)
+    return score_folder(LineImages("press", folder), model, out, alpha=alpha, csv=True)
 
 
 def table(out: Path, name: str = "scores") -> pd.DataFrame:

@@ -8,10 +8,10 @@ from admodels.synthesis.anomalies import (
     anomaly_mask,
     apply,
     drawn_paint,
-    interleaved,
+    interleave,
     synthetic_batch,
 )
-from admodels.synthesis.augmenters import rotated
+from admodels.synthesis.augmenters import rotate
 from admodels.synthesis.params import Generator, Synthesize
 
 # Numbers: specification of DRAEM, sections 4 and 11 (draem.md).
@@ -146,7 +146,7 @@ def test_with_a_clean_share_of_one_nothing_is_painted():
 
 def test_an_empty_mask_leaves_a_clean_sample():
     blind = changed(clean_share=0.0, lattice_exponent_max=0, mask_threshold=0.99)
-    assert drawn_paint(interleaved(TEXTURES[0].numpy()), blind, np.random.default_rng(0)) is None
+    assert drawn_paint(interleave(TEXTURES[0].numpy()), blind, np.random.default_rng(0)) is None
     found = batch_of(blind)
     assert torch.equal(found.augmented, found.normal)
     assert not found.mask.any()
@@ -197,7 +197,7 @@ def test_white_on_white_stays_within_range():
 
 
 def test_image_opacity_is_drawn_evenly_from_its_range():
-    texture = interleaved(TEXTURES[0].numpy())
+    texture = interleave(TEXTURES[0].numpy())
     rng = np.random.default_rng(2)
     generator = changed(image_opacity_min=0.2, augmenters_per_texture=0)
     drawn = [drawn_paint(texture, generator, rng) for _ in range(600)]
@@ -208,7 +208,7 @@ def test_image_opacity_is_drawn_evenly_from_its_range():
 
 
 def test_augmenters_act_on_the_texture_unless_their_number_is_zero():
-    texture = interleaved(TEXTURES[0].numpy())
+    texture = interleave(TEXTURES[0].numpy())
     plain = drawn_paint(texture, changed(augmenters_per_texture=0), np.random.default_rng(1))
     changed_texture = drawn_paint(texture, GENERATOR, np.random.default_rng(1))
     assert np.array_equal(plain.appearance, texture)
@@ -244,7 +244,7 @@ def test_almost_half_of_the_samples_are_anomalous():
 
 def test_corners_rotated_into_the_noise_are_never_anomalous():
     """At threshold 0 and half of all pixels above it, the fill of 0 still is not."""
-    outside = rotated(np.ones((64, 64), np.float32), 45) == 0
+    outside = rotate(np.ones((64, 64), np.float32), 45) == 0
     generator = changed(mask_threshold=0.0, noise_rotation_degrees=45.0)
     rng = np.random.default_rng(0)
     masks = [anomaly_mask(64, 64, generator, rng) for _ in range(300)]

@@ -125,8 +125,8 @@ def test_autocontrast_and_equalize_are_pillows_on_every_channel():
 
 def test_a_quarter_turn_is_clockwise_and_what_comes_in_is_black():
     index = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    assert augmenters.rotated(index, 90)[0].tolist() == [12, 8, 4, 0]
-    corner = augmenters.rotated(np.full((64, 64, 3), 200, dtype=np.uint8), 45)
+    assert augmenters.rotate(index, 90)[0].tolist() == [12, 8, 4, 0]
+    corner = augmenters.rotate(np.full((64, 64, 3), 200, dtype=np.uint8), 45)
     assert corner[0, 0].tolist() == [0, 0, 0]
     assert corner[32, 32].tolist() == [200, 200, 200]
 
@@ -145,10 +145,10 @@ def test_an_augmenter_keeps_its_input_and_repeats_itself_from_the_same_generator
 def test_ten_augmenters_are_drawn_without_replacement():
     image = picture()
     assert len(AUGMENTERS) == 10
-    assert np.array_equal(augmenters.augmented(image, 0, np.random.default_rng(0)), image)
-    assert augmenters.augmented(image, 10, np.random.default_rng(0)).shape == image.shape
+    assert np.array_equal(augmenters.augment(image, 0, np.random.default_rng(0)), image)
+    assert augmenters.augment(image, 10, np.random.default_rng(0)).shape == image.shape
     with pytest.raises(ValueError, match="larger sample"):
-        augmenters.augmented(image, 11, np.random.default_rng(0))
+        augmenters.augment(image, 11, np.random.default_rng(0))
 
 
 def test_one_drawn_augmenter_is_each_of_the_ten_about_equally_often():
@@ -157,7 +157,7 @@ def test_one_drawn_augmenter_is_each_of_the_ten_about_equally_often():
     rng = np.random.default_rng(8)
     inverted = [255, 55, 155]
     count = sum(
-        augmenters.augmented(image, 1, rng)[0, :, 0].tolist() == inverted for _ in range(2000)
+        augmenters.augment(image, 1, rng)[0, :, 0].tolist() == inverted for _ in range(2000)
     )
     assert count == pytest.approx(200, abs=40)
 
@@ -200,7 +200,7 @@ def test_hue_and_saturation_reach_plus_and_minus_50():
 
 def test_shuffled_tiles_are_the_same_tiles_in_other_places():
     image = np.random.default_rng(5).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    shuffled = augmenters.shuffled_tiles(image, 4, np.random.default_rng(6))
+    shuffled = augmenters.shuffle_tiles(image, 4, np.random.default_rng(6))
 
     def tiles(of):
         rows = (of[y : y + 8] for y in range(0, 32, 8))
@@ -208,14 +208,14 @@ def test_shuffled_tiles_are_the_same_tiles_in_other_places():
 
     assert sorted(tiles(shuffled)) == sorted(tiles(image))
     assert tiles(shuffled) != tiles(image)
-    same = augmenters.shuffled_tiles(image, 1, np.random.default_rng(6))
+    same = augmenters.shuffle_tiles(image, 1, np.random.default_rng(6))
     np.testing.assert_array_equal(same, image)
 
 
 def test_every_tile_order_is_equally_likely():
     image = np.arange(4, dtype=np.uint8).repeat(3).reshape(2, 2, 3)
     rng = np.random.default_rng(0)
-    orders = [augmenters.shuffled_tiles(image, 2, rng)[:, :, 0].tobytes() for _ in range(4800)]
+    orders = [augmenters.shuffle_tiles(image, 2, rng)[:, :, 0].tobytes() for _ in range(4800)]
     counts = np.unique(orders, return_counts=True)[1]
     assert len(counts) == 24
     assert chisquare(counts).pvalue > 1e-3

@@ -13,13 +13,13 @@ from PIL import ImageOps
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
-from admodels.foundation.manifest import Found
+from admodels.foundation.manifest import DatasetImage
 from admodels.images import decode, rules
 from admodels.images.decode import STORED, Reading
 from admodels.images.describe import Look
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 from admodels.scoring.rows import rows
-from admodels.validation.inspect import inspected, learnt_contract, learnt_window
+from admodels.validation.inspect import inspect_images, learnt_contract, learnt_window
 from tests import cards
 
 LOOK = Look(640, 480, 8, is_grey=False, brightness=120.0, contrast=30.0)
@@ -31,7 +31,7 @@ BOUNDS = {
 }
 
 
-def learnt(*looks: Look) -> Contract:
+def learnt(*looks: Look) -> ImageRules:
     return learnt_contract(looks or [LOOK], STORED, **BOUNDS)
 
 
@@ -117,17 +117,17 @@ def test_a_contract_comes_back_as_it_was_and_a_missing_one_names_the_stage(tmp_p
         rules.read(tmp_path / "gone.json")
 
 
-def deep(path: Path, low: int, high: int, seed: int = 0, hot: int = 0) -> Found:
+def deep(path: Path, low: int, high: int, seed: int = 0, hot: int = 0) -> DatasetImage:
     """A 16-bit grey PNG whose values lie in low..high, but for some `hot` pixels."""
     values = np.random.default_rng(seed).integers(low, high + 1, (60, 80), dtype=np.uint16)
     values.ravel()[:hot] = 65535
     path.parent.mkdir(parents=True, exist_ok=True)
     Pillow.fromarray(values).save(path)
-    return Found(path.name, "normal", "", "", "learn")
+    return DatasetImage(path.name, "normal", "", "", "learn")
 
 
-def window_of(root: Path, found: list[Found]) -> tuple[int, int] | None:
-    return learnt_window([row for _, row, _ in inspected(found, root, STORED)[0]], root)
+def window_of(root: Path, found: list[DatasetImage]) -> tuple[int, int] | None:
+    return learnt_window([row for _, row, _ in inspect_images(found, root, STORED)[0]], root)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_window_is_what_was_seen_and_a_quarter_more_at_both_ends(
     seen = window_of(tmp_path, found)
     assert seen is not None
     assert np.abs(np.subtract(seen, window)).max() <= 0.02 * (high - low)
-    image = decode.decoded(
+    image = decode.decode_image(
         (tmp_path / "0.png").read_bytes(), "0.png", Reading(window=seen, orientation="stored")
     )
     if high > low:
@@ -155,7 +155,7 @@ def test_the_window_is_what_was_seen_and_a_quarter_more_at_both_ends(
 
 def test_images_of_8_bits_have_no_window(tmp_path: Path) -> None:
     decode.write_png(tmp_path / "plain.png", np.full((20, 20), 9, np.uint8))
-    plain = Found("plain.png", "normal", "", "", "learn")
+    plain = DatasetImage("plain.png", "normal", "", "", "learn")
     assert window_of(tmp_path, [plain]) is None
     assert window_of(tmp_path, [plain, deep(tmp_path / "d.png", 0, 60_000)]) is not None
 
@@ -169,7 +169,7 @@ def test_stored_values_go_through_the_window_whatever_the_format() -> None:
         colours = np.stack([grey, grey[:, ::-1], grey * 0], axis=2)[:, :, ::-1]  # OpenCV's order
         for values in (grey, colours, np.dstack([colours, grey * 0])):
             data = cv2.imencode(suffix, values, plain)[1].tobytes()
-            image = decode.decoded(data, "x", reading)
+            image = decode.decode_image(data, "x", reading)
             assert image.bit_depth == 16
             assert image.rgb[0, :, 0].tolist() == expected
             others = [expected] * 2 if values.ndim == 2 else [expected[::-1], [0] * len(expected)]
@@ -181,7 +181,7 @@ def test_8_bits_know_no_window() -> None:
     file = io.BytesIO()
     Pillow.fromarray(array).save(file, format="PNG")
     reading = Reading(window=(1000, 2000), orientation="stored")
-    assert (decode.decoded(file.getvalue(), "x", reading).rgb[:, :, 0] == array).all()
+    assert (decode.decode_image(file.getvalue(), "x", reading).rgb[:, :, 0] == array).all()
 
 
 @pytest.mark.parametrize("tag", range(10))
@@ -195,8 +195,8 @@ def test_exif_turns_an_image_by_policy_alone(tag: int, fmt: str) -> None:
     with Pillow.open(file) as stored:  # Pillow turns TIFFs whatever it is asked
         plain = array if fmt == "TIFF" else np.asarray(stored)
         turned = np.asarray(ImageOps.exif_transpose(stored))
-    as_stored = decode.decoded(file.getvalue(), "x", STORED)
-    as_told = decode.decoded(file.getvalue(), "x", Reading(window=None, orientation="exif"))
+    as_stored = decode.decode_image(file.getvalue(), "x", STORED)
+    as_told = decode.decode_image(file.getvalue(), "x", Reading(window=None, orientation="exif"))
     np.testing.assert_array_equal(as_stored.rgb, plain)
     np.testing.assert_array_equal(as_told.rgb, turned)
     assert (as_told.width, as_told.height) == (turned.shape[1], turned.shape[0])
@@ -225,9 +225,11 @@ def test_a_tiff_of_16_bits_and_its_mask_are_turned_by_policy_alone(channels: int
     turned = {1: levels, 3: np.rot90(levels, 2), 6: np.rot90(levels, -1), 8: np.rot90(levels)}[tag]
     for orientation, expected in (("stored", levels), ("exif", turned)):
         reading = Reading(window=None, orientation=orientation)
-        np.testing.assert_array_equal(decode.decoded(data, "x", reading).rgb[:, :, 1], expected)
+        np.testing.assert_array_equal(
+            decode.decode_image(data, "x", reading).rgb[:, :, 1], expected
+        )
     mask = turned_tiff((levels > 90).astype(np.uint8), tag)
-    np.testing.assert_array_equal(decode.decoded_mask(mask, "x"), levels > 90)
+    np.testing.assert_array_equal(decode.decode_mask(mask, "x"), levels > 90)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01", b"Exif\0\0MM", b"?"])
@@ -235,7 +237,7 @@ def test_broken_exif_turns_nothing(exif: bytes) -> None:
     file = io.BytesIO()
     Pillow.new("RGB", (30, 20)).save(file, format="JPEG", exif=exif)
     reading = Reading(window=None, orientation="exif")
-    assert decode.decoded(file.getvalue(), "x", reading).rgb.shape == (20, 30, 3)
+    assert decode.decode_image(file.getvalue(), "x", reading).rgb.shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("at", [(0, 0), (17, 3), (39, 59)])

@@ -378,4 +378,4 @@ def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
 )
 def test_params_that_cannot_work_are_refused_by_key(changes, message):
     with pytest.raises(ConfigurationError, match=message):
-        params.parsed(tiny.PARAMS["cpr"] | changes, Params, "methods.cpr")
+        params.parse(tiny.PARAMS["cpr"] | changes, Params, "methods.cpr")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from admodels.foundation.manifest import Found, Row
+from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.validation import checks, data_docs
 from admodels.validation.checks import Needs, Severities, Validate
 from admodels.validation.inspect import Facts
@@ -21,9 +21,9 @@ def built(site: Path) -> Path:
     found, known = [], []
     for i in range(14):
         path = f"train/good/{i:03}.png"
-        found.append(Found(path, "normal", "", "", "learn"))
+        found.append(DatasetImage(path, "normal", "", "", "learn"))
         name = path.removesuffix(".png")
-        row = Row(name, path, f"{i:064x}", 64, 64, "L", 8, "normal", "", "", "", "", "")
+        row = ManifestRow(name, path, f"{i:064x}", 64, 64, "L", 8, "normal", "", "", "", "", "")
         known.append((row, Facts(1.0 if i == 3 else 90.0, 9.0, 9.0, True, bytes(range(256)) * 2)))
     severity = Severities(**dict.fromkeys(Severities.model_fields, "error"))
     bounds = Validate(

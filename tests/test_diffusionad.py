@@ -36,7 +36,7 @@ SMALL = {"image_px": PX, "batch_images": 3, "micro_batch_images": 2, "eval_draws
 
 def block(**changes: object) -> Params:
     values = tiny.PARAMS["diffusionad"] | SMALL | changes
-    return params.parsed(values, Params, "methods.diffusionad")
+    return params.parse(values, Params, "methods.diffusionad")
 
 
 def images(count: int, seed: int = 0) -> Tensor:

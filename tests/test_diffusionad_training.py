@@ -30,7 +30,7 @@ from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
 from admodels.methods.parts.nets import SegmentationUNet
 from admodels.synthesis.anomalies import placed_batch
-from admodels.synthesis.foreground import estimated
+from admodels.synthesis.foreground import estimate_part
 from tests import tiny
 
 PX, SEED, WEIGHT = tiny.PX, 5, 0.5
@@ -105,7 +105,7 @@ def parts_of(data: TrainingData, kind: Kind) -> Tensor:
         return data.foreground
     if kind == "texture":
         return torch.full_like(data.normal[:, :1], 255)
-    found = [estimated(planes) for planes in data.normal.numpy()]
+    found = [estimate_part(planes) for planes in data.normal.numpy()]
     return torch.stack([torch.from_numpy(part)[None] for part in found if part is not None])
 
 

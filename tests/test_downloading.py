@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from admodels.foundation.errors import DataError, SourceError
-from admodels.sources import download
-from admodels.sources.download import DOWNLOADS, downloaded
+from admodels.sources import download as download_module
+from admodels.sources.download import DOWNLOADS, download
 
 REPO = Path(__file__).parents[1]
 DATA = random.Random(5).randbytes(3_000_000)
@@ -125,7 +125,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(download_module, "PAUSE_SECONDS", 0.01)
     with Server(("127.0.0.1", 0), Unruly) as found:
         found.asked, found.counted = [], Counter()
         thread = threading.Thread(target=found.serve_forever)
@@ -148,7 +148,7 @@ def left():
 
 
 def test_a_connection_that_drops_is_taken_up_where_it_broke(server):
-    assert downloaded([url(server, "drops")], SHA256, REMEDY).read_bytes() == DATA
+    assert download([url(server, "drops")], SHA256, REMEDY).read_bytes() == DATA
     assert starts(server, "drops") == [None, *(f"bytes={n}00000-" for n in (7, 14, 21, 28))]
     assert left() == [f"{SHA256}.whole"]
 
@@ -158,21 +158,21 @@ FAULTS = ["busy", "no_ranges", "no_tag", "weak_tag", "changes", "lies", "shrunk"
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_bytes_of_two_replies_are_never_mixed(server, name):
-    assert downloaded([url(server, name)], "", REMEDY).read_bytes() == DATA
+    assert download([url(server, name)], "", REMEDY).read_bytes() == DATA
     resumed = [asked for asked in starts(server, name) if asked]
     assert bool(resumed) == (name not in ("busy", "no_tag", "weak_tag"))
 
 
 def test_a_server_that_brings_nothing_more_is_left_and_what_came_is_kept(server):
     with pytest.raises(SourceError, match=r"stalls: 1000000 of 3000000 bytes"):
-        downloaded([url(server, "stalls")], SHA256, REMEDY)
+        download([url(server, "stalls")], SHA256, REMEDY)
     assert len(starts(server, "stalls")) == 4
     assert (DOWNLOADS / left()[0]).read_bytes() == DATA[:1_000_000]
 
 
 def test_mirrors_are_tried_in_order_until_one_has_the_right_bytes(server):
     names = ("gone", "other", "short", "good", "drops")
-    found = downloaded([url(server, name) for name in names], SHA256, REMEDY)
+    found = download([url(server, name) for name in names], SHA256, REMEDY)
     assert found.read_bytes() == DATA
     assert [path for path, _ in server.asked] == ["/gone", "/other", "/short", "/good"]
     assert left() == [found.name]
@@ -181,38 +181,38 @@ def test_mirrors_are_tried_in_order_until_one_has_the_right_bytes(server):
 def test_wrong_bytes_are_refused_and_every_mirror_is_named(server):
     urls = [url(server, name) for name in ("other", "gone", "short")]
     with pytest.raises(DataError, match="differs from its pin") as refusal:
-        downloaded(urls, SHA256, REMEDY)
+        download(urls, SHA256, REMEDY)
     for named in (*urls, "404", hashlib.sha256(b"something else").hexdigest(), SHA256, REMEDY):
         assert named in str(refusal.value)
     assert left() == []
 
 
 def test_what_has_come_once_does_not_come_again(server):
-    first = downloaded([url(server, "good")], "", REMEDY)
+    first = download([url(server, "good")], "", REMEDY)
     assert first.name == f"{SHA256}.whole"
-    assert downloaded([url(server, "gone")], SHA256, REMEDY) == first
-    assert downloaded([url(server, "gone")], SHA256[:8], REMEDY) == first
+    assert download([url(server, "gone")], SHA256, REMEDY) == first
+    assert download([url(server, "gone")], SHA256[:8], REMEDY) == first
     assert len(server.asked) == 1
-    downloaded([url(server, "good")], "", REMEDY)  # asked how it is now
+    download([url(server, "good")], "", REMEDY)  # asked how it is now
     assert len(server.asked) == 2
 
 
 def test_what_has_spoilt_on_the_disk_comes_again(server):
-    path = downloaded([url(server, "good")], SHA256, REMEDY)
+    path = download([url(server, "good")], SHA256, REMEDY)
     path.write_bytes(DATA[:-1] + b"x")
-    assert downloaded([url(server, "good")], SHA256, REMEDY).read_bytes() == DATA
+    assert download([url(server, "good")], SHA256, REMEDY).read_bytes() == DATA
 
 
 def test_nobody_there_is_a_source_error(server):
     with pytest.raises(SourceError, match="refused"):
-        downloaded(["http://127.0.0.1:9/a.zip"], "", REMEDY)
+        download(["http://127.0.0.1:9/a.zip"], "", REMEDY)
 
 
 def test_two_at_once_download_once(server):
     found = []
     threads = [
         threading.Thread(
-            target=lambda: found.append(downloaded([url(server, "slow")], SHA256, REMEDY))
+            target=lambda: found.append(download([url(server, "slow")], SHA256, REMEDY))
         )
         for _ in range(2)
     ]
@@ -226,9 +226,9 @@ def test_two_at_once_download_once(server):
 
 
 CODE = f"""
-from admodels.sources.download import downloaded
+from admodels.sources.download import download
 import sys
-downloaded([sys.argv[1]], "{SHA256}", "")
+download([sys.argv[1]], "{SHA256}", "")
 """
 
 

@@ -15,7 +15,7 @@ from admodels.methods.draem.detector import learning_rate, window_maximum
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, ReconstructiveNet, initialise
 from admodels.methods.draem.params import Params
-from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, for_inference, upsampled
+from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, for_inference, upsample
 from admodels.methods.parts.training import ahead
 from tests import tiny
 
@@ -306,7 +306,7 @@ def test_a_training_that_diverges_stops_at_the_step_where_it_does(tmp_path: Path
 def test_a_side_that_32_does_not_divide_is_refused_by_key(side: int) -> None:
     block = tiny.PARAMS["draem"] | {"image_px": side}
     with pytest.raises(ConfigurationError, match=r"methods\.draem\.image_px"):
-        params.parsed(block, Params, "methods.draem")
+        params.parse(block, Params, "methods.draem")
 
 
 def test_the_scorer_keeps_fp32_where_images_are_compared_and_where_nets_end() -> None:
@@ -320,7 +320,7 @@ def test_the_scorer_keeps_fp32_where_images_are_compared_and_where_nets_end() ->
 
 
 def rates(at: list[int], steps: int, **changes: object) -> list[float]:
-    block = params.parsed(tiny.PARAMS["draem"] | changes, Params, "methods.draem")
+    block = params.parse(tiny.PARAMS["draem"] | changes, Params, "methods.draem")
     return [learning_rate(block, step, steps) for step in at]
 
 
@@ -341,7 +341,7 @@ def test_the_cosine_falls_from_the_full_rate_to_nearly_none() -> None:
 )
 def test_params_that_would_silently_do_something_else_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=rf"methods\.draem\.{key}"):
-        params.parsed(tiny.PARAMS["draem"] | {key: value}, Params, "methods.draem")
+        params.parse(tiny.PARAMS["draem"] | {key: value}, Params, "methods.draem")
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 8, 12), (1, 1, 1, 1), (1, 3, 32, 2)])
@@ -350,7 +350,7 @@ def test_the_upsampling_of_a_gpu_in_training_is_that_of_torch(shape: tuple[int, 
     theirs = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(x)
     weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad((theirs * weight).sum(), x)[0]
-    found = upsampled(x)
+    found = upsample(x)
     torch.testing.assert_close(found, theirs, rtol=0, atol=2e-6)
     torch.testing.assert_close(
         torch.autograd.grad((found * weight).sum(), x)[0], expected, rtol=0, atol=5e-6

@@ -19,8 +19,8 @@ from admodels.nights.drift import history
 from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
-from admodels.scoring.engine import Model, Source, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
@@ -75,7 +75,7 @@ def test_a_dark_night_is_told_and_its_rows_are_not_trusted() -> None:
     assert found["night"] == pytest.approx(0.6 * found["reference"], rel=0.1)
     assert (found["alarm"], found["since"], found["past"]) == ("calibration", None, None)
     assert all(value == path.startswith("monday") for path, value in trusted().items())
-    with opened(Path("ledger")) as ledger:  # and so it stays with another budget
+    with open_ledger(Path("ledger")) as ledger:  # and so it stays with another budget
         verdicts.rebuild(ledger, "press", 0.5)
     assert sorted(trusted().values()) == [False] * 30 + [True] * 30
 
@@ -92,7 +92,7 @@ def test_a_light_that_fails_in_the_night_is_dated() -> None:
 def test_a_line_s_own_images_are_its_reference_once_it_has_them() -> None:
     draw(Path("approved"), 30, seed=7, light=lambda _: 0.6)
     draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
-    with opened(Path("ledger")) as ledger:
+    with open_ledger(Path("ledger")) as ledger:
         model = Model.at(MODEL)
         calibrate.calibrate(ledger, "press", model, Path("approved"), Path("none"), Stop())
     code, _, kept = night()
@@ -138,8 +138,8 @@ def night_of(kept: dict[str, object]) -> float:
 
 def scored_alone(*, compacted: bool = False) -> None:
     """A run that dies before it looks at drift."""
-    with opened(Path("ledger")) as ledger:
-        score_line(ledger, Source("press", Path("press")), Model.at(MODEL), Stop())
+    with open_ledger(Path("ledger")) as ledger:
+        score_line(ledger, LineImages("press", Path("press")), Model.at(MODEL), Stop())
         if compacted:
             ledger.compact("press")
 

@@ -18,9 +18,9 @@ from admodels.evaluation.power import Power
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import sha256_of
-from admodels.foundation.manifest import Found, Row
+from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.images import decode, load
-from admodels.validation.inspect import described
+from admodels.validation.inspect import describe_image
 from stages import evaluate as evaluate_stage
 from stages import report as report_stage
 from tests import cards, tiny
@@ -178,13 +178,13 @@ def test_a_block_outside_its_bounds_is_refused(change: dict[str, float]) -> None
         Evaluate.model_validate(BLOCK.model_dump() | change)
 
 
-def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Row:
+def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> ManifestRow:
     """Write one test image (and its mask) and give its manifest row."""
     path, mask_path = f"test/{name}.png", "" if mask is None else f"ground_truth/{name}.png"
     decode.write_png(root / path, rgb.transpose(1, 2, 0))
     if mask is not None:
         decode.write_png(root / mask_path, mask)
-    return Row(
+    return ManifestRow(
         image_id=f"test/{name}",
         image_path=path,
         image_sha256=sha256_of(root / path),
@@ -277,7 +277,9 @@ def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
         table = list(csv.DictReader(file))
     rows = manifest.read(repository / "data/manifests/stripes/test.csv")
     assert [r["image_id"] for r in table] == [row.image_id for row in rows]
-    pixels = load.load(rows, repository / "data/raw/stripes", tiny.PX, "bilinear", decode.STORED)
+    pixels = load.load_images(
+        rows, repository / "data/raw/stripes", tiny.PX, "bilinear", decode.STORED
+    )
     fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
     expected = bundle.score(fitted.detector, pixels).anomaly_score
     found = np.array([r["anomaly_score"] for r in table], np.float32)
@@ -335,7 +337,7 @@ def test_12_bits_are_measured_through_the_window_of_the_bundle(
     Path("params.yaml").write_text("seed: 7\n", encoding="utf-8")
     raw, fitted = Path("data/raw/grey_cards"), cards.windowed((0, 4095))
     cards.deep_card(raw / "a.png", 70 << 4)
-    found = described(Found("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
+    found = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
     assert evaluate_stage._scored(fitted, [found], 32)[0].anomaly_scores.tolist() == [70]
     for threshold, caught in ((69.9, 1), (70.1, 0)):
         table = evaluate_stage._power(fitted, [found], POWER, threshold)

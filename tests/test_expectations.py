@@ -10,8 +10,8 @@ import pytest
 from admodels.datasets import mvtec_ad
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.manifest import Found, Row, Split
-from admodels.foundation.params import parsed
+from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
+from admodels.foundation.params import parse
 from admodels.images import decode
 from admodels.validation import checks, inspect
 from admodels.validation.checks import Finding, Needs, Severities, Validate
@@ -43,16 +43,16 @@ LEAST = 11
 NEEDS = Needs(LEAST, alpha=0.25, licence="CC0-1.0")
 FACTS = Facts(120.0, 30.0, 50.0, False, b"")
 
-Planted = tuple[Found, Row, Facts]
+Planted = tuple[DatasetImage, ManifestRow, Facts]
 
 
 def planted(path: str, number: int, label: str = "normal") -> Planted:
     part = "learn" if path.startswith("train") else "test"
     mask = "ground_truth/hole/m.png" if label == "anomalous" else ""
     kind = "hole" if label == "anomalous" else ""
-    found = Found(path, label, kind, mask, part)  # type: ignore[arg-type]
+    found = DatasetImage(path, label, kind, mask, part)  # type: ignore[arg-type]
     sha, name = f"{number:064x}", path.rsplit(".", 1)[0]
-    row = Row(name, path, sha, 64, 48, "RGB", 8, found.label, kind, mask, "", "", "")
+    row = ManifestRow(name, path, sha, 64, 48, "RGB", 8, found.label, kind, mask, "", "", "")
     share = 0.1 if mask else None
     return found, row, replace(FACTS, mask_area_share=share, thumbnail=thumbnail(number))
 
@@ -75,7 +75,7 @@ def judged(
     images_: list[Planted],
     site: Path,
     unreadable: dict[str, str] | None = None,
-    splits: dict[str, list[Row]] | None = None,
+    splits: dict[str, list[ManifestRow]] | None = None,
     needs: Needs = NEEDS,
 ) -> dict[str, Finding]:
     broken = unreadable or {}
@@ -87,7 +87,7 @@ def judged(
 def findings_of(
     table: pd.DataFrame, site: Path, bounds: dict[str, object] = BOUNDS, needs: Needs = NEEDS
 ) -> list[Finding]:
-    asked = parsed(bounds, Validate, "validate")
+    asked = parse(bounds, Validate, "validate")
     pairs = near_pairs(table, asked.near_duplicate_bits)
     return checks.findings("tiny", table, pairs, asked, needs, site)
 
@@ -219,7 +219,7 @@ def test_a_test_split_with_one_label_or_none_is_found(tmp_path: Path) -> None:
     assert failed(judged(nothing, tmp_path / "none")) == {"test_has_both_labels": []}
 
 
-def shared_out(made: list[Planted], calibration: int) -> dict[str, list[Row]]:
+def shared_out(made: list[Planted], calibration: int) -> dict[str, list[ManifestRow]]:
     learn = [row for found, row, _ in made if found.part == "learn"]
     test = [row for found, row, _ in made if found.part == "test"]
     return {"train": learn[calibration:], "calibration": learn[:calibration], "test": test}
@@ -342,7 +342,7 @@ def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> No
 )
 def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        parsed(BOUNDS | {"severity": SEVERITY | change}, Validate, "validate")
+        parse(BOUNDS | {"severity": SEVERITY | change}, Validate, "validate")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
@@ -355,8 +355,8 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 )
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
-    found = [f for i, f in enumerate(mvtec_ad.found(raw, "")) if i % 8 == 0]  # for speed
-    inspected, unreadable = inspect.inspected(found, raw, decode.STORED)
+    found = [f for i, f in enumerate(mvtec_ad.find_images(raw, "")) if i % 8 == 0]  # for speed
+    inspected, unreadable = inspect.inspect_images(found, raw, decode.STORED)
     assert unreadable == []
     table = checks.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table, tmp_path / "docs")

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from admodels.foundation.errors import ConfigurationError, DataError, SourceError
 from admodels.sources import download
-from admodels.sources.fetch import Source, fetch, pinned, tree_sha256
+from admodels.sources.fetch import Source, fetch, pin_source, tree_sha256
 from benchmarks import fetch_kills
 from stages import fetch as fetch_stage
 
@@ -103,7 +103,7 @@ def test_the_hash_of_a_tree_is_as_documented(tmp_path):
 
 def test_a_folder_is_copied_without_hidden_files(tmp_path):
     origin = planted(tmp_path / "origin", {**FILES, ".DS_Store": b"x", "train/._a.png": b"x"})
-    source = pinned(str(origin))
+    source = pin_source(str(origin))
     assert source == Source(kind="path", location=str(origin), sha256=tree_sha256(origin))
     fetch(source, "bottle", tmp_path / "raw/task")
     assert tree(tmp_path / "raw/task") == FILES
@@ -113,7 +113,7 @@ def test_a_folder_is_copied_without_hidden_files(tmp_path):
 def test_of_a_whole_dataset_only_the_category_is_pinned_and_copied(tmp_path):
     planted(tmp_path / "all/bottle")
     planted(tmp_path / "all/cable", {"train/good/z.png": b"z"})
-    source = pinned(str(tmp_path / "all"), "bottle")
+    source = pin_source(str(tmp_path / "all"), "bottle")
     assert source.sha256 == tree_sha256(tmp_path / "all/bottle")
     fetch(source, "bottle", tmp_path / "raw")
     assert tree(tmp_path / "raw") == FILES
@@ -124,14 +124,14 @@ def test_of_a_whole_dataset_only_the_category_is_pinned_and_copied(tmp_path):
 def test_a_relative_location_is_relative_to_where_the_stage_runs(tmp_path, monkeypatch):
     planted(tmp_path / "here/origin")
     monkeypatch.chdir(tmp_path / "here")
-    source = pinned("origin")
+    source = pin_source("origin")
     assert source.location == "origin"
     fetch(source, "", tmp_path / "raw")
     assert tree(tmp_path / "raw") == FILES
 
 
 def test_a_changed_source_is_refused_and_what_was_there_stays(tmp_path):
-    source = pinned(str(planted(tmp_path / "origin")))
+    source = pin_source(str(planted(tmp_path / "origin")))
     fetch(source, "", tmp_path / "raw/brick")
     planted(tmp_path / "origin", {"license.txt": b"mine"})
     with pytest.raises(DataError, match=r"differs from its pin[\s\S]*task refresh brick"):
@@ -142,14 +142,14 @@ def test_a_changed_source_is_refused_and_what_was_there_stays(tmp_path):
 
 def test_a_refetch_leaves_nothing_of_before(tmp_path):
     planted(tmp_path / "raw", {"old.png": b"old"})
-    fetch(pinned(str(planted(tmp_path / "origin"))), "", tmp_path / "raw")
+    fetch(pin_source(str(planted(tmp_path / "origin"))), "", tmp_path / "raw")
     assert tree(tmp_path / "raw") == FILES
 
 
 def test_a_missing_source_is_named(tmp_path):
     gone = str(tmp_path / "gone")
     with pytest.raises(SourceError, match="gone"):
-        pinned(gone)
+        pin_source(gone)
     for kind in ("path", "archive"):
         with pytest.raises(SourceError, match="gone"):
             fetch(Source(kind=kind, location=gone, sha256="0" * 64), "", tmp_path / "raw")
@@ -165,7 +165,7 @@ def test_a_file_is_no_path_source(tmp_path):
 def test_a_target_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file/"):
-        fetch(pinned(str(planted(tmp_path / "origin"))), "", tmp_path / "file/raw")
+        fetch(pin_source(str(planted(tmp_path / "origin"))), "", tmp_path / "file/raw")
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz", "x.tar.bz2"])
@@ -173,7 +173,7 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
 def test_an_archive_is_unpacked_to_its_category(tmp_path, name, prefix):
     files = {**FILES, "__MACOSX/._a": b"x", ".DS_Store": b"x"}
     archive = archived(tmp_path / name, files, prefix)
-    source = pinned(str(archive))
+    source = pin_source(str(archive))
     assert source.kind == "archive"
     assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     fetch(source, "bottle", tmp_path / "raw/task")
@@ -182,7 +182,7 @@ def test_an_archive_is_unpacked_to_its_category(tmp_path, name, prefix):
 
 
 def test_a_changed_archive_is_refused(tmp_path):
-    source = pinned(str(archived(tmp_path / "x.zip")))
+    source = pin_source(str(archived(tmp_path / "x.zip")))
     archived(tmp_path / "x.zip", {"a.png": b"other"})
     with pytest.raises(DataError, match="differs from its pin"):
         fetch(source, "", tmp_path / "raw")
@@ -197,7 +197,7 @@ def test_a_broken_archive_is_refused(tmp_path):
     (tmp_path / "flipped.zip").write_bytes(flipped)
     for name in ("x.tar.gz", "cut.tar.xz", "flipped.zip"):
         with pytest.raises(DataError, match="archive cannot be read") as refusal:
-            fetch(pinned(str(tmp_path / name)), "", tmp_path / "raw/nuts")
+            fetch(pin_source(str(tmp_path / name)), "", tmp_path / "raw/nuts")
         assert f"where:    {tmp_path / name}" in str(refusal.value)
         assert "`admodels task refresh nuts`" in str(refusal.value)
 
@@ -205,7 +205,7 @@ def test_a_broken_archive_is_refused(tmp_path):
 def test_what_the_disk_refuses_is_not_blamed_on_the_archive(tmp_path):
     archive = archived(tmp_path / "x.tar.gz", {"a" * 300: b"no file system takes this name"})
     with pytest.raises(OSError, match="too long"):
-        fetch(pinned(str(archive)), "", tmp_path / "raw")
+        fetch(pin_source(str(archive)), "", tmp_path / "raw")
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz", "bz2"])
@@ -216,14 +216,14 @@ def test_noise_in_a_compressed_tar_is_noticed(tmp_path, suffix, place):
     data[int(len(data) * place)] ^= 0xFF
     archive.write_bytes(data)
     with pytest.raises(DataError, match="archive cannot be read"):
-        fetch(pinned(str(archive)), "", tmp_path / "raw")
+        fetch(pin_source(str(archive)), "", tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 
 
 def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):
     folder, url = served
     archive = archived(folder / "x.tar.gz", prefix="bottle/")
-    source = pinned(f"{url}/x.tar.gz")
+    source = pin_source(f"{url}/x.tar.gz")
     assert source.kind == "url"
     assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     fetch(source, "bottle", tmp_path / "raw")
@@ -237,21 +237,21 @@ def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):
 
 def test_a_url_that_cannot_be_reached_is_a_source_error(tmp_path, served):
     with pytest.raises(SourceError, match=r"gone\.zip: .*404"):
-        pinned(f"{served[1]}/gone.zip")
+        pin_source(f"{served[1]}/gone.zip")
     source = Source(kind="url", location=f"{served[1]}/gone.zip", sha256="0" * 64)
     with pytest.raises(SourceError, match=r"gone\.zip"):
         fetch(source, "", tmp_path / "raw")
 
 
 def test_a_file_url_works_as_well(tmp_path):
-    source = pinned(archived(tmp_path / "x.zip").as_uri())
+    source = pin_source(archived(tmp_path / "x.zip").as_uri())
     assert source.kind == "url"
     fetch(source, "", tmp_path / "raw")
     assert tree(tmp_path / "raw") == FILES
 
 
 def test_a_sample_is_pinned_by_its_photograph(tmp_path):
-    source = pinned("scikit-image/brick.png")
+    source = pin_source("scikit-image/brick.png")
     assert source == Source(
         kind="sample",
         location="scikit-image/brick.png",
@@ -263,7 +263,7 @@ def test_a_sample_is_pinned_by_its_photograph(tmp_path):
     with pytest.raises(DataError, match="differs from its pin"):
         fetch(other, "gravel", tmp_path / "raw")
     with pytest.raises(ConfigurationError, match="brick, gravel, grass"):
-        pinned("scikit-image/camera.png")
+        pin_source("scikit-image/camera.png")
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64])
@@ -290,18 +290,18 @@ def test_a_link_that_leads_back_up_is_refused(tmp_path):
     planted(tmp_path / "data", FILES)
     (tmp_path / "data" / "again").symlink_to(tmp_path / "data", target_is_directory=True)
     with pytest.raises(DataError, match="leads back"):
-        pinned(str(tmp_path / "data"))
+        pin_source(str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b.zip", "http://[::1/a.zip"])
 def test_a_url_that_is_none_is_a_source_error(url):
     with pytest.raises(SourceError):
-        pinned(url)
+        pin_source(url)
 
 
 def listed(folder, *lines):
     (folder / "parts.urls").write_text("\n".join(lines) + "\n")
-    return pinned(str(folder / "parts.urls"))
+    return pin_source(str(folder / "parts.urls"))
 
 
 def pin_of(path):
@@ -350,7 +350,7 @@ def test_a_source_may_name_mirrors(tmp_path, served):
     folder, url = served
     archived(folder / "x.tar.gz")
     mirrors = (f"{url}/x.tar.gz",)
-    source = pinned(f"{url}/gone.tar.gz", mirrors=mirrors)
+    source = pin_source(f"{url}/gone.tar.gz", mirrors=mirrors)
     assert (source.location, source.mirrors) == (f"{url}/gone.tar.gz", mirrors)
     shutil.rmtree(download.DOWNLOADS)
     fetch(source, "", tmp_path / "raw")
@@ -360,7 +360,7 @@ def test_a_source_may_name_mirrors(tmp_path, served):
 def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
     planted(tmp_path / "data", {"\udcfcber.png": b"1", "\u00fcber.png": b"2"})
     with pytest.raises(DataError, match=r"1 files have names that are not UTF-8[\s\S]*udcfcber"):
-        pinned(str(tmp_path / "data"))
+        pin_source(str(tmp_path / "data"))
 
 
 def test_a_fetch_killed_at_random_ends_the_same_when_it_is_run_again(tmp_path):
@@ -371,15 +371,15 @@ def test_a_fetch_killed_at_random_ends_the_same_when_it_is_run_again(tmp_path):
 CODE = """
 import sys
 from pathlib import Path
-from admodels import fetching
-from admodels.sources import Source
-fetching.fetch(Source.model_validate_json(sys.argv[1]), "", Path(sys.argv[2]))
+from admodels.sources import fetch
+from admodels.sources.source import Source
+fetch.fetch(Source.model_validate_json(sys.argv[1]), "", Path(sys.argv[2]))
 """
 
 
 def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(tmp_path):
     files = {f"train/good/{i}.png": os.urandom(20_000) for i in range(400)}
-    source = pinned(str(archived(tmp_path / "x.tar.gz", files)))
+    source = pin_source(str(archived(tmp_path / "x.tar.gz", files)))
     words = [sys.executable, "-c", CODE, source.model_dump_json(), str(tmp_path / "raw/task")]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     process = subprocess.Popen(words, env=environment)

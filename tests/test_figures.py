@@ -46,9 +46,9 @@ def test_a_sheet_has_a_row_for_every_case_and_a_column_for_every_view() -> None:
     assert sheet.shape == (LEGEND_PX + 2 * ROW_PX, GAP_PX + 4 * COLUMN_PX, 3)
     for at, shown in enumerate(cases):
         np.testing.assert_array_equal(tile_at(sheet, at, 0), shown.image)
-        painted = figures.coloured(shown.anomaly_map, 0, 1)
+        painted = figures.colour_map(shown.anomaly_map, 0, 1)
         np.testing.assert_array_equal(tile_at(sheet, at, 1), painted)
-        np.testing.assert_array_equal(tile_at(sheet, at, 2), figures.outlined(shown, 0.5))
+        np.testing.assert_array_equal(tile_at(sheet, at, 2), figures.draw_outlines(shown, 0.5))
         np.testing.assert_array_equal(tile_at(sheet, at, 3), shown.reconstruction)
 
 
@@ -59,12 +59,12 @@ def test_without_reconstructions_there_is_no_column_for_them() -> None:
 
 def test_a_colour_stands_for_the_same_value_in_every_map() -> None:
     values = np.full((8, 8), 0.25, np.float32)
-    alone = figures.coloured(values, 0, 1)
+    alone = figures.colour_map(values, 0, 1)
     assert (alone == alone[0, 0]).all()
     beside = values.copy()
     beside[:, 4:] = 1
-    np.testing.assert_array_equal(figures.coloured(beside, 0, 1)[:, :60], alone[:, :60])
-    dark, bright = figures.coloured(values, 0.25, 1), figures.coloured(values, 0, 0.25)
+    np.testing.assert_array_equal(figures.colour_map(beside, 0, 1)[:, :60], alone[:, :60])
+    dark, bright = figures.colour_map(values, 0.25, 1), figures.colour_map(values, 0, 0.25)
     assert dark.max() < 5
     red, green, blue = bright[0, 0].astype(int)
     assert red > 240
@@ -73,11 +73,11 @@ def test_a_colour_stands_for_the_same_value_in_every_map() -> None:
 
 
 def test_a_constant_map_is_black() -> None:
-    assert figures.coloured(np.full((8, 8), 3, np.float32), 3, 3).max() < 5
+    assert figures.colour_map(np.full((8, 8), 3, np.float32), 3, 3).max() < 5
 
 
 def test_outlines_stand_on_the_edges_of_the_mask_and_of_the_alarm() -> None:
-    canvas = figures.outlined(case(), 0.5)
+    canvas = figures.draw_outlines(case(), 0.5)
     scale = TILE_PX // 64
     green, red = (np.all(canvas == c, axis=2) for c in (figures.TRUTH, figures.ALARM))
     for painted, first, last in ((green, 32, 48), (red, 8, 24)):
@@ -91,13 +91,13 @@ def test_outlines_stand_on_the_edges_of_the_mask_and_of_the_alarm() -> None:
 
 def test_the_image_itself_is_not_painted_on() -> None:
     shown = case()
-    figures.outlined(shown, 0.5)
+    figures.draw_outlines(shown, 0.5)
     np.testing.assert_array_equal(shown.image, noise(0))
 
 
 def test_without_threshold_and_mask_nothing_is_outlined() -> None:
     shown = replace(case(), mask=None)
-    np.testing.assert_array_equal(figures.outlined(shown, None), shown.image)
+    np.testing.assert_array_equal(figures.draw_outlines(shown, None), shown.image)
 
 
 def test_a_caption_is_written_and_a_long_one_keeps_its_end() -> None:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from admodels.datasets import folder as folder_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import Found
+from admodels.foundation.manifest import DatasetImage
 from admodels.foundation.params import Kind, PerKind
 from admodels.images import decode, load
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, placed_batch
-from admodels.synthesis.augmenters import shuffled_strips
-from admodels.synthesis.foreground import estimated, foreground
+from admodels.synthesis.augmenters import shuffle_strips
+from admodels.synthesis.foreground import estimate_part, foreground
 from admodels.synthesis.params import SelfMix
-from admodels.validation.inspect import described
+from admodels.validation.inspect import describe_image
 
 # Numbers: specification of DiffusionAD, sections 8 and 14.1 (diffusionad.md).
 
@@ -60,7 +60,7 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def part_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    found = estimated(image)
+    found = estimate_part(image)
     assert found is not None
     assert set(np.unique(found)) == {0, 255}
     return found > 0
@@ -89,13 +89,13 @@ def speckled(low: int, high: int, side: int, seed: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
 def test_an_implausible_estimate_is_none(image: NDArray[np.uint8]) -> None:
-    assert estimated(image) is None
+    assert estimate_part(image) is None
 
 
 @pytest.mark.parametrize("side", [32, 64, 128])
 @pytest.mark.parametrize(("low", "high"), [(100, 111), (100, 103), (0, 256)])
 def test_noise_has_no_part(low: int, high: int, side: int) -> None:
-    assert all(estimated(speckled(low, high, side, seed)) is None for seed in range(10))
+    assert all(estimate_part(speckled(low, high, side, seed)) is None for seed in range(10))
 
 
 def test_every_image_says_where_its_matte_comes_from() -> None:
@@ -237,7 +237,7 @@ def test_shuffled_strips_move_tiles_by_one_order_of_columns_and_one_of_rows() ->
     image = tiles.repeat(8, axis=0).repeat(8, axis=1)[..., None].repeat(3, axis=2)
     orders = set()
     for seed in range(200):
-        moved = shuffled_strips(image, 8, np.random.default_rng(seed))
+        moved = shuffle_strips(image, 8, np.random.default_rng(seed))
         found = moved[::8, ::8, 0]
         assert np.array_equal(found.repeat(8, axis=0).repeat(8, axis=1), moved[..., 0])
         assert sorted(found.flatten()) == list(range(64))
@@ -258,9 +258,9 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows_of(raw: Path) -> list[manifest.Row]:
-    found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-    return [described(one, raw, decode.STORED)[0] for one in found]
+def rows_of(raw: Path) -> list[manifest.ManifestRow]:
+    found = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+    return [describe_image(one, raw, decode.STORED)[0] for one in found]
 
 
 def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
@@ -307,8 +307,8 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
 
 def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
     def problems() -> list[str]:
-        found = [Found(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-        return [described(one, raw, decode.STORED)[1].matte_problem for one in found]
+        found = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+        return [describe_image(one, raw, decode.STORED)[1].matte_problem for one in found]
 
     assert problems() == ["", ""]
     decode.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
@@ -335,4 +335,4 @@ def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
 def test_in_a_plain_folder_mattes_are_no_anomalies(tmp_path: Path) -> None:
     for name in ("0.png", "foreground/0.png"):
         decode.write_png(tmp_path / name, np.zeros((40, 50), np.uint8))
-    assert [f.image_path for f in folder_layout.found(tmp_path, "")] == ["0.png"]
+    assert [f.image_path for f in folder_layout.find_images(tmp_path, "")] == ["0.png"]

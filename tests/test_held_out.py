@@ -12,12 +12,12 @@ from PIL import Image
 from admodels.foundation import manifest, progress
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
-from admodels.foundation.manifest import Found, Row
+from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.images import decode, sheets
 from admodels.synthesis import held_out
 from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Anomaly, Synthesize
-from admodels.validation.inspect import described
+from admodels.validation.inspect import describe_image
 from stages import synthesize, train
 from tests import cards, tiny
 
@@ -34,7 +34,7 @@ PARAMS = Synthesize(image_px=PX, resize="bilinear", per_image=3, generator=ANOMA
 
 
 def row(name, content):
-    return Row(
+    return ManifestRow(
         image_id=f"train/good/{name}",
         image_path=f"train/good/{name}.png",
         image_sha256=f"{content:064x}",
@@ -130,7 +130,7 @@ def test_the_written_set_is_read_back_at_another_size(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
     found, masks = held_out.read(tmp_path / "task", 16, "area")
-    averaged = decode.resized(samples[5].image, 16, "area")
+    averaged = decode.resize_image(samples[5].image, 16, "area")
     assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
     assert found.shape == (12, 3, 16, 16)
     assert masks.shape == (12, 16, 16)
@@ -244,12 +244,12 @@ def project(tmp_path, monkeypatch):
     """A folder in which the stage `synthesize` can run on task `t`."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(3)
-    found = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
+    found = [DatasetImage(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
     for one in found:
         decode.write_png(
             Path("data/raw/t", one.image_path), rng.integers(0, 256, (90, 70, 3), np.uint8)
         )
-    rows = [described(one, Path("data/raw/t"), decode.STORED)[0] for one in found]
+    rows = [describe_image(one, Path("data/raw/t"), decode.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
     write_json(Path("data/manifests/t/contract.json"), tiny.CONTRACT.model_dump(mode="json"))
     for name in ("a/1.png", "a/2.png", "b.png"):
@@ -275,9 +275,9 @@ def test_the_stage_paints_every_validation_image_and_repeats_itself_to_the_byte(
 
 
 def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project):
-    raw, found = Path("data/raw/t"), Found("train/good/0.png", "normal", "", "", "learn")
+    raw, found = Path("data/raw/t"), DatasetImage("train/good/0.png", "normal", "", "", "learn")
     cards.deep_card(raw / found.image_path, 70 << 4)
-    row = described(found, raw, decode.STORED)[0]
+    row = describe_image(found, raw, decode.STORED)[0]
     manifest.write(Path("data/manifests/t/validation.csv"), [row])
     learnt = cards.windowed((0, 4095)).contract.learnt
     write_json(Path("data/manifests/t/contract.json"), learnt.model_dump(mode="json"))
@@ -314,8 +314,8 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     assert found()[0] == {"whole": 9}  # noise has no part
     planes = tiny.discs(1, seed=1)[0][0].transpose(1, 2, 0)
     decode.write_png(Path("data/raw/t/train/good/0.png"), planes)
-    rows = [Found(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
-    listed = [described(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
+    rows = [DatasetImage(f"train/good/{i}.png", "normal", "", "", "learn") for i in range(3)]
+    listed = [describe_image(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
     manifest.write(Path("data/manifests/t/validation.csv"), listed)
     assert found()[0] == {"estimated": 3, "whole": 6}
     decode.write_png(Path("data/raw/t/train/good/0.png"), np.full((90, 70, 3), 60, dtype=np.uint8))
@@ -323,7 +323,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     matte[:45] = 255
     for i in range(3):
         decode.write_png(Path(f"data/raw/t/foreground/train/good/{i}.png"), matte)
-    listed = [described(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
+    listed = [describe_image(row, Path("data/raw/t"), decode.STORED)[0] for row in rows]
     for split in ("validation", "train"):
         manifest.write(Path(f"data/manifests/t/{split}.csv"), listed)
     source, share, cyan = found()

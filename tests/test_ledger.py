@@ -21,9 +21,9 @@ from admodels.foundation.errors import BusyError, ConfigurationError, StorageErr
 from admodels.scoring import engine, tables
 from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import is_settled
-from admodels.scoring.engine import Counts, Model, Source, score_line
+from admodels.scoring.engine import Counts, LineImages, Model, score_line
 from admodels.scoring.index import part
-from admodels.scoring.ledger import folder_name, opened
+from admodels.scoring.ledger import folder_name, open_ledger
 from admodels.scoring.stopping import Stop
 from tests import cards
 from tests.cards import card, make_bundle
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 
 def night(place: Path, bundle: Bundle | None = None, **changes: object) -> Counts:
     """One run over `place/in` into `place/ledger`."""
-    source = Source(**{"line": "press", "folder": place / "in"} | changes)
-    with opened(place / "ledger") as ledger:
+    source = LineImages(**{"line": "press", "folder": place / "in"} | changes)
+    with open_ledger(place / "ledger") as ledger:
         return score_line(ledger, source, Model.of(bundle or make_bundle()), Stop())
 
 
@@ -70,8 +70,8 @@ def test_the_next_run_scores_what_is_new_and_nothing_else(place: Path) -> None:
 def test_a_run_with_nothing_new_loads_no_bundle_and_writes_no_part(place: Path) -> None:
     before = sorted((place / "ledger").rglob("*.parquet"))
     model = replace(Model.of(make_bundle()), load=None)
-    with opened(place / "ledger") as ledger:
-        assert score_line(ledger, Source("press", place / "in"), model, Stop()).old == 7
+    with open_ledger(place / "ledger") as ledger:
+        assert score_line(ledger, LineImages("press", place / "in"), model, Stop()).old == 7
     assert sorted((place / "ledger").rglob("*.parquet")) == before
 
 
@@ -213,7 +213,7 @@ def test_many_parts_of_a_run_become_one_with_the_same_rows(
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", 4)
     night(place, line="weld")
     before = rows(place)
-    with opened(place / "ledger") as ledger:
+    with open_ledger(place / "ledger") as ledger:
         assert len(ledger.parts("weld")) == 4
         ledger.compact("weld")
         (merged,) = ledger.parts("weld")
@@ -328,11 +328,11 @@ def test_a_line_s_name_cannot_leave_the_ledger_or_meet_another(tmp_path: Path, l
 
 
 def test_the_number_of_a_run_never_comes_twice(place: Path) -> None:
-    with opened(place / "ledger") as ledger:
+    with open_ledger(place / "ledger") as ledger:
         assert ledger.run == "000002"
         ledger.finish({})
     shutil.rmtree(place / "ledger" / "scores" / "press")
-    with opened(place / "ledger") as ledger:
+    with open_ledger(place / "ledger") as ledger:
         assert ledger.run == "000003"
 
 
@@ -361,8 +361,8 @@ def test_a_run_that_is_asked_to_stop_keeps_what_it_has_scored(tmp_path: Path) ->
         return inner(images)
 
     bundle.detector.score = score_and_stop
-    with opened(tmp_path / "ledger") as ledger:
-        score_line(ledger, Source("press", tmp_path / "in"), Model.of(bundle), stop)
+    with open_ledger(tmp_path / "ledger") as ledger:
+        score_line(ledger, LineImages("press", tmp_path / "in"), Model.of(bundle), stop)
     kept = rows(tmp_path)
     assert len(kept) == 4  # the chunk that was at hand
     assert night(tmp_path).old == 4
@@ -411,7 +411,7 @@ def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
-    with opened(place / "ledger") as ledger:
+    with open_ledger(place / "ledger") as ledger:
         with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", failing)
             with pytest.raises(OSError, match="Input"):

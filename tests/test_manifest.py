@@ -11,16 +11,18 @@ from pydantic import ValidationError
 
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import Found, Row, Split
+from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
 
 SPLIT = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
 
 
 def pair(name, part="learn", label="normal", content=None):
-    found = Found(name, label, "" if label == "normal" else "scratch", "", part)
+    found = DatasetImage(name, label, "" if label == "normal" else "scratch", "", part)
     digest = hashlib.sha256((content or name).encode()).hexdigest()
     image_id = name.rsplit(".", 1)[0]
-    row = Row(image_id, name, digest, 8, 9, "RGB", 8, label, found.defect_type, "", "", "", "")
+    row = ManifestRow(
+        image_id, name, digest, 8, 9, "RGB", 8, label, found.defect_type, "", "", "", ""
+    )
     return found, row
 
 
@@ -190,8 +192,8 @@ def test_the_widest_shares_leave_something_to_train_at_every_count():
 
 
 def test_a_long_list_of_names_is_cut_with_a_count():
-    assert files.listed(["b", "a"]) == "a, b"
-    assert files.listed(f"{i:02}" for i in range(23)).endswith("19 and 3 more")
+    assert files.names_text(["b", "a"]) == "a, b"
+    assert files.names_text(f"{i:02}" for i in range(23)).endswith("19 and 3 more")
 
 
 def test_the_manifest_needs_neither_opencv_nor_pillow_nor_torch():

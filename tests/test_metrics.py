@@ -222,7 +222,7 @@ def test_curves_run_through_their_definition() -> None:
 def test_a_thinned_curve_keeps_its_ends_and_lies_close() -> None:
     x = np.linspace(0, 1, 10_001) ** 4
     y = np.sqrt(x)
-    thin_x, thin_y = metrics.thinned((x, y), 200)
+    thin_x, thin_y = metrics.thin((x, y), 200)
     assert 150 < len(thin_x) <= 200
     assert (thin_x[0], thin_y[0], thin_x[-1], thin_y[-1]) == (0, 0, 1, 1)
     # no gap is longer than two of 199 even parts of the way, which is 2
@@ -232,4 +232,4 @@ def test_a_thinned_curve_keeps_its_ends_and_lies_close() -> None:
 
 def test_a_short_curve_is_not_thinned() -> None:
     curve = (np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0]))
-    assert metrics.thinned(curve, 3) == curve
+    assert metrics.thin(curve, 3) == curve

@@ -19,12 +19,12 @@ from admodels.cli import app
 from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.images import decode
 from admodels.nights import run as nights
-from admodels.nights.history import Summary, last
+from admodels.nights.history import NightSummary, last
 from admodels.nights.limits import Limit
 from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
-from admodels.scoring.engine import Model, Source, local, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import LineImages, Model, local, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
@@ -77,7 +77,7 @@ def test_one_night_scores_all_lines_into_one_ledger(plant: Path) -> None:
     kept = json.loads((plant / "ledger/runs/000001.json").read_text(encoding="utf-8"))
     assert kept == told
     night = last(Path("ledger"))  # as an alert and the dead-man check read it
-    assert night == Summary.of(json.dumps(told))
+    assert night == NightSummary.of(json.dumps(told))
     assert (night.page, night.page_faults) == (f"{plant}/ledger/pages/000001.html", [])
 
 
@@ -368,8 +368,8 @@ def test_rows_of_a_line_that_failed_are_told_once_it_has_its_night(
 
 def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> None:
     (plant / "press" / "empty.png").touch()
-    source = Source("press", plant / "press")
-    with opened(Path("ledger")) as ledger:  # and dies before it has told anybody
+    source = LineImages("press", plant / "press")
+    with open_ledger(Path("ledger")) as ledger:  # and dies before it has told anybody
         score_line(ledger, source, Model.at(Path("models/draem/stripes")), Stop())
     draw(plant / "press" / "later", 2, seed=9)
     told = run({"press": line("press", alpha=0.9)})

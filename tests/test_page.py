@@ -20,7 +20,7 @@ from admodels.nights import feedback, history
 from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
 from admodels.nights.run import Options, nightly
-from admodels.scoring.ledger import opened
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Line
 from tests import cards, tiny
 from tests.browser import CHROMIUM, FLAGS
@@ -73,7 +73,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drift = place / "ledger" / "drift" / "press" / "000002.json"
     drift.parent.mkdir(parents=True, exist_ok=True)
     drift.write_text(json.dumps(DRIFT), encoding="utf-8")
-    with opened(place / "ledger") as held:
+    with open_ledger(place / "ledger") as held:
         render.write(held)
     return place / "ledger"
 
@@ -145,7 +145,7 @@ def tab(browser, ledger: Path, request: pytest.FixtureRequest) -> Iterator[Tab]:
 
 def test_the_page_of_a_night_can_be_made_again_to_the_byte(ledger: Path) -> None:
     first = (ledger / "pages" / "000002.html").read_bytes()
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         assert render.write(held, "000002").read_bytes() == first
         with pytest.raises(ConfigurationError, match="no run 000009"):
             render.write(held, "000009")
@@ -173,7 +173,7 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
 
 
 def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         nights = content.told_of(ledger)
         press, weld = content.line_nights(held, nights)
     assert press.before["run"] == "000001"
@@ -187,7 +187,7 @@ def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypa
     monkeypatch.setattr(content, "PARTS_MAX", 6)
     monkeypatch.setattr(content, "UNJUDGED", 2)
     monkeypatch.setattr(content, "PARTS_LEAST", 1)
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         lines = content.line_nights(held, content.told_of(ledger))
     chosen = content.worst_first(lines)
     assert sorted(at for at, _ in chosen) == [0, 0, 0, 1, 1]
@@ -303,7 +303,7 @@ def test_marks_outlast_the_page_and_feedback_takes_what_is_saved(
     (row,) = csv.DictReader(StringIO(text))
     assert (row["line"], row["verdict"]) == ("press", "defect")
     shutil.copytree(ledger, tmp_path / "ledger")
-    with opened(tmp_path / "ledger") as held:
+    with open_ledger(tmp_path / "ledger") as held:
         assert held.index.last("press", "=cmd|' !C calc'!A0.png") == row["image_sha256"]
         assert feedback.take(held, tmp_path / "verdicts.csv") == {"press": 1}
 

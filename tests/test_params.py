@@ -146,7 +146,7 @@ def line(**changes: Any) -> dict[str, Any]:
 def test_an_added_block_changes_no_other_line_of_the_file(copied: Path) -> None:
     before = copied.read_text(encoding="utf-8").splitlines()
     task = load(copied)["tasks"]["sample_brick"]
-    with editing.edited(copied) as document:
+    with editing.edit_params(copied) as document:
         editing.add(document, "tasks", "bricks", task)
         editing.add(document, "lines", "press_3", line())
     after = copied.read_text(encoding="utf-8").splitlines()
@@ -161,9 +161,9 @@ def test_an_added_block_changes_no_other_line_of_the_file(copied: Path) -> None:
 
 
 def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
-    with editing.edited(copied) as document:
+    with editing.edit_params(copied) as document:
         document["lines"] = {}
-    with editing.edited(copied) as document:
+    with editing.edit_params(copied) as document:
         editing.add(document, "lines", "press_3", line())
     assert load(copied)["lines"] == {"press_3": line()}
     assert "\n  press_3:\n    folder: in\n" in copied.read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
 def test_an_edit_that_would_not_pass_the_check_is_not_written(copied: Path) -> None:
     before = copied.read_bytes()
     with pytest.raises(ConfigurationError, match="trains no draem on glass"):  # noqa: SIM117
-        with editing.edited(copied) as document:
+        with editing.edit_params(copied) as document:
             editing.add(document, "lines", "press_3", line(task="glass"))
     assert copied.read_bytes() == before
     assert [p.name for p in copied.parent.iterdir()] == ["params.yaml"]
@@ -180,7 +180,7 @@ def test_an_edit_that_would_not_pass_the_check_is_not_written(copied: Path) -> N
 
 def test_a_name_that_is_taken_is_refused(copied: Path) -> None:
     with pytest.raises(ConfigurationError, match="exists already"):  # noqa: SIM117
-        with editing.edited(copied) as document:
+        with editing.edit_params(copied) as document:
             editing.add(document, "lines", "sample_brick_line", line())
 
 

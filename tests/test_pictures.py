@@ -12,8 +12,8 @@ from PIL import Image
 from admodels.methods import Prediction
 from admodels.nights import pictures, verdicts
 from admodels.scoring import tiling
-from admodels.scoring.engine import Model, Source, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.stopping import Stop
 from tests.cards import ALPHA, card, make_bundle
@@ -22,8 +22,8 @@ from tests.cards import ALPHA, card, make_bundle
 def night(place: Path, most: int = 500, **changes: object) -> int:
     """How many pictures a night draws."""
     model = Model.of(make_bundle()).tiled(changes.get("tile"))
-    source = Source("press", place / "in", **changes)
-    with opened(place / "ledger") as ledger:
+    source = LineImages("press", place / "in", **changes)
+    with open_ledger(place / "ledger") as ledger:
         score_line(ledger, source, model, Stop())
         calibration = verdicts.ensure_calibration(ledger, "press", model)
         drawn = pictures.draw(ledger, source, model, calibration, ALPHA, most, Stop())
@@ -146,7 +146,7 @@ def image(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(32, 32), (70, 100), (33, 190), (20, 50), (5, 9)])
 def test_windows_that_agree_give_the_map_of_the_whole(shape: tuple[int, int]) -> None:
     rgb = image(*shape)
-    found = tiling.scored(make_bundle(), rgb, Tile(tile_px=32, overlap_px=8), with_map=True)[1]
+    found = tiling.score_tiles(make_bundle(), rgb, Tile(tile_px=32, overlap_px=8), with_map=True)[1]
     np.testing.assert_allclose(found, rgb.mean(axis=2), atol=1e-3)  # the map of Brightness
 
 
@@ -164,7 +164,9 @@ def test_windows_that_differ_leave_no_seam() -> None:
     bundle.detector.score = score
     rgb = np.zeros((32, 320, 3), np.uint8)
     for overlap, step in ((16, 1 / 8), (0, 1.0)):
-        found = tiling.scored(bundle, rgb, Tile(tile_px=32, overlap_px=overlap), with_map=True)[1]
+        found = tiling.score_tiles(
+            bundle, rgb, Tile(tile_px=32, overlap_px=overlap), with_map=True
+        )[1]
         assert found.max() > 0.9
         assert found.min() < 0.1
         steepest = np.abs(np.diff(found, axis=1)).max()
@@ -176,7 +178,7 @@ def test_the_score_of_a_whole_image_is_that_of_its_worst_window() -> None:
     rgb = np.full((100, 100, 3), 50, np.uint8)
     rgb[30:60, 30:60] = 250
     bundle, tile = make_bundle(), Tile(tile_px=32, overlap_px=0)
-    assert tiling.scored(bundle, rgb, tile)[0] > 100
+    assert tiling.score_tiles(bundle, rgb, tile)[0] > 100
     whole = rgb.mean()
     assert whole < 70  # what is seen of it at once
 
@@ -184,7 +186,9 @@ def test_the_score_of_a_whole_image_is_that_of_its_worst_window() -> None:
 def test_the_map_of_a_huge_image_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(tiling, "MAP_PX_MAX", 64)
     rgb = np.repeat(np.repeat(image(8, 25), 16, axis=0), 16, axis=1)
-    found = tiling.scored(make_bundle(), rgb, Tile(tile_px=32, overlap_px=16), with_map=True)[1]
+    found = tiling.score_tiles(make_bundle(), rgb, Tile(tile_px=32, overlap_px=16), with_map=True)[
+        1
+    ]
     assert found.shape == (20, 64)
     assert np.isfinite(found).all()
 
@@ -192,7 +196,7 @@ def test_the_map_of_a_huge_image_is_bounded(monkeypatch) -> None:
 def test_a_window_that_breaks_the_detector_breaks_the_image() -> None:
     rgb = np.full((64, 64, 3), 255, np.uint8)
     rgb[:32] = 10
-    assert np.isnan(tiling.scored(make_bundle(), rgb, Tile(tile_px=32, overlap_px=0))[0])
+    assert np.isnan(tiling.score_tiles(make_bundle(), rgb, Tile(tile_px=32, overlap_px=0))[0])
 
 
 def test_a_tiled_line_has_scores_and_a_calibration_of_its_own(place: Path) -> None:

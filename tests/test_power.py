@@ -14,7 +14,7 @@ def drawn(defect: Defect, seed: int, level: int = 128, part: object = None) -> n
     """The change on an even image of 200 x 300 px."""
     rgb = np.full((200, 300, 3), level, np.uint8)
     part = np.full((10, 10), 255, np.uint8) if part is None else part
-    return power.painted(rgb, part, defect, np.random.default_rng(seed)).astype(int) - level
+    return power.paint_defect(rgb, part, defect, np.random.default_rng(seed)).astype(int) - level
 
 
 @pytest.mark.parametrize("diameter_px", [2.0, 6.0, 40.0])
@@ -46,9 +46,9 @@ def test_a_defect_lies_around_a_place_of_the_part() -> None:
 def test_no_defect_changes_nothing_and_the_image_given_is_left_alone() -> None:
     rgb = np.full((30, 30, 3), 128, np.uint8)
     part = np.full((3, 3), 255, np.uint8)
-    same = power.painted(rgb, part, Defect(0, 0, 0), np.random.default_rng(1))
+    same = power.paint_defect(rgb, part, Defect(0, 0, 0), np.random.default_rng(1))
     assert (same == 128).all()
-    assert (power.painted(rgb, part, Defect(0, 9, 9), np.random.default_rng(1)) != 128).any()
+    assert (power.paint_defect(rgb, part, Defect(0, 9, 9), np.random.default_rng(1)) != 128).any()
     assert (rgb == 128).all()
 
 

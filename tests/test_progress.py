@@ -87,7 +87,7 @@ def test_a_terminal_gets_a_bar_unless_the_work_is_short(seconds: float, seen: bo
 
 
 def fetched(archive: Path, tmp_path: Path) -> None:
-    fetch.fetch(fetch.pinned(str(archive)), "", tmp_path / "raw/task")
+    fetch.fetch(fetch.pin_source(str(archive)), "", tmp_path / "raw/task")
 
 
 @pytest.mark.usefixtures("nothing_is_short")
@@ -111,7 +111,7 @@ def test_fetching_shows_how_far_it_is(
     subprocess.run(["tar", "czf", "a.tar.gz", "origin"], cwd=tmp_path, check=True)
     fetched(tmp_path / "a.tar.gz", tmp_path)
     assert "extract, MiB read: 1/3 " in capsys.readouterr().err
-    assert fetch.pinned((tmp_path / "a.zip").as_uri()).kind == "url"
+    assert fetch.pin_source((tmp_path / "a.zip").as_uri()).kind == "url"
     assert "download, MiB: 3/3 " in capsys.readouterr().err
 
 

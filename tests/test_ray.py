@@ -20,8 +20,8 @@ from admodels.foundation.errors import SourceError
 from admodels.images import decode
 from admodels.scoring import ray
 from admodels.scoring.discover import Status
-from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
@@ -56,8 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(place: Path, ledger: str, engine: Engine, stop: Stop | None = None) -> Counts:
-    with opened(place / ledger) as held:
-        source = Source("press", place / "inbox")
+    with open_ledger(place / ledger) as held:
+        source = LineImages("press", place / "inbox")
         return score_line(held, source, Model.at(place / "bundle"), stop or Stop(), engine)
 
 
@@ -109,7 +109,7 @@ def test_the_rows_are_the_same_after_a_stop_and_the_death_of_a_worker(place, clu
 def worker(place: Path, **changes: object) -> ray._Worker:
     model = Model.at(place / "bundle")
     asked = {
-        "source": Source("press", place / "inbox"),
+        "source": LineImages("press", place / "inbox"),
         "bundle": place / "bundle",
         "fingerprints": (model.model_fingerprint, model.contract_fingerprint),
         "known": np.empty(0, "S64"),
@@ -139,7 +139,7 @@ def test_a_worker_with_another_bundle_is_refused(place: Path) -> None:
 
 
 def test_a_worker_that_does_not_see_the_images_is_refused(place: Path, tmp_path: Path) -> None:
-    blind = worker(place, source=Source("press", tmp_path))
+    blind = worker(place, source=LineImages("press", tmp_path))
     ((read,),) = blind({"names": [b"01.png"]})["found"]
     assert read.row.status == Status.VANISHED
     with pytest.raises(SourceError, match="does not find an image"):

@@ -22,11 +22,11 @@ from admodels.images import decode
 from admodels.inference.conformal import p_values
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
-from admodels.scoring.engine import Model, Source, score_line
-from admodels.scoring.ledger import opened
+from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.rows import rows
-from admodels.scoring.single import Summary, score_folder
+from admodels.scoring.single import FolderSummary, score_folder
 from admodels.scoring.stopping import Stop
 from stages import score as stage
 from tests import cards, tiny
@@ -213,7 +213,7 @@ def test_a_budget_that_cannot_be_held_gives_p_values_and_no_verdict(
 def test_the_summary_on_disk_is_what_is_returned(inbox: Path, tmp_path: Path) -> None:
     summary = run(inbox, tmp_path / "out")
     on_disk = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert Summary(**on_disk) == summary
+    assert FolderSummary(**on_disk) == summary
     assert str(summary).startswith("press: 25 files (12 scored, 1 empty,")
 
 
@@ -326,7 +326,7 @@ def test_an_output_folder_that_is_not_ours_is_refused(tmp_path: Path, out: str) 
 def test_results_replace_those_of_an_earlier_scoring_whole(tmp_path: Path) -> None:
     card(tmp_path / "in" / "a.png", 70)
     run(tmp_path / "in", tmp_path / "out")
-    source = Source("press", tmp_path / "in")
+    source = LineImages("press", tmp_path / "in")
     score_folder(source, Model.of(make_bundle()), tmp_path / "out", alpha=ALPHA)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"scores.parquet", "verdicts.parquet", "summary.json"}
@@ -351,10 +351,10 @@ def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_a_killed_one_stopped_with_the_files_of_now(tmp_path: Path) -> None:
-    source = Source("press", tmp_path / "in")
+    source = LineImages("press", tmp_path / "in")
     for at in range(6):
         card(tmp_path / "in" / f"{at}.png", 70 + at)
-    with opened(tmp_path / ".out.ledger") as ledger:
+    with open_ledger(tmp_path / ".out.ledger") as ledger:
         score_line(ledger, source, Model.of(make_bundle()), Stop())
     (tmp_path / "in" / "0.png").unlink()
     card(tmp_path / "in" / "1.png", 90)
@@ -416,7 +416,7 @@ def test_the_stage_and_the_command_write_the_same_tables(
     )
     monkeypatch.chdir(tmp_path)
     stage.main("press")
-    score_folder(Source("press", Path("inbox")), Model.at(draem), Path("out"), alpha=0.2)
+    score_folder(LineImages("press", Path("inbox")), Model.at(draem), Path("out"), alpha=0.2)
     for name in ("scores.parquet", "verdicts.parquet", "summary.json"):
         written = (tmp_path / "data/scores/press" / name).read_bytes()
         assert written == (tmp_path / "out" / name).read_bytes()

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from admodels.foundation.licences import is_non_commercial, told
+from admodels.foundation.licences import is_non_commercial, licence_text
 from admodels.sources.source import Source
 
 
@@ -24,7 +24,7 @@ from admodels.sources.source import Source
 )
 def test_a_licence_that_forbids_to_earn_money_is_flagged(licence: str, flagged: bool) -> None:
     assert is_non_commercial(licence) is flagged
-    assert ("NON-COMMERCIAL" in told(licence)) is flagged
+    assert ("NON-COMMERCIAL" in licence_text(licence)) is flagged
 
 
 def test_mirrors_go_with_a_url_only() -> None:

@@ -18,8 +18,8 @@ from admodels.inference.conformal import benjamini_hochberg, p_values
 from admodels.nights import calibrate as calibrating
 from admodels.nights import feedback, verdicts
 from admodels.nights.verdicts import Tally
-from admodels.scoring.engine import Model, Source, score_line
-from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop
 from tests.cards import card, make_bundle
 
@@ -29,13 +29,13 @@ LEVELS = range(60, 160, 10)  # the scores of ten cards; the bundle's calibration
 
 @contextmanager
 def held(place: Path) -> Iterator[Ledger]:
-    with opened(place / "ledger") as ledger:
+    with open_ledger(place / "ledger") as ledger:
         yield ledger
 
 
 def night(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> Tally:
     model = Model.of(bundle or make_bundle())
-    score_line(ledger, Source("press", place / "in"), model, Stop())
+    score_line(ledger, LineImages("press", place / "in"), model, Stop())
     verdicts.ensure_calibration(ledger, "press", model)
     return verdicts.rebuild(ledger, "press", ALPHA)
 
@@ -157,7 +157,7 @@ def test_calibration_refuses_images_that_cannot_be_scored(place: Path) -> None:
 
 def test_calibration_refuses_images_that_the_model_learnt_from(place: Path) -> None:
     path = card(place / "good" / "a.png", 100)
-    row = manifest.Row(
+    row = manifest.ManifestRow(
         *("a", "train/a.png", files.sha256_of(path), 1, 1, "RGB", 8, "normal"), *[""] * 5
     )
     (place / "manifests" / "grey_cards").mkdir(parents=True)
@@ -271,17 +271,19 @@ def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: 
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
         shas = {level: files.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
-        found = folder_layout.found(source, "")
+        found = folder_layout.find_images(source, "")
         assert {(f.image_path, f.label, f.part) for f in found} == {
             (f"normal/{sha256}.png", "normal", "learn") for sha256 in shas.values()
         }
         feedback.take(ledger, say(place, [("140.png", "defect")]))
         assert feedback.collect(ledger, "press", place / "in", source) == (1, 1)
-        assert [f.image_path for f in folder_layout.found(source, "")] == [
+        assert [f.image_path for f in folder_layout.find_images(source, "")] == [
             f"normal/{shas[150]}.png"
         ]
         assert set(calibrate(ledger, place).scores) == {100, 130, 150}
-        row = manifest.Row("b", "normal/b.png", shas[150], 1, 1, "RGB", 8, "normal", *[""] * 5)
+        row = manifest.ManifestRow(
+            "b", "normal/b.png", shas[150], 1, 1, "RGB", 8, "normal", *[""] * 5
+        )
         (place / "manifests" / "grey_cards").mkdir(parents=True)
         manifest.write(place / "manifests" / "grey_cards" / "train.csv", [row])
         assert set(calibrate(ledger, place).scores) == {100, 130}

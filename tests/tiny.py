@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from admodels import methods
 from admodels.bundles import runtime
 from admodels.images.decode import STORED
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 from admodels.methods import Synthetic, TrainingData
 
 PX = 64
-CONTRACT = Contract(  # of anything that decodes
+CONTRACT = ImageRules(  # of anything that decodes
     reading=STORED,
     width_px=(1, 100_000),
     height_px=(1, 100_000),

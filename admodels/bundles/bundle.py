@@ -26,8 +26,8 @@ from admodels.bundles.card import (
     SCHEMA_VERSION,
     Card,
     Golden,
-    ImageContract,
-    _refused,
+    Preparation,
+    _refusal,
     _write_card,
     fingerprints,
     read_card,
@@ -38,7 +38,7 @@ from admodels.foundation.licences import is_non_commercial
 from admodels.foundation.params import Kind
 from admodels.images import decode
 from admodels.images.describe import read_records, write_records
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 from admodels.methods import Detector, MethodParams
 
 PACKAGES = ("admodels", "torch", "numpy", "opencv-python-headless", "pillow")
@@ -57,7 +57,7 @@ class Origin:
     kind: Kind
     licence: str
     trained_on: Mapping[str, str]
-    learnt: Contract
+    learnt: ImageRules
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Bundle:
     task: str
     kind: Kind
     params: MethodParams
-    contract: ImageContract
+    contract: Preparation
     calibration_scores: NDArray[np.float64]
     model_fingerprint: str
     contract_fingerprint: str
@@ -97,9 +97,9 @@ def score(detector: Detector, pixels: NDArray[np.uint8]) -> Scored:
     )
 
 
-def contract_of(params: MethodParams, learnt: Contract) -> ImageContract:
+def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
     """The image contract of a method's params and a task's images."""
-    return ImageContract(image_px=params.image_px, resize=params.resize, learnt=learnt)
+    return Preparation(image_px=params.image_px, resize=params.resize, learnt=learnt)
 
 
 def _golden_tolerance(
@@ -134,7 +134,7 @@ def save(
     save_file(detector.state(), temporary / "model.safetensors")
     if reference is not None:
         write_records(temporary / REFERENCE, reference)
-    names = _written(temporary, golden)
+    names = _write_golden_images(temporary, golden)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     scores = score(detector, golden).anomaly_score
     card = Card(
@@ -159,7 +159,7 @@ def save(
     temporary.replace(folder)
 
 
-def _written(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
+def _write_golden_images(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
     names = [f"golden/{at:02d}.png" for at in range(len(golden))]
     for name, pixels in zip(names, golden, strict=True):
         decode.write_png(folder / name, pixels.transpose(1, 2, 0))
@@ -177,13 +177,13 @@ def reference(folder: Path, card: Card) -> NDArray[np.void] | None:
 
 def _replay_golden(folder: Path, card: Card, detector: Detector) -> None:
     pictures = [
-        decode.decoded((folder / g.file).read_bytes(), folder / g.file) for g in card.golden
+        decode.decode_image((folder / g.file).read_bytes(), folder / g.file) for g in card.golden
     ]
     pixels = np.stack([p.rgb.transpose(2, 0, 1) for p in pictures])
     expected = np.array([g.anomaly_score for g in card.golden])
     difference = float(np.abs(score(detector, pixels).anomaly_score - expected).max())
     if not difference <= card.golden_tolerance:
-        raise _refused(
+        raise _refusal(
             f"golden images score differently here: by {difference:.3g}",
             folder / "golden",
             f"at most {card.golden_tolerance:.3g} from the scores when the bundle was made",
@@ -203,9 +203,9 @@ def load(folder: Path, device: torch.device) -> Bundle:
         state = load_file(folder / "model.safetensors")
     except (ConfigurationError, ValidationError, SafetensorError) as error:
         found = f"method, params or weights of another version of admodels: {error}"
-        raise _refused(found, folder, f"what admodels {version('admodels')} writes") from None
+        raise _refusal(found, folder, f"what admodels {version('admodels')} writes") from None
     if card.contract != contract_of(params, card.contract.learnt):
-        raise _refused("the image contract is not that of the params", folder, "the same one")
+        raise _refusal("the image contract is not that of the params", folder, "the same one")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)

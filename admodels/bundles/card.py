@@ -10,13 +10,13 @@ from pydantic import Field
 from admodels.foundation.errors import BundleError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.params import Kind, Resize, Strict
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 
 SCHEMA_VERSION: Literal[2] = 2
 REFERENCE = "reference.safetensors"
 
 
-class ImageContract(Strict):
+class Preparation(Strict):
     """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
 
     `learnt` says how it is read before, and which images are none of its kind.
@@ -24,7 +24,7 @@ class ImageContract(Strict):
 
     image_px: int
     resize: Resize
-    learnt: Contract
+    learnt: ImageRules
 
 
 class Golden(Strict):
@@ -45,7 +45,7 @@ class Card(Strict):
     non_commercial: bool  # follows from the licence of what it was trained on
     params: dict[str, Any]
     precision: Literal["float32", "bfloat16"]
-    contract: ImageContract
+    contract: Preparation
     calibration_scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
     golden: tuple[Golden, ...] = Field(min_length=1)
     golden_tolerance: float = Field(ge=0, allow_inf_nan=False)
@@ -71,7 +71,7 @@ def _write_card(path: Path, card: Card) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _refused(found: str, where: Path, expected: str) -> BundleError:
+def _refusal(found: str, where: Path, expected: str) -> BundleError:
     return BundleError(
         found,
         where=where,
@@ -93,15 +93,15 @@ def read_card(folder: Path) -> Card:
         card = Card.model_validate_json(json.dumps(content), strict=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"no readable bundle: {type(error).__name__}"
-        raise _refused(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
+        raise _refusal(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
     if seal != _digest(content):
-        raise _refused("bundle.json was changed after it was made", path, f"content hash {seal}")
+        raise _refusal("bundle.json was changed after it was made", path, f"content hash {seal}")
     wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
     scores = list(card.calibration_scores)
     if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
-        raise _refused("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
+        raise _refusal("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
     for name, expected in card.files.items():
         file = folder / name
         if not file.is_file() or sha256_of(file) != expected:
-            raise _refused(f"{name} is missing or was changed", file, f"sha256 {expected}")
+            raise _refusal(f"{name} is missing or was changed", file, f"sha256 {expected}")
     return card

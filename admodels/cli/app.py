@@ -41,23 +41,23 @@ def task_add(
 ) -> None:
     """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
     from admodels.cli import editing
-    from admodels.foundation.licences import NOT_STATED, told
+    from admodels.foundation.licences import NOT_STATED, licence_text
 
     if source == OFFICIAL:
-        release, licence_of_source = _pinned_release(dataset)
+        release, licence_of_source = _pin_release(dataset)
     else:
-        release, licence_of_source = _pinned(source, category, mirror or ()), NOT_STATED
+        release, licence_of_source = _pin(source, category, mirror or ()), NOT_STATED
     block: dict[str, Any] = {"dataset": dataset, "category": category, "kind": kind}
     block |= {"licence": licence or licence_of_source, "source": release}
-    brought = _pinned_textures(textures) if textures else None
-    with editing.edited() as document:
+    brought = _pin_textures(textures) if textures else None
+    with editing.edit_params() as document:
         editing.add(document, "tasks", name, block)
         if run:
             document["run"]["tasks"].append(name)
         if brought:
             editing.merge(document, {"assets": {"textures": brought}})
     typer.echo(f"tasks.{name} is in params.yaml, pinned to {release['sha256'][:12]}")
-    typer.echo(f"licence of its images: {told(block['licence'])}")
+    typer.echo(f"licence of its images: {licence_text(block['licence'])}")
 
 
 @task_app.command("refresh")
@@ -68,8 +68,8 @@ def task_refresh(name: str) -> None:
     from admodels.sources.source import Task
 
     task = params.read(f"tasks.{name}", Task)
-    source = _pinned(task.source.location, task.category, task.source.mirrors)
-    with editing.edited() as document:
+    source = _pin(task.source.location, task.category, task.source.mirrors)
+    with editing.edit_params() as document:
         editing.merge(document, {"tasks": {name: {"source": source}}})
     same = source["sha256"] == task.source.sha256
     typer.echo(f"tasks.{name} is {'unchanged' if same else 'pinned to ' + source['sha256'][:12]}")
@@ -82,25 +82,25 @@ def textures(
     """Pin the source of the textures that synthetic anomalies are painted with."""
     from admodels.cli import editing
 
-    source = _pinned_textures(location)
-    with editing.edited() as document:
+    source = _pin_textures(location)
+    with editing.edit_params() as document:
         editing.merge(document, {"assets": {"textures": source}})
     typer.echo(f"assets.textures is pinned to {source['sha256'][:12]}")
 
 
-def _pinned_textures(location: str) -> dict[str, Any]:
-    from admodels.sources.textures import pinned
+def _pin_textures(location: str) -> dict[str, Any]:
+    from admodels.sources.textures import pin_textures
 
-    return _plain(pinned(location))
-
-
-def _pinned(location: str, category: str, mirrors: Sequence[str]) -> dict[str, Any]:
-    from admodels.sources.fetch import pinned
-
-    return _plain(pinned(location, category, mirrors))
+    return _plain(pin_textures(location))
 
 
-def _pinned_release(dataset: str) -> tuple[dict[str, Any], str]:
+def _pin(location: str, category: str, mirrors: Sequence[str]) -> dict[str, Any]:
+    from admodels.sources.fetch import pin_source
+
+    return _plain(pin_source(location, category, mirrors))
+
+
+def _pin_release(dataset: str) -> tuple[dict[str, Any], str]:
     """Where the hash is known nothing is downloaded yet, else all of it."""
     from admodels import datasets
     from admodels.sources.source import Source
@@ -108,7 +108,7 @@ def _pinned_release(dataset: str) -> tuple[dict[str, Any], str]:
     known = datasets.official(dataset)
     first, *others = known.urls
     if not known.sha256:
-        return _pinned(first, "", others), known.licence
+        return _pin(first, "", others), known.licence
     source = Source(kind="url", location=first, sha256=known.sha256, mirrors=tuple(others))
     return _plain(source), known.licence
 
@@ -137,7 +137,7 @@ def line_add(
             next_step="create or mount it: `dvc repro` needs it to be there",
         )
     block = {"folder": folder, "task": task, "method": method, "alpha": alpha}
-    with editing.edited() as document:
+    with editing.edit_params() as document:
         editing.add(document, "lines", name, block)
     typer.echo(f"lines.{name} is in params.yaml")
 

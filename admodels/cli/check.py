@@ -12,7 +12,7 @@ from admodels import datasets, methods
 from admodels.evaluation.measure import Evaluate
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
-from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parsed
+from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parse
 from admodels.scoring.lines import Line
 from admodels.sources.source import Assets, Task
 from admodels.synthesis.params import Synthesize
@@ -51,7 +51,7 @@ def problems(content: Mapping[str, Any]) -> list[str]:
     typed: dict[str, Any] = {}
     for key in models.keys() & content.keys():
         try:
-            typed[key] = parsed(content[key], models[key], key)
+            typed[key] = parse(content[key], models[key], key)
         except ConfigurationError as error:
             found.append(error.found)
     return sorted(found) or list(_contradictions(typed))

@@ -25,7 +25,7 @@ def _yaml() -> YAML:
 
 
 @contextmanager
-def edited(path: Path = PARAMS_FILE) -> Iterator[Document]:
+def edit_params(path: Path = PARAMS_FILE) -> Iterator[Document]:
     """The document of `path` to change; written back, whole, only if it then passes `check`.
 
     Raises:
@@ -98,5 +98,5 @@ def preset(name: str, path: Path = PARAMS_FILE, folder: Path = PRESETS) -> None:
             expected=f"one of {', '.join(known) or 'none here'}",
             next_step="run in the repository root with one of these names",
         )
-    with edited(path) as document:
+    with edit_params(path) as document:
         merge(document, load(folder / f"{name}.yaml"))

@@ -44,12 +44,12 @@ def score(
 
     from admodels.nights.limits import ALARM, Limit, expected_images
     from admodels.scoring.discover import shown
-    from admodels.scoring.engine import Model, Source
+    from admodels.scoring.engine import LineImages, Model
     from admodels.scoring.single import score_folder
 
     limits = [Limit.of(text) for text in fail_if]
-    budget = _shipped_alpha() if alpha is None else alpha
-    source = Source(shown(line or folder.resolve().name), folder)
+    budget = _default_alpha() if alpha is None else alpha
+    source = LineImages(shown(line or folder.resolve().name), folder)
     model = Model.at(bundle)
     with _engine(engine, ray_address, ray_workers) as chosen:
         summary = score_folder(source, model, out, alpha=budget, csv=csv, engine=chosen)
@@ -96,9 +96,9 @@ def page(
 ) -> None:
     """Write the page of a night and the index over nights, from the ledger alone."""
     from admodels.nights.page import render as morning_page
-    from admodels.scoring.ledger import opened
+    from admodels.scoring.ledger import open_ledger
 
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         typer.echo(morning_page.write(held, run))
 
 
@@ -136,11 +136,11 @@ def calibrate(
     from admodels.nights import verdicts
     from admodels.nights.deploy import Pinned
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import opened
+    from admodels.scoring.ledger import open_ledger
     from admodels.scoring.stopping import on_signals
 
-    line = params.named(name, lines)
-    with on_signals() as stop, opened(ledger) as held:
+    line = params.find_line(name, lines)
+    with on_signals() as stop, open_ledger(ledger) as held:
         pinned = Pinned(models, ledger)
         pinned.look_up([line])
         model, _, _ = pinned.of(line)
@@ -162,10 +162,10 @@ def rethreshold(
     """Say what another budget changes, from the ledger alone; nothing is scored."""
     from admodels.nights import verdicts
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import opened
+    from admodels.scoring.ledger import open_ledger
 
     names = [name] if name else list(params.lines(lines))
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         for each in names:
             typer.echo(verdicts.change(held, each, alpha))
             if write:
@@ -182,11 +182,11 @@ def feedback(
     """Keep what people said of images (fine, defect), and say what the promise was worth."""
     from admodels.nights import feedback as said
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import opened
+    from admodels.scoring.ledger import open_ledger
 
-    with opened(ledger) as held:
+    with open_ledger(ledger) as held:
         for name in said.take(held, table):
-            typer.echo(said.realised(held, name, params.named(name, lines).alpha))
+            typer.echo(said.realised(held, name, params.find_line(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
 
 
@@ -218,10 +218,10 @@ def collect(
     """Add the images that people called fine to those that a task learns from."""
     from admodels.nights import feedback as said
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import opened
+    from admodels.scoring.ledger import open_ledger
 
-    line = params.named(name, lines)
-    with opened(ledger) as held:
+    line = params.find_line(name, lines)
+    with open_ledger(ledger) as held:
         kept, gone = said.collect(held, name, Path(line.folder), folder)
     typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
     typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")
@@ -266,7 +266,7 @@ def _tell(told: dict[str, Any]) -> None:
     typer.echo(json.dumps(told, sort_keys=True))
 
 
-def _shipped_alpha() -> float:
+def _default_alpha() -> float:
     from admodels.foundation import params
 
     if not params.PARAMS_FILE.is_file():

@@ -1,7 +1,7 @@
 """A task, and how its images are found: one module per dataset layout, found by its name.
 
-A reader is `found(root, category) -> list[Found]`; it names files and pairs masks, and opens no
-image.
+A reader is `find_images(root, category) -> list[DatasetImage]`; it names files and pairs masks,
+and opens no image.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 from admodels.foundation.errors import ConfigurationError, DataError
-from admodels.foundation.files import listed
-from admodels.foundation.manifest import IMAGE_SUFFIXES, Found, Part
+from admodels.foundation.files import names_text
+from admodels.foundation.manifest import IMAGE_SUFFIXES, DatasetImage, Part
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def available() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py"))
 
 
-def found(dataset: str, category: str, root: Path) -> list[Found]:
+def find_images(dataset: str, category: str, root: Path) -> list[DatasetImage]:
     """The images of a category under its raw `root`, sorted by path.
 
     Raises:
@@ -71,7 +71,9 @@ def found(dataset: str, category: str, root: Path) -> list[Found]:
             next_step="dvc repro fetch",
         )
     reader = import_module(f"admodels.datasets.{dataset}")
-    images: list[Found] = sorted(reader.found(root, category), key=lambda f: f.image_path)
+    images: list[DatasetImage] = sorted(
+        reader.find_images(root, category), key=lambda f: f.image_path
+    )
     if not images:
         raise DataError(
             "no images found",
@@ -83,7 +85,7 @@ def found(dataset: str, category: str, root: Path) -> list[Found]:
     return images
 
 
-def _refuse_wrong_paths(images: list[Found], root: Path) -> None:
+def _refuse_wrong_paths(images: list[DatasetImage], root: Path) -> None:
     """A table may name what it likes: twice, outside the folder, or not there.
 
     Raises:
@@ -102,7 +104,7 @@ def _refuse_wrong_paths(images: list[Found], root: Path) -> None:
         if wrong:
             raise DataError(
                 f"{len(wrong)} files that the dataset names {what}",
-                where=listed(wrong),
+                where=names_text(wrong),
                 expected=f"files below {root}, each named once",
                 next_step="mend the dataset's table, then `admodels task refresh` of its task",
             )
@@ -131,15 +133,15 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def normal(root: Path, folder: Path, part: Part) -> list[Found]:
+def normal(root: Path, folder: Path, part: Part) -> list[DatasetImage]:
     """The images right in `folder` as normal images of `part`."""
     names = [p.relative_to(root).as_posix() for p in images_in(folder)]
-    return [Found(name, "normal", "", "", part) for name in names]
+    return [DatasetImage(name, "normal", "", "", part) for name in names]
 
 
 def anomalous(
     root: Path, folder: Path, masks: Path, endings: tuple[str, ...], part: Part = "test"
-) -> list[Found]:
+) -> list[DatasetImage]:
     """The images right in `folder` as anomalies, each with its mask in `masks`/<defect>.
 
     A mask is called like its image plus one of `endings`, with any image suffix. Where the folder
@@ -153,5 +155,5 @@ def anomalous(
         usual = f"{promised}/{path.stem}{endings[0]}.png" if promised else ""
         mask = next((by_stem[path.stem + e] for e in endings if path.stem + e in by_stem), usual)
         name = path.relative_to(root).as_posix()
-        images.append(Found(name, "anomalous", folder.name, mask, part))
+        images.append(DatasetImage(name, "anomalous", folder.name, mask, part))
     return images

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import Found, Label, Part
+from admodels.foundation.manifest import DatasetImage, Label, Part
 
 Cells = dict[str, str]
 
@@ -31,7 +31,7 @@ def rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) 
     return [bare | dict(zip(header, line, strict=True)) for line in lines if line]
 
 
-def one(cells: Cells, path: Path) -> Found:
+def one(cells: Cells, path: Path) -> DatasetImage:
     """The image of a row: image_path, label, part, defect_type, mask_path, all as text.
 
     Raises:
@@ -42,7 +42,7 @@ def one(cells: Cells, path: Path) -> Found:
         words = f"label {' or '.join(get_args(Label))}, part {' or '.join(get_args(Part))}"
         raise _unclear(f"label `{label}`, part `{part}` of {cells['image_path']}", path, words)
     kind, mask = cells["defect_type"], cells["mask_path"]
-    return Found(cells["image_path"], label, kind, mask, part)  # type: ignore[arg-type]
+    return DatasetImage(cells["image_path"], label, kind, mask, part)  # type: ignore[arg-type]
 
 
 def _unclear(found: str, where: object, expected: str) -> DataError:

@@ -11,7 +11,7 @@ says of which this is so, and the report counts them.
 from pathlib import Path
 
 from admodels.datasets import Official, base_of, images_in
-from admodels.foundation.manifest import Found, Part
+from admodels.foundation.manifest import DatasetImage, Part
 
 PARTS: dict[str, Part] = {"Train": "learn", "Test": "test"}
 DEFECT = "defect"  # the release names no types
@@ -22,13 +22,13 @@ OFFICIAL = Official(
 )
 
 
-def found(root: Path, category: str) -> list[Found]:
+def find_images(root: Path, category: str) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself."""
     base = base_of(root, category)
     return [one for name, part in PARTS.items() for one in _part(root, base / name, part)]
 
 
-def _part(root: Path, folder: Path, part: Part) -> list[Found]:
+def _part(root: Path, folder: Path, part: Part) -> list[DatasetImage]:
     """An image is defective if it has a mask, or if Labels.txt says so: then a mask is promised."""
     labels = folder / "Label"
     masks = {p.stem.removesuffix("_label"): p.relative_to(root) for p in images_in(labels)}
@@ -39,9 +39,11 @@ def _part(root: Path, folder: Path, part: Part) -> list[Found]:
         usual = (labels / f"{path.stem}_label.PNG").relative_to(root)
         if path.stem in masks or path.stem in told:
             mask = masks.get(path.stem, usual).as_posix()
-            images.append(Found(name, "anomalous", DEFECT, mask, "test", moved=part == "learn"))
+            images.append(
+                DatasetImage(name, "anomalous", DEFECT, mask, "test", moved=part == "learn")
+            )
         else:
-            images.append(Found(name, "normal", "", "", part))
+            images.append(DatasetImage(name, "normal", "", "", part))
     return images
 
 

@@ -14,7 +14,7 @@ are relative to the table. Images that it does not name are left out.
 from pathlib import Path
 
 from admodels.datasets import _tables, anomalous, base_of, folders_in, normal
-from admodels.foundation.manifest import FOREGROUND, Found
+from admodels.foundation.manifest import FOREGROUND, DatasetImage
 
 LEARN = ("normal", "good")
 TABLE = "manifest.csv"
@@ -22,7 +22,7 @@ REQUIRED = ("image_path", "label")
 OPTIONAL = ("part", "defect_type", "mask_path")
 
 
-def found(root: Path, category: str) -> list[Found]:
+def find_images(root: Path, category: str) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
     Raises:
@@ -30,7 +30,7 @@ def found(root: Path, category: str) -> list[Found]:
     """
     base = base_of(root, category)
     if (base / TABLE).is_file():
-        return _described(root, base)
+        return _from_table(root, base)
     images = normal(root, base, "learn")
     for folder in folders_in(base):
         if folder.name in LEARN:
@@ -42,10 +42,10 @@ def found(root: Path, category: str) -> list[Found]:
     return images
 
 
-def _described(root: Path, base: Path) -> list[Found]:
+def _from_table(root: Path, base: Path) -> list[DatasetImage]:
     above = base.relative_to(root)
 
-    def placed(cells: _tables.Cells) -> Found:
+    def placed(cells: _tables.Cells) -> DatasetImage:
         is_normal = cells["label"] == "normal"
         told = {column: value for column, value in cells.items() if value}
         named = {c: (above / told[c]).as_posix() for c in ("image_path", "mask_path") if c in told}

@@ -10,7 +10,7 @@ ground_truth/<defect>/<name>_mask.*     its mask; the whole folder may be absent
 from pathlib import Path
 
 from admodels.datasets import Official, anomalous, base_of, folders_in, normal
-from admodels.foundation.manifest import Found, Part
+from admodels.foundation.manifest import DatasetImage, Part
 
 PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
 OFFICIAL = Official(
@@ -26,7 +26,9 @@ OFFICIAL = Official(
 )
 
 
-def found(root: Path, category: str, endings: tuple[str, ...] = ("_mask",)) -> list[Found]:
+def find_images(
+    root: Path, category: str, endings: tuple[str, ...] = ("_mask",)
+) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
     A mask is called like its image plus one of `endings`. Anomalous images outside test are told

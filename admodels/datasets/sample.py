@@ -40,7 +40,7 @@ documentation names them as CC0: https://creativecommons.org/publicdomain/zero/1
 The crops and the anomalies drawn on them are dedicated to the public domain likewise.
 """
 
-found = mvtec_ad.found
+found = mvtec_ad.find_images
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def draw(category: str, target: Path) -> None:
 
 
 def _grey(category: str) -> decode.UInt8:
-    return decode.decoded(photograph(category), category).rgb[:, :, 0]
+    return decode.decode_image(photograph(category), category).rgb[:, :, 0]
 
 
 def _crops(photo: decode.UInt8, zone: Zone, rng: Rng) -> list[decode.UInt8]:

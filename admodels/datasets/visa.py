@@ -10,7 +10,7 @@ from pathlib import Path
 
 from admodels.datasets import Official, _tables, base_of, mvtec_ad
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import Found
+from admodels.foundation.manifest import DatasetImage
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -24,14 +24,14 @@ OFFICIAL = Official(
 )
 
 
-def found(root: Path, category: str) -> list[Found]:
+def find_images(root: Path, category: str) -> list[DatasetImage]:
     """The images below `root`/`category`; converted, `root` may be the category itself.
 
     Raises:
         DataError: a release without the table that says which images are for testing.
     """
     if not (base_of(root, category) / "Data").is_dir():
-        return mvtec_ad.found(root, category, ("",))
+        return mvtec_ad.find_images(root, category, ("",))
     if not (root / SPLIT).is_file():
         raise DataError(
             "VisA's table of splits is missing",
@@ -40,10 +40,10 @@ def found(root: Path, category: str) -> list[Found]:
             next_step="give the folder or archive that holds both as the task's source",
         )
     table = _tables.rows(root / SPLIT, COLUMNS)
-    return [_found(cells, root / SPLIT) for cells in table if cells["object"] == category]
+    return [_from_split(cells, root / SPLIT) for cells in table if cells["object"] == category]
 
 
-def _found(cells: _tables.Cells, table: Path) -> Found:
+def _from_split(cells: _tables.Cells, table: Path) -> DatasetImage:
     """The row in our words; what is no word of theirs stays, and is refused."""
     label, kind = WORDS.get(cells["label"], (cells["label"], ""))
     part = mvtec_ad.PARTS.get(cells["split"], cells["split"])

@@ -76,7 +76,7 @@ def tiles(planes: NDArray[np.uint8] | NDArray[np.float32]) -> list[Pixels]:
     return [np.asarray(cv2.resize(p.transpose(1, 2, 0), size, interpolation=how)) for p in planes]
 
 
-def coloured(
+def colour_map(
     anomaly_map: NDArray[np.float32],
     low: float,
     high: float,
@@ -89,7 +89,7 @@ def coloured(
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
-def outlined(case: Case, threshold: float | None) -> Pixels:
+def draw_outlines(case: Case, threshold: float | None) -> Pixels:
     """The image with the outlines of `anomaly_map > threshold` (red) and of the mask (green)."""
     canvas = case.image.copy()
     alarm = None if threshold is None else case.anomaly_map > threshold
@@ -111,8 +111,8 @@ def overlay_sheet(
     heads = ["image", "anomaly map", "outlines", "reconstruction"]
     rows = []
     for case in cases:
-        painted = coloured(case.anomaly_map, low, high)
-        row = [case.image, painted, outlined(case, threshold)]
+        painted = colour_map(case.anomaly_map, low, high)
+        row = [case.image, painted, draw_outlines(case, threshold)]
         rows.append(row if case.reconstruction is None else [*row, case.reconstruction])
     header = beside([text(head, TILE_PX) for head in heads[: len(rows[0])]])
     width = header.shape[1]

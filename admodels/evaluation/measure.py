@@ -101,7 +101,7 @@ def evaluate(
         "test_normal": int(np.count_nonzero(~scored.anomalous)),
         "test_anomalous": int(np.count_nonzero(scored.anomalous)),
     }
-    rounded = {name: _rounded(value) for name, value in measured.items()}
+    rounded = {name: _round(value) for name, value in measured.items()}
     by_type = _recall_by_defect_type(scored, verdicts)
     p_values = conformal.p_values(scores, calibration_scores)
     return Evaluation(
@@ -119,7 +119,7 @@ def _pixel_ranking(scored: ScoredSet) -> metrics.Ranking | None:
     return metrics.ranking(scored.anomaly_maps, scored.masks, weights)
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, DECIMALS)
 
 
@@ -134,7 +134,7 @@ def _recall_by_defect_type(
 ) -> dict[str, float | None]:
     types = np.array(scored.defect_types, dtype=object)
     return {
-        name: _rounded(_share(verdicts, scored.anomalous & (types == name)))
+        name: _round(_share(verdicts, scored.anomalous & (types == name)))
         for name in sorted(set(types[scored.anomalous]))
     }
 
@@ -142,7 +142,7 @@ def _recall_by_defect_type(
 def _curve(names: tuple[str, str], points: metrics.Curve | None) -> pd.DataFrame:
     import pandas as pd
 
-    x, y = metrics.thinned(points or (np.empty(0), np.empty(0)), CURVE_POINTS)
+    x, y = metrics.thin(points or (np.empty(0), np.empty(0)), CURVE_POINTS)
     return pd.DataFrame({names[0]: x.round(DECIMALS), names[1]: y.round(DECIMALS)})
 
 

@@ -149,7 +149,7 @@ def aupro(ranks: Ranking | None, limit: float) -> float | None:
     return float(np.trapezoid(share, rate)) / limit
 
 
-def thinned(curve: Curve, points: int) -> Curve:
+def thin(curve: Curve, points: int) -> Curve:
     """At most `points` >= 2 points of a curve, evenly along its length, both ends among them."""
     x, y = curve
     if len(x) <= points:

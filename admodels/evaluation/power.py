@@ -55,7 +55,7 @@ def grid(rgb: UInt8, block: Power) -> Iterator[Defect]:
             yield Defect(share, share * side, contrast)
 
 
-def painted(rgb: UInt8, part: UInt8, defect: Defect, rng: np.random.Generator) -> UInt8:
+def paint_defect(rgb: UInt8, part: UInt8, defect: Defect, rng: np.random.Generator) -> UInt8:
     """A copy of (H, W, 3) with the defect around a random place where `part` (h, w) is not 0.
 
     Its edge is a pixel soft, its angle and the ratio of its axes random; it is darker or lighter

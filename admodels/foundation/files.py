@@ -81,7 +81,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def listed(names: Iterable[str]) -> str:
+def names_text(names: Iterable[str]) -> str:
     """The sorted names for a message: the first 20, then how many more there are."""
     ordered = sorted(names)
     more = len(ordered) - NAMES_SHOWN

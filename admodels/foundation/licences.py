@@ -16,6 +16,6 @@ def is_non_commercial(licence: str) -> bool:
     return bool(NON_COMMERCIAL.search(licence))
 
 
-def told(licence: str) -> str:
+def licence_text(licence: str) -> str:
     """The licence with what follows from it, for people."""
     return f"{licence} (NON-COMMERCIAL use only)" if is_non_commercial(licence) else licence

@@ -10,7 +10,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import listed, whole_file
+from admodels.foundation.files import names_text, whole_file
 from admodels.foundation.params import Strict
 
 Label = Literal["normal", "anomalous"]
@@ -39,7 +39,7 @@ class Split(Strict):
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetImage:
     """One image as a dataset lays it out; paths are POSIX and relative to the raw root.
 
     `moved`: the release learns from this anomalous image, we test with it.
@@ -54,7 +54,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """One manifest row; the fields are the CSV's columns, in order. No mask: empty strings."""
 
     image_id: str
@@ -72,10 +72,10 @@ class Row:
     foreground_sha256: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write the rows sorted by `image_path`; readers never see half a file."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -83,7 +83,7 @@ def write(path: Path, rows: Iterable[Row]) -> None:
         table.writerows(astuple(row) for row in sorted(rows, key=lambda row: row.image_path))
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[ManifestRow]:
     """The rows of a manifest, in file order.
 
     Raises:
@@ -99,7 +99,7 @@ def read(path: Path) -> list[Row]:
         return [_row(cells, f"{path}:{table.line_num}") for cells in table]
 
 
-def _row(cells: list[str], where: str) -> Row:
+def _row(cells: list[str], where: str) -> ManifestRow:
     if len(cells) != len(COLUMNS):
         raise _not_a_manifest(f"manifest row has {len(cells)} cells", where)
     values = dict(zip(COLUMNS, cells, strict=True))
@@ -109,7 +109,7 @@ def _row(cells: list[str], where: str) -> Row:
         unfit.append("label")
     if unfit:
         raise _not_a_manifest(f"manifest row has no valid {', '.join(unfit)}", where)
-    return Row(**{**values, **{name: int(text) for name, text in numbers.items()}})  # type: ignore[arg-type]
+    return ManifestRow(**{**values, **{name: int(text) for name, text in numbers.items()}})  # type: ignore[arg-type]
 
 
 def _not_a_manifest(found: str, where: object) -> DataError:
@@ -122,8 +122,8 @@ def _not_a_manifest(found: str, where: object) -> DataError:
 
 
 def splits(
-    found_rows: list[tuple[Found, Row]], split: Split, seed: int, task: str
-) -> dict[str, list[Row]]:
+    found_rows: list[tuple[DatasetImage, ManifestRow]], split: Split, seed: int, task: str
+) -> dict[str, list[ManifestRow]]:
     """The rows of each of `SPLITS`.
 
     Learnable normal images are ordered by sha256("<seed>:<image_sha256>"): the first
@@ -137,10 +137,10 @@ def splits(
     """
     _refuse_shared_ids(task, [row for _, row in found_rows])
     _refuse_anomalous_outside_test(task, found_rows)
-    parts: dict[Part, list[Row]] = {"learn": [], "calibration": [], "test": []}
+    parts: dict[Part, list[ManifestRow]] = {"learn": [], "calibration": [], "test": []}
     for found, row in found_rows:
         parts[found.part].append(row)
-    learn = sorted(parts["learn"], key=lambda row: (_drawn(row, seed), row.image_path))
+    learn = sorted(parts["learn"], key=lambda row: (_rank(row, seed), row.image_path))
     if len(learn) < split.min_normal_images:
         raise _refusal(
             task,
@@ -164,7 +164,7 @@ def splits(
     return shared_out
 
 
-def _drawn(row: Row, seed: int) -> str:
+def _rank(row: ManifestRow, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{row.image_sha256}".encode()).hexdigest()
 
 
@@ -172,7 +172,7 @@ def _share(count: int, share: float) -> int:
     return max(1, int(count * share + 0.5))
 
 
-def _past_copies(rows: list[Row], at: int) -> int:
+def _past_copies(rows: list[ManifestRow], at: int) -> int:
     """`at`, moved on until no two copies of an image stand on both sides of it."""
     while 0 < at < len(rows) and rows[at].image_sha256 == rows[at - 1].image_sha256:
         at += 1
@@ -184,7 +184,7 @@ def _refusal(task: str, found: str, where: str, expected: str, remedy: str) -> D
     return DataError(found, where=where, expected=expected, next_step=step)
 
 
-def _refuse_shared_ids(task: str, rows: list[Row]) -> None:
+def _refuse_shared_ids(task: str, rows: list[ManifestRow]) -> None:
     first: dict[str, str] = {}
     clashes = [
         f"{other} and {row.image_path}"
@@ -195,37 +195,39 @@ def _refuse_shared_ids(task: str, rows: list[Row]) -> None:
         raise _refusal(
             task,
             "images differ only in their extension",
-            listed(clashes),
+            names_text(clashes),
             "one image per name: the path without extension is the image's id",
             "rename or remove one of each",
         )
 
 
-def _refuse_anomalous_outside_test(task: str, found_rows: list[tuple[Found, Row]]) -> None:
+def _refuse_anomalous_outside_test(
+    task: str, found_rows: list[tuple[DatasetImage, ManifestRow]]
+) -> None:
     wrong = [f.image_path for f, _ in found_rows if f.label == "anomalous" and f.part != "test"]
     if wrong:
         raise _refusal(
             task,
             f"{len(wrong)} anomalous images outside the test part",
-            listed(wrong),
+            names_text(wrong),
             "normal images only: a method would learn the defects as normal",
             "move them to the test part",
         )
 
 
-def _refuse_empty(task: str, shared_out: dict[str, list[Row]]) -> None:
+def _refuse_empty(task: str, shared_out: dict[str, list[ManifestRow]]) -> None:
     empty = [name for name in SPLITS[:-1] if not shared_out[name]]
     if empty:
         raise _refusal(
             task,
             f"no images are left for {', '.join(empty)}",
-            listed(row.image_path for name in SPLITS[:-1] for row in shared_out[name]),
+            names_text(row.image_path for name in SPLITS[:-1] for row in shared_out[name]),
             "enough different normal images: copies of one image stay in one split",
             "remove the copies, or add other normal images",
         )
 
 
-def _refuse_shared_content(task: str, shared_out: dict[str, list[Row]]) -> None:
+def _refuse_shared_content(task: str, shared_out: dict[str, list[ManifestRow]]) -> None:
     first: dict[str, tuple[str, str]] = {}
     clashes = []
     for name, rows in shared_out.items():
@@ -237,7 +239,7 @@ def _refuse_shared_content(task: str, shared_out: dict[str, list[Row]]) -> None:
         raise _refusal(
             task,
             "the same image in two splits",
-            listed(clashes),
+            names_text(clashes),
             "every image in one split only",
             "remove one file of each pair",
         )

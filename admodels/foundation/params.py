@@ -66,7 +66,7 @@ def load(path: Path = PARAMS_FILE) -> dict[str, Any]:
     return content
 
 
-def parsed(value: object, model: type[T], where: str) -> T:
+def parse(value: object, model: type[T], where: str) -> T:
     """`value` (plain YAML) as `model`, strictly: JSON rules, so lists are sequences and no more.
 
     Raises:
@@ -104,4 +104,4 @@ def read(key: str, model: type[T], path: Path = PARAMS_FILE) -> T:
                 next_step="add it (see presets/), then `admodels check`",
             )
         value = value[part]
-    return parsed(value, model, key)
+    return parse(value, model, key)

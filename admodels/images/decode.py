@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 from admodels.foundation.errors import AdmodelsError, DataError
 from admodels.foundation.files import whole_file
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from admodels.foundation.manifest import Row
+from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize, Strict
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Image:
     bit_depth: int
 
 
-def decoded(data: bytes, where: object, reading: Reading = STORED) -> Image:
+def decode_image(data: bytes, where: object, reading: Reading = STORED) -> Image:
     """An encoded image as RGB; the first frame where there are several.
 
     More than 8 bits go through one fixed window, never a stretch of their own, so that brightness
@@ -113,8 +113,10 @@ def decoded(data: bytes, where: object, reading: Reading = STORED) -> Image:
     """
     image, bit_depth = _whole(data, where)
     try:
-        rgb = _rgb(image) if bit_depth <= 8 else _windowed(_deep(image, data), bit_depth, reading)
-        rgb = _turned(rgb, image, reading.orientation)
+        rgb = (
+            _rgb(image) if bit_depth <= 8 else _apply_window(_deep(image, data), bit_depth, reading)
+        )
+        rgb = _turn(rgb, image, reading.orientation)
     except (ValueError, OSError, cv2.error) as error:
         raise UnreadableImage("undecodable", str(error), where) from error
     return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, bit_depth)
@@ -147,11 +149,11 @@ def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
     if not data:
         raise UnreadableImage("empty", "zero bytes", where)
     try:
-        image = _opened(data)
+        image = _open(data)
         if image.width * image.height > LARGEST_PIXELS:
             raise UnreadableImage("too_large", f"{image.width} x {image.height} pixels", where)
         if image.format == "PNG":
-            _opened(data).verify()  # checksums, which load() ignores
+            _open(data).verify()  # checksums, which load() ignores
         if image.format == "TIFF":
             image.info[TURNED] = _orientation(image)  # load() turns, and forgets
         image.load()
@@ -163,7 +165,7 @@ def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
         raise UnreadableImage(reason, f"{type(error).__name__}: {error}", where) from error
 
 
-def _opened(data: bytes) -> Pillow.Image:
+def _open(data: bytes) -> Pillow.Image:
     """The header read; complaints about metadata are dropped, one thread at a time."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -193,7 +195,7 @@ def _orientation(image: Pillow.Image) -> int:
             return 1
 
 
-def _turned(pixels: NDArray[Any], image: Pillow.Image, policy: Orientation) -> NDArray[Any]:
+def _turn(pixels: NDArray[Any], image: Pillow.Image, policy: Orientation) -> NDArray[Any]:
     """Turned as `policy` says; of all formats only TIFF comes turned, from both decoders."""
     if image.format == "TIFF":
         turn = UNDONE.get(image.info[TURNED]) if policy == "stored" else None
@@ -223,7 +225,7 @@ def _deep(image: Pillow.Image, data: bytes) -> NDArray[np.uint16]:
     return np.asarray(read[:, :, 2::-1], np.uint16)  # BGR and perhaps alpha
 
 
-def _windowed(values: NDArray[np.uint16], bit_depth: int, reading: Reading) -> UInt8:
+def _apply_window(values: NDArray[np.uint16], bit_depth: int, reading: Reading) -> UInt8:
     mapped = _table(reading.window or (0, (1 << bit_depth) - 1))[values]
     return np.repeat(mapped, 3, axis=2) if mapped.shape[2] == 1 else mapped
 
@@ -236,7 +238,7 @@ def _table(window: tuple[int, int]) -> UInt8:
     return levels.clip(0, 255).astype(np.uint8)
 
 
-def decoded_mask(data: bytes, where: object) -> Bool:
+def decode_mask(data: bytes, where: object) -> Bool:
     """An encoded ground-truth mask (H, W): True where it is not black.
 
     Several values are fine if they are class ids of an 8-bit grey image (1..9).
@@ -261,17 +263,17 @@ def decoded_mask(data: bytes, where: object) -> Bool:
             expected="a binary mask: 0 is normal, one other value is defective",
             next_step="mend the mask (store it lossless), then `admodels task refresh` of its task",
         )
-    return _turned(defective, image, "stored")
+    return _turn(defective, image, "stored")
 
 
-def decoded_matte(data: bytes, where: object, row: Row) -> UInt8:
+def decode_matte(data: bytes, where: object, row: ManifestRow) -> UInt8:
     """The encoded foreground matte of the image of `row`, as (H, W, 3) uint8: 255 is the part.
 
     Raises:
         UnreadableImage: the file does not give an image.
         DataError: it has another size than its image, or is dark all over.
     """
-    matte = decoded(data, where)
+    matte = decode_image(data, where)
     brightest, size = matte.rgb.max(), f"{matte.width} x {matte.height} pixels"
     if (matte.width, matte.height) != (row.width, row.height) or brightest < BRIGHT:
         raise DataError(
@@ -283,7 +285,7 @@ def decoded_matte(data: bytes, where: object, row: Row) -> UInt8:
     return matte.rgb
 
 
-def resized(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
+def resize_image(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
     """An (H, W, 3) uint8 image as (image_px, image_px, 3) uint8, stretched to the square.
 
     `bilinear` samples without antialiasing, as DRAEM's cv2.resize does; `area` averages.
@@ -292,7 +294,7 @@ def resized(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
     return np.asarray(scaled, dtype=np.uint8)
 
 
-def resized_mask(mask: Bool, mask_px: int) -> Bool:
+def resize_mask(mask: Bool, mask_px: int) -> Bool:
     """An (H, W) bool mask as (mask_px, mask_px) bool, nearest."""
     # EXACT samples at pixel centres, as bilinear does; plain INTER_NEAREST shifts by half a pixel.
     scaled = cv2.resize(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import listed
-from admodels.foundation.manifest import FOREGROUND, Row
+from admodels.foundation.files import names_text
+from admodels.foundation.manifest import FOREGROUND, ManifestRow
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
@@ -23,23 +23,25 @@ from admodels.images.decode import (
     Reading,
     T,
     UInt8,
-    decoded,
-    decoded_mask,
-    decoded_matte,
-    resized,
-    resized_mask,
+    decode_image,
+    decode_mask,
+    decode_matte,
+    resize_image,
+    resize_mask,
 )
 
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 
-def load_one(row: Row, root: Path, reading: Reading) -> UInt8:
+def load_image(row: ManifestRow, root: Path, reading: Reading) -> UInt8:
     """The image of a row as the camera took it, (H, W, 3) uint8 RGB; refusals as in `load`."""
     path = root / row.image_path
-    return decoded(_read_checked(path, row.image_sha256), path, reading).rgb
+    return decode_image(_read_checked(path, row.image_sha256), path, reading).rgb
 
 
-def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Reading) -> UInt8:
+def load_images(
+    rows: list[ManifestRow], root: Path, image_px: int, resize: Resize, reading: Reading
+) -> UInt8:
     """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
 
     Raises:
@@ -47,14 +49,14 @@ def load(rows: list[Row], root: Path, image_px: int, resize: Resize, reading: Re
         UnreadableImage: a file does not give an image.
     """
 
-    def planes(row: Row) -> UInt8:
-        return resized(load_one(row, root, reading), image_px, resize).transpose(2, 0, 1)
+    def planes(row: ManifestRow) -> UInt8:
+        return resize_image(load_image(row, root, reading), image_px, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
-    return stacked(planes, rows, (3, image_px, image_px), np.uint8, label)
+    return stack_arrays(planes, rows, (3, image_px, image_px), np.uint8, label)
 
 
-def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
+def load_masks(rows: list[ManifestRow], root: Path, mask_px: int) -> Bool:
     """The masks of the rows, in order, as (N, mask_px, mask_px) bool; no mask is all False.
 
     Raises:
@@ -62,11 +64,11 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
             size than its image.
     """
 
-    def plane(row: Row) -> Bool:
+    def plane(row: ManifestRow) -> Bool:
         if not row.mask_sha256:
             return np.zeros((mask_px, mask_px), dtype=np.bool_)
         path = root / row.mask_path
-        mask = decoded_mask(_read_checked(path, row.mask_sha256), path)
+        mask = decode_mask(_read_checked(path, row.mask_sha256), path)
         if mask.shape != (row.height, row.width):
             raise DataError(
                 f"mask is {mask.shape[1]} x {mask.shape[0]} pixels",
@@ -74,13 +76,15 @@ def load_masks(rows: list[Row], root: Path, mask_px: int) -> Bool:
                 expected=f"{row.width} x {row.height}, as {row.image_path}",
                 next_step=f"mend the mask, then `admodels task refresh {root.name}`",
             )
-        return resized_mask(mask, mask_px)
+        return resize_mask(mask, mask_px)
 
     label = f"read masks of {root.name}"
-    return stacked(plane, rows, (mask_px, mask_px), np.bool_, label)
+    return stack_arrays(plane, rows, (mask_px, mask_px), np.bool_, label)
 
 
-def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) -> UInt8 | None:
+def load_foreground(
+    rows: list[ManifestRow], root: Path, image_px: int, resize: Resize
+) -> UInt8 | None:
     """The mattes of the rows, in order, as (N, 1, image_px, image_px) uint8; None: there is none.
 
     Raises:
@@ -93,18 +97,18 @@ def load_foreground(rows: list[Row], root: Path, image_px: int, resize: Resize) 
     if bare:
         raise DataError(
             f"{len(bare)} of {len(rows)} images have no foreground matte",
-            where=listed(bare),
+            where=names_text(bare),
             expected=f"{FOREGROUND}/<path of the image>.png for every image, or for none",
             next_step="add or remove mattes, then `admodels task refresh NAME`",
         )
 
-    def plane(row: Row) -> UInt8:
+    def plane(row: ManifestRow) -> UInt8:
         path = root / row.foreground_path
-        matte = decoded_matte(_read_checked(path, row.foreground_sha256), path, row)
-        return resized(matte, image_px, resize)[None, :, :, 0]
+        matte = decode_matte(_read_checked(path, row.foreground_sha256), path, row)
+        return resize_image(matte, image_px, resize)[None, :, :, 0]
 
     label = f"read mattes of {root.name}"
-    return stacked(plane, rows, (1, image_px, image_px), np.uint8, label)
+    return stack_arrays(plane, rows, (1, image_px, image_px), np.uint8, label)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -127,7 +131,7 @@ def _not_as_listed(found: str, path: Path) -> DataError:
     )
 
 
-def stacked(
+def stack_arrays(
     one: Callable[[T], NDArray[Any]],
     items: Sequence[T],
     shape: tuple[int, ...],
@@ -175,8 +179,8 @@ def load_textures(folder: Path, image_px: int) -> decode.UInt8:
     """
 
     def planes(path: Path) -> decode.UInt8:
-        rgb = decode.decoded(path.read_bytes(), path).rgb
-        return decode.resized(rgb, image_px, "bilinear").transpose(2, 0, 1)
+        rgb = decode.decode_image(path.read_bytes(), path).rgb
+        return decode.resize_image(rgb, image_px, "bilinear").transpose(2, 0, 1)
 
     paths = texture_paths(folder)
-    return stacked(planes, paths, (3, image_px, image_px), np.uint8, "read textures")
+    return stack_arrays(planes, paths, (3, image_px, image_px), np.uint8, "read textures")

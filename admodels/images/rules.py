@@ -17,7 +17,7 @@ from admodels.images.describe import PLAIN_BITS, Look
 Fault = Literal["wrong_bit_depth", "wrong_channels", "wrong_size", "blank", "overexposed"]
 
 
-class Contract(Strict):
+class ImageRules(Strict):
     """Of the normal images to learn from and to calibrate with; pairs are least and greatest.
 
     `size_tolerance`: so many times smaller or larger than any of them may a side be;
@@ -71,14 +71,14 @@ class Contract(Strict):
         )
 
 
-def read(path: Path) -> Contract:
+def read(path: Path) -> ImageRules:
     """The contract of a task as `validate` wrote it.
 
     Raises:
         DataError: it is missing, or another version wrote it.
     """
     try:
-        return Contract.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
+        return ImageRules.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
     except (OSError, ValueError) as error:
         raise DataError(
             f"image contract cannot be read: {type(error).__name__}",

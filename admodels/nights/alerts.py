@@ -19,7 +19,14 @@ from threading import Thread
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from admodels.nights.history import SIGNALLED, LineTold, Summary, killed, last, meaning
+from admodels.nights.history import (
+    SIGNALLED,
+    LineSummary,
+    NightSummary,
+    killed_night,
+    last,
+    meaning,
+)
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
@@ -34,7 +41,7 @@ class Outcome:
     """How a night ended: its exit code if known, its summary if it told one, else its log's end."""
 
     code: int | None
-    night: Summary | None
+    night: NightSummary | None
     log: str = ""
 
 
@@ -60,9 +67,9 @@ def _outcome(ledger: Path, log: Path | None, status: str) -> Outcome:
     if log:
         with log.open(encoding="utf-8", errors="replace") as lines:
             for line in deque((line for line in lines if line.strip()), LOG_LINES):
-                night = Summary.of(line)
+                night = NightSummary.of(line)
                 end = "" if night else end + line  # what stands above a summary is an older night's
-    elif not killed(ledger, found := last(ledger)):
+    elif not killed_night(ledger, found := last(ledger)):
         night = found
     if night and code in (None, night.exit_code):
         return Outcome(night.exit_code, night)
@@ -101,8 +108,8 @@ def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
         yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
 
 
-def _lines(lines: Mapping[str, LineTold]) -> Iterator[str]:
-    total = LineTold(
+def _lines(lines: Mapping[str, LineSummary]) -> Iterator[str]:
+    total = LineSummary(
         exit_code=0,
         images=sum(line.images for line in lines.values()),
         unreadable=sum(line.unreadable for line in lines.values()),
@@ -117,7 +124,7 @@ def _lines(lines: Mapping[str, LineTold]) -> Iterator[str]:
         yield f"and {len(bad) - LINES_TOLD} more"
 
 
-def _counts(line: LineTold) -> str:
+def _counts(line: LineSummary) -> str:
     judged = "no verdicts" if line.flagged is None else f"{line.flagged} flagged"
     return f"{line.images} images, {line.unreadable} unreadable, {judged}"
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError, Interrupted
-from admodels.foundation.files import durable_file, listed
+from admodels.foundation.files import durable_file, names_text
 from admodels.foundation.progress import progress
 from admodels.images.describe import write_records
 from admodels.nights import feedback
@@ -46,7 +46,7 @@ def calibrate(
     scores, looks = _scores(ledger, line, model, approved, stop, tile)
     learnt = _learnt(manifests / model.task)
     if found_again := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
-        told = f"the model learnt from {len(found_again)} of the images: {listed(found_again)}"
+        told = f"the model learnt from {len(found_again)} of the images: {names_text(found_again)}"
         raise _refused(told, approved, "images that training has not seen")
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     for sha256, verdict in feedback.read(feedback.path_of(ledger, line)).items():
@@ -95,7 +95,7 @@ def _scores(
     if stop():
         raise Interrupted(stop.signal, approved)
     if bad:
-        raise _refused(f"{len(bad)} images cannot be scored: {listed(bad)}", approved, "images")
+        raise _refused(f"{len(bad)} images cannot be scored: {names_text(bad)}", approved, "images")
     return found, looks
 
 

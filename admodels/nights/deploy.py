@@ -26,7 +26,7 @@ class Pinned:
             from admodels.tracking import registry
 
             try:
-                found = registry.resolved(address, Path(), self._cache)
+                found = registry.resolve(address, Path(), self._cache)
             except Exception as error:  # of these lines alone: `of` raises it
                 self._failed[address] = error
                 continue

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import durable_file, listed, whole_file
-from admodels.nights.verdicts import judged
+from admodels.foundation.files import durable_file, names_text, whole_file
+from admodels.nights.verdicts import judge_group
 from admodels.scoring.discover import same_contents
 from admodels.scoring.ledger import Ledger, folder_name
 
@@ -91,7 +91,7 @@ def take(ledger: Ledger, path: Path) -> dict[str, int]:
         rows = [row for row in table if row["verdict"]]
     wrong = {row["verdict"] for row in rows} - {FINE, DEFECT}
     if wrong:
-        raise _refused(f"verdicts that are neither fine nor defect: {listed(wrong)}", path)
+        raise _refused(f"verdicts that are neither fine nor defect: {names_text(wrong)}", path)
     said: dict[str, dict[str, str]] = {}
     unknown = []
     for row in rows:
@@ -101,7 +101,7 @@ def take(ledger: Ledger, path: Path) -> dict[str, int]:
         else:
             unknown.append(f"{row['line']}: {row.get('path')}")
     if unknown:
-        raise _refused(f"files that the ledger does not know: {listed(unknown)}", path)
+        raise _refused(f"files that the ledger does not know: {names_text(unknown)}", path)
     for line, verdicts in said.items():
         target = path_of(ledger, line)
         _write(target, (read(target) | verdicts).items())
@@ -142,7 +142,7 @@ def realised(ledger: Ledger, line: str, alpha: float) -> Realised:
     """What the feedback says of all verdicts of a line."""
     said = read(path_of(ledger, line))
     counts = dict.fromkeys(("scored", "flagged", "reviewed", "false_alarms", "missed"), 0)
-    for _, _, verdicts in judged(ledger, line, alpha):
+    for _, _, verdicts in judge_group(ledger, line, alpha):
         columns = (verdicts[name].to_pylist() for name in ("image_sha256", "is_anomalous"))
         for sha256, flagged in zip(*columns, strict=True):
             if flagged is not None:

@@ -27,7 +27,7 @@ LOST = ("the night was killed, or never began", "look at its log, then run it ag
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
-class LineTold(BaseModel):
+class LineSummary(BaseModel):
     """What the summary of a night says of one line, as far as people are told."""
 
     exit_code: int
@@ -37,7 +37,7 @@ class LineTold(BaseModel):
     told: list[str] = []
 
 
-class Summary(BaseModel):
+class NightSummary(BaseModel):
     """The summary of a night: the last line on its stdout, and runs/RUN.json of the ledger."""
 
     run: str = Field(pattern=r"^\d+$")
@@ -45,13 +45,13 @@ class Summary(BaseModel):
     started: AwareDatetime
     seconds: float
     host: str
-    lines: dict[str, LineTold]
+    lines: dict[str, LineSummary]
     whole: bool = True  # it told of all its rows, on its page too
     page: str = ""  # where it is
     page_faults: list[str] = []
 
     @classmethod
-    def of(cls, text: str | bytes) -> "Summary | None":
+    def of(cls, text: str | bytes) -> "NightSummary | None":
         """From JSON; None where it is anything else."""
         try:
             return cls.model_validate_json(text)
@@ -73,12 +73,12 @@ def meaning(code: int | None) -> tuple[str, str]:
     return CODES.get(code, CODES[1])
 
 
-def last(ledger: Path) -> Summary | None:
+def last(ledger: Path) -> NightSummary | None:
     """The summary of the last night that came to its end."""
-    return next((Summary.of(path.read_bytes()) for path in summaries(ledger)), None)
+    return next((NightSummary.of(path.read_bytes()) for path in summaries(ledger)), None)
 
 
-def killed(ledger: Path, night: Summary | None) -> str | None:
+def killed_night(ledger: Path, night: NightSummary | None) -> str | None:
     """The number of a later night that wrote rows, has no summary and is not at work."""
     after = int(night.run) if night else 0
     runs = [p.name for p in ledger.glob("scores/*/*") if p.name.isdigit() and int(p.name) > after]
@@ -115,7 +115,7 @@ def age_of(text: str) -> timedelta:
 def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
     """Whether the last night came to its end within `max_age`, and what there is to say of it."""
     night = last(ledger)
-    if lost := killed(ledger, night):
+    if lost := killed_night(ledger, night):
         return False, f"night {lost} was killed before its end"
     if night is None:
         return False, f"no night has come to its end in {ledger}"

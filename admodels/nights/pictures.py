@@ -20,10 +20,10 @@ from admodels.evaluation import figures
 from admodels.foundation.files import whole_file
 from admodels.images import decode
 from admodels.images.sheets import outline
-from admodels.nights.verdicts import Calibration, judged, picture_path
+from admodels.nights.verdicts import Calibration, judge_group, picture_path
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
-from admodels.scoring.engine import Model, Source
+from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
 
@@ -46,7 +46,7 @@ class Wanted:
 
 def draw(
     ledger: Ledger,
-    source: Source,
+    source: LineImages,
     model: Model,
     calibration: Calibration,
     alpha: float,
@@ -76,7 +76,7 @@ def draw(
 
 
 def _draw(
-    part: list[tuple[Path, Wanted]], source: Source, bundle: Bundle, limits: tuple[float, float]
+    part: list[tuple[Path, Wanted]], source: LineImages, bundle: Bundle, limits: tuple[float, float]
 ) -> int:
     canvases: dict[Path, Pixels] = {}
     maps, pixels = [], []
@@ -85,10 +85,10 @@ def _draw(
         if rgb is not None:
             canvases[target] = _shrunk(rgb)
             if source.tile is not None:
-                maps.append(tiling.scored(bundle, rgb, source.tile, with_map=True)[1])
+                maps.append(tiling.score_tiles(bundle, rgb, source.tile, with_map=True)[1])
             else:
                 contract = bundle.contract
-                pixels.append(decode.resized(rgb, contract.image_px, contract.resize))
+                pixels.append(decode.resize_image(rgb, contract.image_px, contract.resize))
     if pixels:
         stack = np.stack(pixels).transpose(0, 3, 1, 2)
         maps += list(bundles.score(bundle.detector, stack).anomaly_map)
@@ -105,7 +105,7 @@ def _wanted(
     """Rows of tonight by this model: a killed run may have had another."""
 
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
-        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight(line)):
+        for _, scores, verdicts in judge_group(ledger, line, alpha, ledger.tonight(line)):
             if tables.model_of(scores) == fingerprints:
                 columns = (
                     verdicts["is_anomalous"].to_pylist(),
@@ -120,10 +120,10 @@ def _wanted(
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: Source, wanted: Wanted, reading: decode.Reading) -> Pixels | None:
+def _rgb(source: LineImages, wanted: Wanted, reading: decode.Reading) -> Pixels | None:
     """The image, unless the file has changed since it was scored."""
     data = same_contents(source.folder, wanted.path, wanted.image_sha256)
-    return None if data is None else decode.decoded(data, wanted.path, reading).rgb
+    return None if data is None else decode.decode_image(data, wanted.path, reading).rgb
 
 
 def _shrunk(rgb: Pixels) -> Pixels:
@@ -147,7 +147,7 @@ def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
     The contour goes around what is higher than on any normal image of the calibration.
     """
     size = (image.shape[1], image.shape[0])
-    heat = figures.coloured(anomaly_map, low, high, size)
+    heat = figures.colour_map(anomaly_map, low, high, size)
     mixed = cv2.addWeighted(image, 1 - MAP_OPACITY, heat, MAP_OPACITY, 0)
     region = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR) > (low + high) / 2
     return np.concatenate([image, outline(np.asarray(mixed), region, figures.ALARM)], axis=1)

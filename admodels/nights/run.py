@@ -27,8 +27,8 @@ from admodels.nights.history import SIGNALLED
 from admodels.nights.limits import ALARM, Limit, expected_images
 from admodels.nights.page import content, render
 from admodels.scoring.discover import files, shown
-from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
-from admodels.scoring.ledger import DONE, Ledger, opened
+from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
+from admodels.scoring.ledger import DONE, Ledger, open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
@@ -100,7 +100,7 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         BusyError: another run is at work on the ledger.
         StorageError: the ledger cannot be used at all.
     """
-    with on_signals() as stop, opened(folder) as ledger:
+    with on_signals() as stop, open_ledger(folder) as ledger:
         told = _pass(ledger, lines, options, Pinned(options.models, folder), stop, {})
         _finish(ledger, told, stop)
         return told
@@ -135,7 +135,7 @@ def watch(
     """A night after the other, each of many looks, until a signal; `tell` hears of what is new."""
     with on_signals() as stop:
         while True:
-            with opened(folder) as ledger:
+            with open_ledger(folder) as ledger:
                 told = _watched(ledger, lines, options, every_seconds, tell, stop)
             if stop():
                 return told
@@ -242,13 +242,18 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
         report.told.append(f"{type(error).__name__}: {error}")
 
 
-def _source(name: str, line: Line, options: Options) -> Source:
+def _source(name: str, line: Line, options: Options) -> LineImages:
     folder, settle_seconds = Path(line.folder), options.settle_seconds
-    return Source(name, folder, line.pattern, settle_seconds, options.rehash, line.tile)
+    return LineImages(name, folder, line.pattern, settle_seconds, options.rehash, line.tile)
 
 
 def _score(
-    ledger: Ledger, source: Source, model: Model, options: Options, stop: Stop, report: LineReport
+    ledger: Ledger,
+    source: LineImages,
+    model: Model,
+    options: Options,
+    stop: Stop,
+    report: LineReport,
 ) -> None:
     start = time.monotonic()
     report.model_fingerprint = model.model_fingerprint
@@ -262,7 +267,7 @@ def _score(
 
 def _judge(
     ledger: Ledger,
-    source: Source,
+    source: LineImages,
     model: Model,
     line: Line,
     options: Options,

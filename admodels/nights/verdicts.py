@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from admodels.foundation.files import durable_file, write_json
-from admodels.foundation.params import Strict, parsed
+from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
@@ -62,7 +62,7 @@ def read_calibration(path: Path) -> Calibration | None:
     """
     if not path.is_file():
         return None
-    return parsed(json.loads(path.read_text(encoding="utf-8")), Calibration, str(path))
+    return parse(json.loads(path.read_text(encoding="utf-8")), Calibration, str(path))
 
 
 def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
@@ -83,7 +83,7 @@ def keep_calibration(path: Path, found: Calibration) -> None:
         write_json(partial, found.model_dump(mode="json"))
 
 
-def judged(
+def judge_group(
     ledger: Ledger, line: str, alpha: float, runs: tuple[str, ...] = ("*",)
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, or those of some runs, a group at a time."""
@@ -134,7 +134,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
     }
 
     def groups() -> Iterator[pa.Table]:
-        for run, _, verdicts in judged(ledger, line, alpha):
+        for run, _, verdicts in judge_group(ledger, line, alpha):
             scored, flagged = _counted(verdicts)
             counts[:2] += scored, flagged
             if run in tonight:
@@ -173,7 +173,7 @@ def change(ledger: Ledger, line: str, alpha: float) -> Change:
     for group in tables.read(path) if path.is_file() else ():
         before |= _flagged_keys(group)
     flagged = more = missing = 0
-    for _, scores, verdicts in judged(ledger, line, alpha):
+    for _, scores, verdicts in judge_group(ledger, line, alpha):
         now = _flagged_keys(verdicts)
         flagged, more = flagged + len(now), more + len(now - before)
         calibration = _calibration_of(ledger, line, tables.model_of(scores))
@@ -202,7 +202,7 @@ def write_list(ledger: Ledger, line: str, alpha: float, fdr: float) -> int:
             [scores["path"], scores["image_sha256"], scores["anomaly_score"], verdicts["p_value"]],
             ["path", "image_sha256", "anomaly_score", "p_value"],
         ).drop_null()
-        for _, scores, verdicts in judged(ledger, line, alpha, ledger.tonight(line))
+        for _, scores, verdicts in judge_group(ledger, line, alpha, ledger.tonight(line))
     ]
     if not tonight:
         return 0

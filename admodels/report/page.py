@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
 from admodels.foundation.files import whole_folder, write_text
-from admodels.foundation.licences import told
-from admodels.foundation.params import Run, load, parsed
+from admodels.foundation.licences import licence_text
+from admodels.foundation.params import Run, load, parse
 from admodels.pages.environment import template
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Results:
     def __init__(self, repo: Path) -> None:
         self.repo = repo
         self.params = load(repo / "params.yaml")
-        self.run = parsed(self.params.get("run"), Run, "run")
+        self.run = parse(self.params.get("run"), Run, "run")
         self.metrics = self.json("reports/metrics.json")
         self.cost = self.json("reports/cost.json")
         plots = {
@@ -180,7 +180,9 @@ def _promise(results: _Results, task: str) -> str:
 
 def _licence(results: _Results, task: str) -> str:
     licence = results.params["tasks"][task].get("licence", "not stated")
-    return f"Licence of the images, which binds every model trained on them: {told(licence)}."
+    return (
+        f"Licence of the images, which binds every model trained on them: {licence_text(licence)}."
+    )
 
 
 def _content(results: _Results, images: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from admodels.images.describe import APPEARANCE
-from admodels.scoring.tables import KEY, Row
+from admodels.scoring.tables import KEY, ScoreRow
 
 Records = NDArray[np.void]
 
@@ -36,7 +36,7 @@ APPEARANCES = pa.schema(
 )
 
 
-def table(seen: Iterable[tuple[Row, int, Records]]) -> pa.Table:
+def table(seen: Iterable[tuple[ScoreRow, int, Records]]) -> pa.Table:
     """Of rows, the times of their files (ns) and their appearances."""
     rows = [
         {field.name: getattr(row, field.name) for field in KEY}

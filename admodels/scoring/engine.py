@@ -27,7 +27,7 @@ from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.rows import Read, rows
 from admodels.scoring.stopping import Stop
-from admodels.scoring.tables import Row
+from admodels.scoring.tables import ScoreRow
 from admodels.scoring.tiling import fingerprint
 
 ROWS_PER_PART = 4096
@@ -103,7 +103,7 @@ def _loaded(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
 
 
 @dataclass(frozen=True)
-class Source:
+class LineImages:
     """Where a line's images come from, and how far the looks of a file are trusted.
 
     `pattern`: only files whose path below `folder` matches; `*` goes across folders.
@@ -129,11 +129,11 @@ class Counts:
     statuses: Counter[str] = field(default_factory=Counter)
 
 
-Engine = Callable[[Source, list[str], Model, Index, Stop], Iterator[Read]]
+Engine = Callable[[LineImages, list[str], Model, Index, Stop], Iterator[Read]]
 
 
 def local(
-    source: Source, names: list[str], model: Model, index: Index, stopped: Stop
+    source: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
 ) -> Iterator[Read]:
     """The engine of this process; see `rows`."""
     bundle = model.load()
@@ -142,7 +142,7 @@ def local(
 
 
 def score_line(
-    ledger: Ledger, source: Source, model: Model, stop: Stop, engine: Engine = local
+    ledger: Ledger, source: LineImages, model: Model, stop: Stop, engine: Engine = local
 ) -> Counts:
     """Give every settled file of the line its row, and every image its score, unless it has one.
 
@@ -159,7 +159,7 @@ def score_line(
     return counts
 
 
-def _new(ledger: Ledger, source: Source, model: Model, counts: Counts) -> Iterator[str]:
+def _new(ledger: Ledger, source: LineImages, model: Model, counts: Counts) -> Iterator[str]:
     """The files that must be read, in order."""
     fingerprints, now = (model.model_fingerprint, model.contract_fingerprint), time.time()
     for name in files(source.folder):
@@ -190,7 +190,7 @@ def _keep(ledger: Ledger, found: Iterator[Read], counts: Counts) -> None:
             return
 
 
-def _write(ledger: Ledger, part: list[tuple[Row, Read]]) -> None:
+def _write(ledger: Ledger, part: list[tuple[ScoreRow, Read]]) -> None:
     seen = [
         (row, mtime_ns(read.stamp), read.appearance)
         for row, read in part
@@ -202,9 +202,9 @@ def _write(ledger: Ledger, part: list[tuple[Row, Read]]) -> None:
 
 def _part(
     ledger: Ledger, found: Iterator[Read], counts: Counts
-) -> tuple[list[tuple[Row, Read]], bool]:
+) -> tuple[list[tuple[ScoreRow, Read]], bool]:
     """The rows that are new of the next few files, and whether these were the last."""
-    part: list[tuple[Row, Read]] = []
+    part: list[tuple[ScoreRow, Read]] = []
     start = time.monotonic()
     for read in found:
         row = read.row

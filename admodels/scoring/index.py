@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.foundation.errors import StorageError
-from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, Row, parquet_file
+from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, ScoreRow, parquet_file
 
 CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one
 SCHEMA = """
@@ -90,7 +90,7 @@ class Index:
             raise
         self._base.execute("COMMIT")
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ScoreRow) -> None:
         """Remember a row."""
         self._add([(*key_of(row), row.status, row.anomaly_score)])
 
@@ -103,7 +103,7 @@ class Index:
         with self.change():
             self._base.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in names])
 
-    def saw(self, row: Row, stamp: str) -> None:
+    def saw(self, row: ScoreRow, stamp: str) -> None:
         """Remember how the file of a row looked before it was read."""
         values = (row.line, row.path, row.image_sha256, stamp)
         self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
@@ -119,7 +119,7 @@ class Index:
         query = "SELECT sha FROM scores WHERE model = ? AND contract = ? ORDER BY sha"
         return (sha256 for (sha256,) in self._base.execute(query, (model, contract)))
 
-    def holds(self, row: Row) -> bool:
+    def holds(self, row: ScoreRow) -> bool:
         """Whether there is a row of the same key."""
         query = "SELECT 1 FROM rows WHERE (line, path, sha, model, contract) = (?, ?, ?, ?, ?)"
         return self._base.execute(query, key_of(row)).fetchone() is not None
@@ -142,7 +142,7 @@ class Index:
         self._base.close()
 
 
-def key_of(row: Row) -> tuple[str, str, str, str, str]:
+def key_of(row: ScoreRow) -> tuple[str, str, str, str, str]:
     """The key of a row, in the order of the tables' columns."""
     return row.line, row.path, row.image_sha256, row.model_fingerprint, row.contract_fingerprint
 

@@ -32,7 +32,7 @@ from admodels.foundation.files import durable_file, on_disk, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
-from admodels.scoring.tables import Row
+from admodels.scoring.tables import ScoreRow
 
 DONE = (0, 5)  # exit codes of a line that told of all its rows
 HELD = 256  # batches: each costs memory of its own, however small
@@ -74,7 +74,7 @@ class Ledger:
                 break
         return tuple(f"{number:06d}" for number in range(last + 1, int(self.run) + 1))
 
-    def write(self, line: str, rows: list[Row], seen: pa.Table) -> None:
+    def write(self, line: str, rows: list[ScoreRow], seen: pa.Table) -> None:
         """Make a part of the rows, and of what was seen; inside `index.change()`, which commits."""
         place = Path(folder_name(line), self.run)
         home = self.scores / place
@@ -189,7 +189,7 @@ def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Ledger]:
+def open_ledger(folder: Path) -> Iterator[Ledger]:
     """The ledger in `folder`, made where there is none, for this process alone.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.params import PARAMS_FILE, Strict, load, parsed
+from admodels.foundation.params import PARAMS_FILE, Strict, load, parse
 
 # of MLflow's model registry: by alias or by version
 ADDRESS = r"^models:/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)$"
@@ -55,10 +55,10 @@ def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
     Raises:
         ConfigurationError: the file or the block cannot be used.
     """
-    return parsed(load(path).get("lines"), dict[str, Line], f"lines of {path}")
+    return parse(load(path).get("lines"), dict[str, Line], f"lines of {path}")
 
 
-def named(name: str, path: Path = PARAMS_FILE) -> Line:
+def find_line(name: str, path: Path = PARAMS_FILE) -> Line:
     """One of `lines`.
 
     Raises:

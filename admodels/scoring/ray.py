@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import admodels
 from admodels.foundation.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
 from admodels.scoring.discover import Status, stamp_of
-from admodels.scoring.engine import Engine, Model, Source, local
+from admodels.scoring.engine import Engine, LineImages, Model, local
 from admodels.scoring.index import Index
 from admodels.scoring.rows import Known, Read, rows, with_score
 from admodels.scoring.stopping import Stop
@@ -35,7 +35,7 @@ STALLED_SECONDS = 1800  # without one shard that begins or ends
 class _Worker:
     """One process of the cluster; `known` are the digests, sorted, that have a score already."""
 
-    source: Source
+    source: LineImages
     bundle: Path
     fingerprints: tuple[str, str]
     known: NDArray[np.bytes_]
@@ -80,7 +80,7 @@ class _Cluster:
     has_gpus: bool
 
     def __call__(
-        self, source: Source, names: list[str], model: Model, index: Index, stopped: Stop
+        self, source: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
     ) -> Iterator[Read]:
         fingerprints = (model.model_fingerprint, model.contract_fingerprint)
         assert model.folder is not None

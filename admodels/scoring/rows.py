@@ -23,7 +23,7 @@ from admodels.images.describe import DIGITS, Look, Statistics, appearance, stati
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.lines import Tile
-from admodels.scoring.tables import Row
+from admodels.scoring.tables import ScoreRow
 
 Pixels = NDArray[np.uint8]
 Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
@@ -40,7 +40,7 @@ class Read:
     gets, or (H, W, 3) what will be cut into tiles; None where nothing can be scored.
     """
 
-    row: Row | None
+    row: ScoreRow | None
     stamp: str
     pixels: Pixels | None = None
     appearance: NDArray[np.void] | None = None
@@ -81,7 +81,7 @@ def rows(
 
 def _scores(fresh: dict[str, Pixels], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
     if tile is not None:
-        return {sha: tiling.scored(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
+        return {sha: tiling.score_tiles(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
     if not fresh:
         return {}
     scores = bundles.score(bundle.detector, np.stack(list(fresh.values()))).anomaly_score
@@ -97,7 +97,7 @@ def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> 
         yield replace(read, row=row)
 
 
-def with_score(row: Row, score: float | None) -> Row:
+def with_score(row: ScoreRow, score: float | None) -> ScoreRow:
     """The row of a decoded image, with its score if that is a number."""
     if score is not None and np.isfinite(score):
         return replace(row, anomaly_score=score)
@@ -124,7 +124,7 @@ def _read_ahead(
 
 
 def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
-    row = Row(
+    row = ScoreRow(
         line=line,
         path=shown(name),
         model_fingerprint=bundle.model_fingerprint,
@@ -136,7 +136,7 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = decode.decoded(data, row.path, bundle.contract.learnt.reading)
+        image = decode.decode_image(data, row.path, bundle.contract.learnt.reading)
     except Unsettled:
         return Read(None, looks)
     except decode.UnreadableImage as error:
@@ -155,11 +155,13 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     if whole:
         return Read(row, looks, image.rgb, seen)
     contract = bundle.contract
-    resized = decode.resized(image.rgb, contract.image_px, contract.resize)
+    resized = decode.resize_image(image.rgb, contract.image_px, contract.resize)
     return Read(row, looks, resized.transpose(2, 0, 1), seen)
 
 
-def _seen(row: Row, image: decode.Image, plain: Statistics, bundle: Bundle, whole: bool) -> Row:
+def _seen(
+    row: ScoreRow, image: decode.Image, plain: Statistics, bundle: Bundle, whole: bool
+) -> ScoreRow:
     """The row with what the image looks like, and whether it is of the kind learnt from."""
     width, height, bit_depth = sizes = (image.width, image.height, image.bit_depth)
     row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(plain))
@@ -169,6 +171,6 @@ def _seen(row: Row, image: decode.Image, plain: Statistics, bundle: Bundle, whol
     return row if fault is None else _refused(row, Status(fault[0]), fault[1])
 
 
-def _refused(row: Row, status: Status, reason: str) -> Row:
+def _refused(row: ScoreRow, status: Status, reason: str) -> ScoreRow:
     told = re.sub(r" at 0x[0-9a-f]+", "", reason)  # a decoder names its buffers; rows must repeat
     return replace(row, status=status, reason=" ".join(told.split())[:REASON_CHARACTERS])

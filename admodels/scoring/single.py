@@ -14,15 +14,15 @@ from admodels.foundation.files import whole_folder, write_json
 from admodels.inference.conformal import images_missing, smallest_alpha, threshold
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, files, shown
-from admodels.scoring.engine import Counts, Engine, Model, Source, local, score_line
-from admodels.scoring.ledger import Ledger, opened
+from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
+from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import on_signals
 
 WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
 
 
 @dataclass(frozen=True)
-class Summary:
+class FolderSummary:
     """summary.json: what was found, and what the calibration images can promise.
 
     `threshold` and `flagged` are None where `images_missing` normal images more would be needed
@@ -57,14 +57,14 @@ class Summary:
 
 
 def score_folder(
-    source: Source,
+    source: LineImages,
     model: Model,
     out_dir: Path,
     *,
     alpha: float,
     csv: bool = False,
     engine: Engine = local,
-) -> Summary:
+) -> FolderSummary:
     """Score every file of the source; write `out_dir` whole or not at all.
 
     Until then the scores stand in a ledger beside it: a killed run goes on where it stopped.
@@ -81,7 +81,7 @@ def score_folder(
     out = out_dir.resolve()
     _check_out(out, source.folder.resolve())
     work = out.with_name(f".{out.name}.ledger")
-    with on_signals() as stop, opened(work) as ledger:
+    with on_signals() as stop, open_ledger(work) as ledger:
         counts = score_line(ledger, source, model, stop, engine)
         if stop():
             raise Interrupted(stop.signal, work)
@@ -151,7 +151,7 @@ def _check_out(out: Path, folder: Path) -> None:
 
 def _summary(
     scores: Path, verdicts: Path, model: Model, line: str, alpha: float, counts: Counts
-) -> Summary:
+) -> FolderSummary:
     statuses = Counter({status.value: 0 for status in Status})
     reused = flagged = 0
     for group in tables.read(scores):
@@ -161,7 +161,7 @@ def _summary(
         flagged += group["is_anomalous"].to_pylist().count(True)
     calibration = model.calibration_scores
     limit = threshold(calibration, alpha)
-    return Summary(
+    return FolderSummary(
         line=line,
         method=model.method,
         task=model.task,

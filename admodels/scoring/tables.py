@@ -24,7 +24,7 @@ ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ScoreRow:
     """One row of `scores`; None where the image could not be decoded or scored."""
 
     line: str
@@ -75,7 +75,7 @@ VERDICTS = pa.schema(
 )
 
 
-def scores(rows: Iterable[Row]) -> Iterator[pa.Table]:
+def scores(rows: Iterable[ScoreRow]) -> Iterator[pa.Table]:
     """`rows` as tables of at most `ROWS_PER_GROUP`, so that memory does not grow with them."""
     left = iter(rows)
     while group := list(islice(left, ROWS_PER_GROUP)):

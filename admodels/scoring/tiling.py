@@ -33,7 +33,9 @@ def starts(length: int, tile: Tile) -> list[int]:
     return [round(at) for at in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
 
 
-def scored(bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False) -> tuple[float, Map]:
+def score_tiles(
+    bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False
+) -> tuple[float, Map]:
     """The highest score of a window of (H, W, 3) uint8, and the map (h, w), at most MAP_PX_MAX.
 
     The map is empty where it is not asked for. An image smaller than a window is mirrored at its
@@ -67,7 +69,7 @@ def _windows(
     for at in range(0, len(places), chunk):
         part = places[at : at + chunk]
         pixels = [
-            decode.resized(
+            decode.resize_image(
                 np.ascontiguousarray(rgb[y : y + tile.tile_px, x : x + tile.tile_px]),
                 contract.image_px,
                 contract.resize,

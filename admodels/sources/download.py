@@ -31,7 +31,7 @@ WORTH_ANOTHER_TRY = (408, RANGE_REFUSED, 429)  # beside all of 5xx
 BROKEN = (URLError, HTTPException, TimeoutError, ConnectionError, ValueError)
 
 
-def downloaded(urls: Sequence[str], pin: str, remedy: str) -> Path:
+def download(urls: Sequence[str], pin: str, remedy: str) -> Path:
     """The file at the first of `urls` whose SHA-256 begins with `pin`, which may be empty.
 
     `remedy` says what to do where another file is meant to come.

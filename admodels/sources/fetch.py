@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from admodels.foundation.errors import DataError, SourceError
-from admodels.foundation.files import listed, sha256_of, whole_file
+from admodels.foundation.files import names_text, sha256_of, whole_file
 from admodels.foundation.files import whole_folder as whole_folder
 from admodels.foundation.progress import progress
 from admodels.sources.archive import extract, is_archive, is_hidden
-from admodels.sources.download import URL_SCHEMES, downloaded
+from admodels.sources.download import URL_SCHEMES, download
 from admodels.sources.source import Source as Source
 
 SAMPLE_PREFIX = "scikit-image/"
@@ -69,7 +69,7 @@ def _files(root: Path) -> list[str]:
     if no_text:
         raise DataError(
             f"{len(no_text)} files have names that are not UTF-8",
-            where=listed(no_text),
+            where=names_text(no_text),
             expected="names that a manifest can hold",
             next_step="rename them (`convmv` does it for a whole tree), then run this again",
         )
@@ -103,7 +103,7 @@ def _narrowed(root: Path, category: str) -> tuple[Path, tuple[str, ...]]:
     return found[0] / category, ("",)
 
 
-def pinned(location: str, category: str = "", mirrors: Sequence[str] = ()) -> Source:
+def pin_source(location: str, category: str = "", mirrors: Sequence[str] = ()) -> Source:
     """The source at `location` as it is now: its kind is recognised, its content hashed.
 
     Raises:
@@ -114,7 +114,7 @@ def pinned(location: str, category: str = "", mirrors: Sequence[str] = ()) -> So
     if location.startswith(SAMPLE_PREFIX) and not Path(location).exists():
         return Source(kind="sample", location=location, sha256=_sample_sha256(Path(location).stem))
     if location.startswith(URL_SCHEMES):
-        sha256 = sha256_of(downloaded(urls, "", "run this again"))
+        sha256 = sha256_of(download(urls, "", "run this again"))
         return Source(
             kind="urls" if is_list else "url",
             location=location,
@@ -157,10 +157,10 @@ def fetch(source: Source, category: str, target: Path) -> None:
         OSError: the source cannot be read or `target` cannot be written.
     """
     with whole_folder(target) as content:
-        bring(source, category, content, f"admodels task refresh {target.name}")
+        fetch_source(source, category, content, f"admodels task refresh {target.name}")
 
 
-def bring(source: Source, category: str, content: Path, refresh: str) -> None:
+def fetch_source(source: Source, category: str, content: Path, refresh: str) -> None:
     """`fetch` into the empty folder `content`; `refresh` is the command that pins anew."""
     if source.kind == "sample":
         from admodels.datasets import sample
@@ -189,7 +189,7 @@ def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
     """The files that a source consists of, checked against their pins, and their names."""
     urls, remedy = (source.location, *source.mirrors), f"`{refresh}`"
     if source.location.startswith(URL_SCHEMES):
-        file = downloaded(urls, source.sha256, remedy)
+        file = download(urls, source.sha256, remedy)
     else:
         file = _existing(source.location)
         refuse_other(source, sha256_of(file), refresh)
@@ -206,7 +206,7 @@ def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
                 next_step=f"mend the list, then {remedy}",
             )
         if pin:
-            yield downloaded(mirrors, pin, f"mend the list, then {remedy}"), mirrors[0]
+            yield download(mirrors, pin, f"mend the list, then {remedy}"), mirrors[0]
 
 
 def bring_file(location: str, pin: str, target: Path, key: str) -> None:
@@ -217,7 +217,7 @@ def bring_file(location: str, pin: str, target: Path, key: str) -> None:
         DataError: it differs from its pin: its weights could be anything.
     """
     if location.startswith(URL_SCHEMES):
-        origin = downloaded([location], pin, f"mend `{key}`")
+        origin = download([location], pin, f"mend `{key}`")
     else:
         origin = _existing(location)
     found = sha256_of(origin)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import listed, sha256_of, whole_folder
+from admodels.foundation.files import names_text, sha256_of, whole_folder
 from admodels.images import decode, load
 from admodels.images.load import texture_paths
 from admodels.sources import fetch
@@ -42,21 +42,21 @@ LICENCE = (
 LICENCE_OF_OTHERS = "not stated here: see the source"
 
 
-def pinned(location: str) -> Source:
+def pin_textures(location: str) -> Source:
     """The texture source at `location`, or `packaged`, as it is now.
 
     Raises:
         SourceError: nothing can be reached there.
     """
     if location != PACKAGED:
-        return fetch.pinned(location)
+        return fetch.pin_source(location)
     digest = hashlib.sha256(f"version {PACKAGED_VERSION}\n".encode())
     for photo in _photographs():
         digest.update(hashlib.sha256(photo.read_bytes()).digest())
     return Source(kind="sample", location=PACKAGED, sha256=digest.hexdigest())
 
 
-def bring(source: Source, target: Path) -> None:
+def fetch_textures(source: Source, target: Path) -> None:
     """Write the textures and assets.json into the folder `target`, whole or not at all.
 
     Raises:
@@ -65,10 +65,10 @@ def bring(source: Source, target: Path) -> None:
     """
     with whole_folder(target) as content:
         if source.kind == "sample":
-            fetch.refuse_other(source, pinned(PACKAGED).sha256, REFRESH)
+            fetch.refuse_other(source, pin_textures(PACKAGED).sha256, REFRESH)
             _draw(content)
         else:
-            fetch.bring(source, "", content, REFRESH)
+            fetch.fetch_source(source, "", content, REFRESH)
         paths = texture_paths(content)
         skipped = [p for p in content.rglob("*") if p.is_file() and p not in set(paths)]
         for path in skipped:
@@ -92,7 +92,7 @@ def _listing(source: Source, content: Path, paths: list[Path], skipped: int) -> 
 def _refuse_unreadable(paths: list[Path]) -> None:
     def fault(path: Path) -> str:
         try:
-            decode.decoded(path.read_bytes(), path.name)
+            decode.decode_image(path.read_bytes(), path.name)
         except decode.UnreadableImage as error:
             return f"{path.name} ({error.reason})"
         return ""
@@ -101,7 +101,7 @@ def _refuse_unreadable(paths: list[Path]) -> None:
     if faults:
         raise DataError(
             f"{len(faults)} unreadable texture images",
-            where=listed(faults),
+            where=names_text(faults),
             expected="whole images only",
             next_step=f"replace or remove them, then `{REFRESH}`",
         )
@@ -114,10 +114,10 @@ def _photographs() -> list[Traversable]:
 
 def _draw(target: Path) -> None:
     for photo in _photographs():
-        rgb = decode.decoded(photo.read_bytes(), photo.name).rgb
+        rgb = decode.decode_image(photo.read_bytes(), photo.name).rgb
         for name, half in _halves(rgb).items():
             path = target / "photographs" / f"{photo.name.split('.')[0]}_{name}.png"
-            decode.write_png(path, decode.resized(half, TEXTURE_PX, "area"))
+            decode.write_png(path, decode.resize_image(half, TEXTURE_PX, "area"))
     for kind, (name, plane) in enumerate(PROCEDURAL.items()):
         for variant in range(VARIANTS):
             rng = np.random.default_rng([SEED, kind, variant])

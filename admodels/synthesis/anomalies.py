@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from admodels.foundation.params import Kind
-from admodels.synthesis.augmenters import (
-    UInt8,
-    augmented,
-    rotated,
-    shuffled_strips,
-    shuffled_tiles,
-)
+from admodels.synthesis.augmenters import UInt8, augment, rotate, shuffle_strips, shuffle_tiles
 from admodels.synthesis.params import Anomaly, Generator, SelfMix
 from admodels.synthesis.perlin import perlin_noise
 
@@ -92,12 +86,12 @@ def placed_batch(
     for index in range(batch):
         rng = np.random.default_rng([seed, step, index])
         chosen = rng.integers(len(normal))
-        image = interleaved(normal[chosen].numpy())
+        image = interleave(normal[chosen].numpy())
         texture = textures[rng.integers(len(textures))].numpy()
         paint = None
         if rng.random() >= generator.clean_share:
             part = foreground[chosen, 0].numpy().astype(np.float32) / np.float32(255)
-            paint = _placed_paint(image, interleaved(texture), part, generator, share, rng)
+            paint = _placed_paint(image, interleave(texture), part, generator, share, rng)
         samples.append((image, paint))
     return _batch(samples)
 
@@ -119,10 +113,10 @@ def _placed_paint(
     else:
         return None
     if rng.random() < self_share:
-        changed = augmented(image, generator.augmenters_per_self, rng)
-        appearance = shuffled_strips(changed, generator.tiles_per_side, rng)
+        changed = augment(image, generator.augmenters_per_self, rng)
+        appearance = shuffle_strips(changed, generator.tiles_per_side, rng)
     else:
-        appearance = augmented(texture, generator.augmenters_per_texture, rng)
+        appearance = augment(texture, generator.augmenters_per_texture, rng)
     opacity = rng.uniform(generator.image_opacity_min, generator.image_opacity_max)
     return Paint(mask, appearance, opacity)
 
@@ -141,13 +135,13 @@ def _batch(samples: Sequence[tuple[UInt8, Paint | None]]) -> Batch:
 def _sample(
     normal: Tensor, textures: Tensor, generator: Generator, rng: np.random.Generator
 ) -> tuple[UInt8, Paint | None]:
-    image = interleaved(normal[rng.integers(len(normal))].numpy())
+    image = interleave(normal[rng.integers(len(normal))].numpy())
     if rng.random() < generator.image_rotation_share:
         limit = generator.image_rotation_degrees
-        image = rotated(image, rng.uniform(-limit, limit))
+        image = rotate(image, rng.uniform(-limit, limit))
     if rng.random() < generator.clean_share:
         return image, None
-    texture = interleaved(textures[rng.integers(len(textures))].numpy())
+    texture = interleave(textures[rng.integers(len(textures))].numpy())
     return image, drawn_paint(texture, generator, rng)
 
 
@@ -157,7 +151,7 @@ def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> P
     mask = anomaly_mask(height, width, anomaly, rng)
     if not mask.any():
         return None
-    appearance = augmented(texture, anomaly.augmenters_per_texture, rng)
+    appearance = augment(texture, anomaly.augmenters_per_texture, rng)
     return Paint(
         mask, appearance, rng.uniform(anomaly.image_opacity_min, anomaly.image_opacity_max)
     )
@@ -168,8 +162,8 @@ def self_mixed(image: UInt8, generator: SelfMix, rng: np.random.Generator) -> UI
 
     Li et al. 2024 (CPR) paint objects so, half of the time.
     """
-    changed = augmented(image, generator.augmenters_per_self, rng)
-    return shuffled_tiles(changed, generator.tiles_per_side, rng)
+    changed = augment(image, generator.augmenters_per_self, rng)
+    return shuffle_tiles(changed, generator.tiles_per_side, rng)
 
 
 def anomaly_mask(
@@ -195,7 +189,7 @@ def _noise_mask(
     rows, columns = rows_columns
     theta = rng.random((rows + 1, columns + 1), dtype=np.float32) * np.float32(2 * np.pi)
     limit = anomaly.noise_rotation_degrees
-    noise = rotated(perlin_noise(theta, height_px, width_px), rng.uniform(-limit, limit))
+    noise = rotate(perlin_noise(theta, height_px, width_px), rng.uniform(-limit, limit))
     return (noise > anomaly.mask_threshold).astype(np.float32)
 
 
@@ -212,6 +206,6 @@ def apply(paint: Paint, image: Float32) -> None:
     pixels[at] = normal * (1 - share) + share * inside
 
 
-def interleaved(planes: NDArray[Any]) -> UInt8:
+def interleave(planes: NDArray[Any]) -> UInt8:
     """(3, H, W) as a contiguous (H, W, 3)."""
     return np.asarray(cv2.merge(list(planes)), dtype=np.uint8)

@@ -96,7 +96,7 @@ def equalize(image: UInt8) -> UInt8:
     return np.asarray(ImageOps.equalize(Image.fromarray(image)))
 
 
-def rotated(image: NDArray[Any], degrees: float) -> NDArray[Any]:
+def rotate(image: NDArray[Any], degrees: float) -> NDArray[Any]:
     """(H, W) or (H, W, C) turned clockwise about the centre of its pixels; bilinear, 0 outside."""
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
@@ -123,18 +123,18 @@ AUGMENTERS: tuple[Augmenter, ...] = (
     lambda image, _: invert(image),
     lambda image, rng: autocontrast(image, int(rng.integers(0, 21))),
     lambda image, _: equalize(image),
-    lambda image, rng: rotated(image, rng.uniform(-45, 45)),
+    lambda image, rng: rotate(image, rng.uniform(-45, 45)),
 )
 
 
-def augmented(image: UInt8, count: int, rng: np.random.Generator) -> UInt8:
+def augment(image: UInt8, count: int, rng: np.random.Generator) -> UInt8:
     """`image` after `count` different augmenters, each with drawn parameters, in drawn order."""
     for index in rng.choice(len(AUGMENTERS), size=count, replace=False):
         image = AUGMENTERS[index](image, rng)
     return image
 
 
-def shuffled_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) -> UInt8:
+def shuffle_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) -> UInt8:
     """`image` cut into equal square tiles that change places, none turned.
 
     Both sides are multiples of `tiles_per_side`.
@@ -145,7 +145,7 @@ def shuffled_tiles(image: UInt8, tiles_per_side: int, rng: np.random.Generator) 
     return tiles.reshape(grid.shape).swapaxes(1, 2).reshape(image.shape)
 
 
-def shuffled_strips(image: UInt8, strips: int, rng: np.random.Generator) -> UInt8:
+def shuffle_strips(image: UInt8, strips: int, rng: np.random.Generator) -> UInt8:
     """`image` cut into equal columns that change places, then into rows that do.
 
     Even columns come first, then odd ones, so from three strips on some column always moves; rows

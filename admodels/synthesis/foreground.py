@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from admodels.foundation.params import Kind
 
 UInt8 = NDArray[np.uint8]
-Source = Literal["manifest", "estimated", "whole"]
+MatteSource = Literal["manifest", "estimated", "whole"]
 
 BORDER_SHARE = 1 / 32  # of a side: what is taken for background
 SPREADS = 3  # Otsu's threshold splits anything: it must leave the border's own values that far
@@ -28,7 +28,7 @@ class Foreground:
     """`mattes` (N, 1, H, W) uint8, 255 where the part is, and where each of them comes from."""
 
     mattes: UInt8
-    sources: tuple[Source, ...]
+    sources: tuple[MatteSource, ...]
 
 
 def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
@@ -40,7 +40,7 @@ def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
         return found
     sources = list(found.sources)
     for at, planes in enumerate(normal):
-        part = estimated(planes)
+        part = estimate_part(planes)
         if part is not None:
             found.mattes[at, 0], sources[at] = part, "estimated"
     return Foreground(found.mattes, tuple(sources))
@@ -51,7 +51,7 @@ def whole(normal: UInt8) -> Foreground:
     return Foreground(np.full_like(normal[:, :1], 255), tuple("whole" for _ in normal))
 
 
-def estimated(planes: UInt8) -> UInt8 | None:
+def estimate_part(planes: UInt8) -> UInt8 | None:
     """(3, H, W) uint8 RGB -> (H, W) of 0 and 255: what is not of the border's colour, filled.
 
     Distance to the median colour of the border, Otsu's threshold, holes filled. None where that

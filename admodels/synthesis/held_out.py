@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import Row
+from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode, sheets
-from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleaved
+from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleave
 from admodels.synthesis.augmenters import UInt8
-from admodels.synthesis.foreground import Foreground, Source
+from admodels.synthesis.foreground import Foreground, MatteSource
 from admodels.synthesis.params import Anomaly, Synthesize
 
 DRAWS = 1000  # DRAEM's masks are empty in 5 % of the draws; at the coarsest lattice alone in 61 %
@@ -44,12 +44,12 @@ class Sample:
     image: UInt8
     mask: NDArray[np.bool_]
     part: UInt8
-    part_source: Source
+    part_source: MatteSource
     empty_draws: int
 
 
 def draw(
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     normal: UInt8,
     textures: Mapping[str, UInt8],
     part: Foreground,
@@ -67,11 +67,11 @@ def draw(
     samples = []
     found = zip(rows, normal, part.mattes[:, 0], part.sources, strict=True)
     for row, planes, matte, source in progress(found, len(rows), "draw held-out anomalies"):
-        image, content = interleaved(planes), int(row.image_sha256[:16], 16)
+        image, content = interleave(planes), int(row.image_sha256[:16], 16)
         for repeat in range(params.per_image):
             rng = np.random.default_rng([seed, content, repeat])
             texture = list(textures)[rng.integers(len(textures))]
-            pasted = interleaved(textures[texture])
+            pasted = interleave(textures[texture])
             paint, empty = _drawn_until_visible(pasted, params.generator, rng)
             about = (row.image_id, texture, image, _painted(image, paint), paint.mask > 0)
             samples.append(Sample(*about, matte, source, empty))
@@ -160,10 +160,10 @@ def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np
     masks = np.empty((len(lines), image_px, image_px), dtype=np.bool_)
     for number, line in enumerate(lines):
         image, mask = (folder / line[key] for key in ("image_path", "mask_path"))
-        rgb = decode.decoded(image.read_bytes(), image).rgb
-        pixels[number] = decode.resized(rgb, image_px, resize).transpose(2, 0, 1)
-        decoded = decode.decoded_mask(mask.read_bytes(), mask)
-        masks[number] = decode.resized_mask(decoded, image_px)
+        rgb = decode.decode_image(image.read_bytes(), image).rgb
+        pixels[number] = decode.resize_image(rgb, image_px, resize).transpose(2, 0, 1)
+        decoded = decode.decode_mask(mask.read_bytes(), mask)
+        masks[number] = decode.resize_mask(decoded, image_px)
     return pixels, masks
 
 
@@ -184,7 +184,7 @@ def _cell(sample: Sample) -> UInt8:
     """A sample's caption over its normal image, its synthetic one, and the mask's outline."""
     tiles = (
         _outlined(sample.normal, sample.part > 0, (0, 255, 255)),
-        decode.resized(sample.image, sheets.TILE_PX, "area"),
+        decode.resize_image(sample.image, sheets.TILE_PX, "area"),
         _outlined(sample.image, sample.mask, (255, 255, 0)),
     )
     area, part = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
@@ -195,5 +195,5 @@ def _cell(sample: Sample) -> UInt8:
 
 def _outlined(image: UInt8, region: NDArray[np.bool_], colour: tuple[int, int, int]) -> UInt8:
     """An image at tile size with a line around a region of it."""
-    tile = decode.resized(image, sheets.TILE_PX, "area")
-    return sheets.outline(tile, decode.resized_mask(region, sheets.TILE_PX), colour)
+    tile = decode.resize_image(image, sheets.TILE_PX, "area")
+    return sheets.outline(tile, decode.resize_mask(region, sheets.TILE_PX), colour)

@@ -19,7 +19,7 @@ from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
 from admodels.foundation.errors import BundleError, SourceError
 from admodels.foundation.files import sha256_of, whole_folder, write_json
-from admodels.foundation.params import Strict, parsed
+from admodels.foundation.params import Strict, parse
 from admodels.tracking import sync
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _absent(address: str) -> BundleError:
     )
 
 
-def resolved(address: str, repo: Path, cache: Path) -> Resolved:
+def resolve(address: str, repo: Path, cache: Path) -> Resolved:
     """A copy below `cache` of what models:/NAME@ALIAS or models:/NAME/VERSION means now.
 
     While the registry is away it is what the address meant last, with a note.
@@ -190,7 +190,7 @@ def resolved(address: str, repo: Path, cache: Path) -> Resolved:
         StorageError: the local database cannot be used.
     """
     path, note = cache / "known.json", ""
-    known = parsed(_json(path), dict[str, Copy], str(path))
+    known = parse(_json(path), dict[str, Copy], str(path))
     try:
         with sync.reached(repo, must_exist=True) as client:
             known[address] = _copied(client, address, cache)

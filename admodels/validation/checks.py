@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import NAMES_SHOWN, listed
+from admodels.foundation.files import NAMES_SHOWN, names_text
 from admodels.foundation.licences import is_non_commercial, is_stated
-from admodels.foundation.manifest import SPLITS, Found, Row
+from admodels.foundation.manifest import SPLITS, DatasetImage, ManifestRow
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
 from admodels.inference.conformal import images_needed
@@ -104,10 +104,10 @@ class Finding:
 
 
 def frame(
-    found: Sequence[Found],
-    facts: "Sequence[tuple[Row, Facts]]",
+    found: Sequence[DatasetImage],
+    facts: "Sequence[tuple[ManifestRow, Facts]]",
     unreadable: dict[str, str],
-    splits: dict[str, list[Row]],
+    splits: dict[str, list[ManifestRow]],
     faults: dict[str, str],
 ) -> "pd.DataFrame":
     """One row per image found, sorted by path: manifest columns, facts, what is wrong with it.
@@ -121,7 +121,7 @@ def frame(
 
     split_of = {row.image_path: name for name, rows in splits.items() for row in rows}
     known = {row.image_path: _described(row, fact) for row, fact in facts}
-    names = (f.name for model in (Found, Row, Facts) for f in fields(model))
+    names = (f.name for model in (DatasetImage, ManifestRow, Facts) for f in fields(model))
     derived = (
         *("split", "problem", "contract_fault", "is_learnable"),
         *("size", "shorter_side_px", "perceptual_hash"),
@@ -176,7 +176,7 @@ def _compare(table: "pd.DataFrame") -> None:
         table.loc[learnt, "oddity"] = odd.round(2)
 
 
-def _described(row: Row, fact: "Facts") -> dict[str, Any]:
+def _described(row: ManifestRow, fact: "Facts") -> dict[str, Any]:
     return {
         **asdict(row),
         **asdict(fact),
@@ -342,7 +342,7 @@ def refusal(task: str, found: Sequence[Finding]) -> DataError | None:
     if not failed:
         return None
     return DataError(
-        f"task `{task}` fails {listed(f.name for f in failed)}",
+        f"task `{task}` fails {names_text(f.name for f in failed)}",
         where="\n            ".join(_named(f) for f in failed),
         expected=" ".join(f.expected for f in failed),
         next_step=f"read data/validation/{task}/docs/index.html, mend the source, then "

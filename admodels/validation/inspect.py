@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import FOREGROUND, Found, Row
+from admodels.foundation.manifest import FOREGROUND, DatasetImage, ManifestRow
 from admodels.images import decode, load
 from admodels.images.decode import Reading, UnreadableImage
 from admodels.images.describe import DIGITS, PLAIN_BITS, Look, statistics, thumbnail
-from admodels.images.rules import Contract
+from admodels.images.rules import ImageRules
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
 TAILS = (0.1, 99.9)  # percentiles of an image's values: what lies beyond are dead and hot pixels
@@ -40,17 +40,17 @@ class Facts:
     matte_problem: str = ""
 
 
-Inspected = tuple[Found, Row, Facts]
+Inspected = tuple[DatasetImage, ManifestRow, Facts]
 
 
-def inspected(
-    found: Sequence[Found], root: Path, reading: Reading
+def inspect_images(
+    found: Sequence[DatasetImage], root: Path, reading: Reading
 ) -> tuple[list[Inspected], list[UnreadableImage]]:
     """Every image that can be read, in order, and the refusals of the others."""
 
-    def inspected_or_refused(one: Found) -> Inspected | UnreadableImage:
+    def inspected_or_refused(one: DatasetImage) -> Inspected | UnreadableImage:
         try:
-            return one, *described(one, root, reading)
+            return one, *describe_image(one, root, reading)
         except UnreadableImage as error:
             return error
 
@@ -59,7 +59,7 @@ def inspected(
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
 
-def learnt_window(learnt: Sequence[Row], root: Path) -> tuple[int, int] | None:
+def learnt_window(learnt: Sequence[ManifestRow], root: Path) -> tuple[int, int] | None:
     """The window (low, high) of the images with more than 8 bits; None: there is none to learn of.
 
     From the darkest to the brightest value of the images to learn from, but for the TAILS of each,
@@ -70,7 +70,7 @@ def learnt_window(learnt: Sequence[Row], root: Path) -> tuple[int, int] | None:
     if not rows:
         return None
 
-    def ends(row: Row) -> tuple[float, float]:
+    def ends(row: ManifestRow) -> tuple[float, float]:
         path = root / row.image_path
         low, high = np.percentile(decode.deep_values(path.read_bytes(), path), TAILS)
         return float(low), float(high)
@@ -82,7 +82,7 @@ def learnt_window(learnt: Sequence[Row], root: Path) -> tuple[int, int] | None:
     return max(0, round(middle - half)), min(largest, round(middle + half))
 
 
-def looked(row: Row, facts: Facts) -> Look:
+def look_of(row: ManifestRow, facts: Facts) -> Look:
     """What the contract asks of an image."""
     about = (facts.is_grey, facts.brightness, facts.contrast)
     return Look(row.width, row.height, row.bit_depth, *about)
@@ -96,13 +96,13 @@ def learnt_contract(
     ratio_tolerance: float,
     brightness: tuple[float, float],
     min_contrast: float,
-) -> Contract:
+) -> ImageRules:
     """What all of `looks`, those of the images to learn from, keep to."""
     widths, heights = [look.width for look in looks], [look.height for look in looks]
     ratios = [look.width / look.height for look in looks]
     seen = [look.brightness for look in looks]
     greys = {look.is_grey for look in looks}
-    return Contract(
+    return ImageRules(
         reading=reading,
         width_px=(min(widths), max(widths)),
         height_px=(min(heights), max(heights)),
@@ -119,19 +119,19 @@ def learnt_contract(
     )
 
 
-def described(found: Found, root: Path, reading: Reading) -> tuple[Row, Facts]:
+def describe_image(found: DatasetImage, root: Path, reading: Reading) -> tuple[ManifestRow, Facts]:
     """The manifest row and the facts of one image, read and decoded once, as are mask and matte.
 
     Raises:
         UnreadableImage: the file does not give an image.
     """
     data = (root / found.image_path).read_bytes()
-    image = decode.decoded(data, found.image_path, reading)
+    image = decode.decode_image(data, found.image_path, reading)
     mask = root / found.mask_path
     mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
     matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
     matte_data = matte.read_bytes() if matte.is_file() else None
-    row = Row(
+    row = ManifestRow(
         image_id=str(PurePosixPath(found.image_path).with_suffix("")),
         image_path=found.image_path,
         image_sha256=hashlib.sha256(data).hexdigest(),
@@ -163,20 +163,20 @@ def _facts(rgb: decode.UInt8, problem: MaskProblem, share: float | None, matte: 
     )
 
 
-def _matte_problem(row: Row, data: bytes | None) -> str:
+def _matte_problem(row: ManifestRow, data: bytes | None) -> str:
     try:
         if data is not None:
-            decode.decoded_matte(data, row.foreground_path, row)
+            decode.decode_matte(data, row.foreground_path, row)
     except DataError as error:
         return error.found
     return ""
 
 
-def _mask_facts(row: Row, data: bytes | None) -> tuple[MaskProblem, float | None]:
+def _mask_facts(row: ManifestRow, data: bytes | None) -> tuple[MaskProblem, float | None]:
     if data is None:
         return ("missing" if row.mask_path else ""), None
     try:
-        mask = decode.decoded_mask(data, row.mask_path)
+        mask = decode.decode_mask(data, row.mask_path)
     except UnreadableImage:
         return "unreadable", None
     except DataError:

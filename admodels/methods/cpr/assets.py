@@ -12,7 +12,7 @@ from admodels.sources import fetch
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 
 
-def bring(params: Params, folder: Path) -> None:
+def fetch_weights(params: Params, folder: Path) -> None:
     """Write backbone.pth and heads.pth, where they are files, and assets.json.
 
     Raises:

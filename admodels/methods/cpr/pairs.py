@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from admodels.methods.cpr.foreground import IS_PART
 from admodels.methods.cpr.params import Params
-from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleaved, self_mixed
-from admodels.synthesis.augmenters import UInt8, augmented
+from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleave, self_mixed
+from admodels.synthesis.augmenters import UInt8, augment
 
 TRIES = 100  # for a mask that meets the part; then the sample stays normal
 Bool = NDArray[np.bool_]
@@ -53,7 +53,7 @@ def synthetic_sample(
     """
     rng = np.random.default_rng([seed, number])
     source, generator = number % len(normal), params.generator
-    image = interleaved(normal[source].numpy())
+    image = interleave(normal[source].numpy())
     pixels = image.astype(np.float32) / np.float32(255)
     mask = np.zeros(image.shape[:2], dtype=np.float32)
     if rng.random() >= generator.clean_share:
@@ -63,8 +63,8 @@ def synthetic_sample(
         if rng.random() < self_share:
             appearance = self_mixed(image, generator, rng)
         else:
-            texture = interleaved(textures[rng.integers(len(textures))].numpy())
-            appearance = augmented(texture, generator.augmenters_per_texture, rng)
+            texture = interleave(textures[rng.integers(len(textures))].numpy())
+            appearance = augment(texture, generator.augmenters_per_texture, rng)
         opacity = rng.uniform(generator.image_opacity_min, generator.image_opacity_max)
         apply(Paint(mask, appearance, opacity), pixels)
     inside = mask > 0
@@ -109,7 +109,7 @@ def photometric(image: UInt8, share: float, rng: np.random.Generator) -> UInt8:
         image = np.where(drawn < 2 * each, np.uint8(0), image)
         image = np.where(drawn < each, np.uint8(255), image)
     if rng.random() < share:
-        hls = cv2.cvtColor(interleaved(image), cv2.COLOR_RGB2HLS)
+        hls = cv2.cvtColor(interleave(image), cv2.COLOR_RGB2HLS)
         hls[:, :, 1] = np.clip(hls[:, :, 1] * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
         image = np.asarray(cv2.cvtColor(hls, cv2.COLOR_HLS2RGB), dtype=np.uint8).transpose(2, 0, 1)
     return image

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, double_conv, upsampled_conv
+from admodels.methods.parts.nets import ExactConv2d, SegmentationUNet, double_conv, upsample_conv
 
 
 class ReconstructiveNet(nn.Module):
@@ -17,7 +17,7 @@ class ReconstructiveNet(nn.Module):
         rising = [width * factor for factor in (8, 4, 2, 1, 1)]
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList(double_conv(i, o, o) for i, o in pairwise([3, *falling]))
-        self.up = nn.ModuleList(upsampled_conv(i, i) for i in rising[:-1])
+        self.up = nn.ModuleList(upsample_conv(i, i) for i in rising[:-1])
         self.decoder = nn.ModuleList(double_conv(i, i, o) for i, o in pairwise(rising))
         self.head = ExactConv2d(width, 3, 3, padding=1)
 

@@ -54,10 +54,10 @@ class Upsample(nn.Upsample):
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         if not (x.is_cuda and torch.is_grad_enabled()):
             return super().forward(x)
-        return upsampled(x)
+        return upsample(x)
 
 
-def upsampled(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """What `Upsample` computes of (B, C, H, W), as products over rows and columns."""
     b, c, h, w = x.shape
     rows, columns = (_interpolation(n, x) for n in (h, w))
@@ -73,7 +73,7 @@ def _interpolation(n: int, like: Tensor) -> Tensor:
     return line.T.to(like.dtype)
 
 
-def upsampled_conv(channels_in: int, channels_out: int) -> nn.Sequential:
+def upsample_conv(channels_in: int, channels_out: int) -> nn.Sequential:
     """Bilinear x2 whose corner pixels stay corners, then one convolution."""
     return nn.Sequential(
         Upsample(),
@@ -100,7 +100,7 @@ class SegmentationUNet(nn.Module):
         ]
         deeper = (double_conv(i, o, o) for i, o in pairwise(falling))
         self.encoder = nn.ModuleList([nn.Sequential(*first), *deeper])
-        self.up = nn.ModuleList(upsampled_conv(i, o) for i, o in pairwise(rising))
+        self.up = nn.ModuleList(upsample_conv(i, o) for i, o in pairwise(rising))
         self.decoder = nn.ModuleList(
             double_conv(o + skip, o, o) for o, skip in zip(rising[1:], skips, strict=True)
         )

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.nights.drift import history
-from admodels.nights.history import Summary
+from admodels.nights.history import NightSummary
 from admodels.nights.pictures import ALWAYS
 from admodels.nights.verdicts import (
     calibration_path,
     drift_folder,
-    judged,
+    judge_group,
     picture_path,
     read_calibration,
 )
@@ -85,7 +85,7 @@ def told_of(ledger: Path, run: str | None = None) -> list[Told]:
             next_step="`admodels nightly`, or name another run or ledger",
         )
     texts = {path: path.read_bytes() for path in paths[:NIGHTS_MAX]}
-    damaged = [path for path, text in texts.items() if Summary.of(text) is None]
+    damaged = [path for path, text in texts.items() if NightSummary.of(text) is None]
     if len(damaged) == len(texts) or (run and paths[0] in damaged):
         raise StorageError(
             f"the summary of run {paths[0].stem} is damaged",
@@ -150,7 +150,7 @@ def _rows(ledger: Ledger, line: str, runs: list[str], told: Told) -> pa.Table:
     """The rows of a line in some runs with their verdicts, as the calibration stands now."""
     groups = [
         pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
-        for _, scores, verdicts in judged(ledger, line, told["alpha"], tuple(runs))
+        for _, scores, verdicts in judge_group(ledger, line, told["alpha"], tuple(runs))
     ]
     return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
 
