@@ -18,17 +18,12 @@ from torchvision.models import get_model
 
 from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
-from admodels.methods.cpr.backbones import (
-    TAPS,
-    Backbone,
-    load_weights,
-    read_weights,
-)
 from admodels.methods.cpr.detector import (
     Detector,
     official_heads,
 )
 from admodels.methods.cpr.heads import LocalHead
+from admodels.methods.parts.backbones import TAPS, Backbone, load_weights, read_weights
 from tests import tiny
 
 OFFICIAL_BRANCHES = ("branch0", "branch1.0", "branch1.1", "branch2.0", "branch3.1")

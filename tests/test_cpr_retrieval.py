@@ -18,16 +18,16 @@ from torch.nn import functional as F
 from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr import closed_form, foreground, retrieval
-from admodels.methods.cpr import frozen as frozen_taps
 from admodels.methods.cpr.detector import (
     Detector,
     gaussian_blur,
     packed,
     unpacked,
 )
-from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.heads import located, nearest_distance
 from admodels.methods.cpr.params import Params
+from admodels.methods.parts import frozen as frozen_taps
+from admodels.methods.parts.frozen import FrozenTaps
 from tests import tiny
 
 

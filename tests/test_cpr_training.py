@@ -19,12 +19,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from admodels.foundation.errors import ConfigurationError
 from admodels.methods import TrainingData
-from admodels.methods.cpr.backbones import Backbone
-from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.heads import LocalHead
 from admodels.methods.cpr.pairs import Points
 from admodels.methods.cpr.params import Params
 from admodels.methods.cpr.training import Trainer
+from admodels.methods.parts.backbones import Backbone
+from admodels.methods.parts.frozen import FrozenTaps
 from admodels.methods.parts.training import Training
 from tests import tiny
 

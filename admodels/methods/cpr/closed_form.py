@@ -15,8 +15,8 @@ from torch import Tensor
 
 from admodels.foundation.errors import DataError
 from admodels.methods.cpr import foreground, retrieval
-from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.params import Params
+from admodels.methods.parts.frozen import FrozenTaps
 
 SAMPLED_CELLS = 50_000
 RESTARTS = 10

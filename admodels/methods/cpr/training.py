@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from admodels.foundation.params import Kind
 from admodels.methods import Log, TrainingData
 from admodels.methods.cpr import foreground as part_maps
-from admodels.methods.cpr.backbones import Taps
-from admodels.methods.cpr.frozen import FrozenTaps
 from admodels.methods.cpr.pairs import (
     Float32,
     Points,
@@ -26,7 +24,9 @@ from admodels.methods.cpr.pairs import (
     synthetic_sample,
 )
 from admodels.methods.cpr.params import Params
+from admodels.methods.parts.backbones import Taps
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.frozen import FrozenTaps
 from admodels.methods.parts.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from admodels.methods.cpr.backbones import Backbone, Taps
+from admodels.methods.parts.backbones import Backbone, Taps
 
 MIB = 1 << 20
 BLOCK = 16  # images in one tensor per tap: a tensor of each image's own would shred the heap

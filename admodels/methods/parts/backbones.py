@@ -18,8 +18,8 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from admodels.foundation.errors import DataError
-from admodels.methods.cpr.params import BackboneName
 from admodels.methods.parts import nets
+from admodels.methods.parts.backbone_names import BackboneName
 
 Taps = list[Tensor]  # (B, C, H / stride, W / stride) float32 each
 
