@@ -5,7 +5,7 @@ Six categories: bracket_black, bracket_brown, bracket_white, connector, metal_pl
 
 from admodels.datasets import Official, mvtec_ad
 
-found = mvtec_ad.find_images
+find_images = mvtec_ad.find_images
 OFFICIAL = Official(
     page="https://github.com/stepanje/MPDD",  # its README states no licence, and links to a share
     licence="CC BY-NC-SA 4.0",

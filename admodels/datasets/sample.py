@@ -40,7 +40,7 @@ documentation names them as CC0: https://creativecommons.org/publicdomain/zero/1
 The crops and the anomalies drawn on them are dedicated to the public domain likewise.
 """
 
-found = mvtec_ad.find_images
+find_images = mvtec_ad.find_images
 
 
 @dataclass(frozen=True)
