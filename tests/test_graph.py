@@ -4,132 +4,18 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from dvc.repo import Repo
 
 from admodels.foundation.params import load
+from tests.imports import CODE, ROOT, Tree, copy_code
 
-ROOT = Path(__file__).parents[1]
-CODE = ("admodels", "stages")
+PIPELINE = ("dvc.yaml", "params.yaml")
 PRESETS = ("quick", "cpu", "official")
 SILENTLY_STALE = {"size", "nfiles"}  # DVC's run-cache ignores both: treeverse/dvc#10296
-
-
-def module_file(root: Path, name: str) -> str | None:
-    path = Path(*name.split("."))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if (root / file).is_file():
-            return file.as_posix()
-    return None
-
-
-def names_imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """Every dotted name that an import statement anywhere in the module may bind."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=module, names=names, level=level):
-                above = package.split(".")
-                base = [*above[: len(above) + 1 - level], *([module] if module else [])]
-                base = base if level else [str(module)]
-                yield from (".".join([*base, name]) for name in ("", *(a.name for a in names)))
-
-
-def names_built(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(function, dotted name with `*`) of the modules that a function names at run time."""
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef):
-            for node in ast.walk(function):
-                match node:
-                    case ast.JoinedStr(values=[ast.Constant(value=str(head)), _, *tail]):
-                        if head.startswith(tuple(f"{root}." for root in CODE)):
-                            yield function.name, head + "*" + "".join(map(constant, tail))
-
-
-def constant(node: ast.AST) -> str:
-    return str(node.value) if isinstance(node, ast.Constant) else "*"
-
-
-def identifiers(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
-                yield name
-
-
-PACKAGED = re.compile(r'files\("admodels"\)((?: / "\w+")+)')  # data that stands in the package
-
-
-@cache
-def facts(text: str, package: str) -> tuple[set[str], set[tuple[str, str]], set[str], set[str]]:
-    tree = ast.parse(text)
-    data = {f"admodels/{path}" for path in re.findall(PACKAGED, text)}
-    packaged = {path.replace(" / ", "/").replace('"', "").replace("//", "/") for path in data}
-    words = set(identifiers(tree))
-    return set(names_imported(tree, package)), set(names_built(tree)), words, packaged
-
-
-def modules_imported(root: Path, start: str, method: str | None) -> set[str]:
-    """The files and data folders of ours that a run of `start` may load, itself included.
-
-    A module named at run time counts where the function that names it is mentioned.
-    """
-    found: set[str] = set()
-    built: set[tuple[str, str]] = set()
-    mentioned: set[str] = set()
-    waiting = {start}
-    while waiting:
-        file = waiting.pop()
-        found.add(file)
-        if file.endswith(".py"):
-            text = (root / file).read_text(encoding="utf-8")
-            names, names_to_build, words, packaged = facts(text, ".".join(Path(file).parent.parts))
-            built |= names_to_build
-            mentioned |= words
-            waiting |= packaged | {f for name in names for f in files_of(root, name)}
-        for _, pattern in (b for b in built if b[0] in mentioned):
-            waiting |= files_matching(root, pattern, method)
-        waiting -= found
-    return found
-
-
-def files_of(root: Path, name: str) -> Iterator[str]:
-    """The module and the packages it is in, as far as they are ours."""
-    parts = name.rstrip(".").split(".")
-    if parts[0] in CODE:
-        above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-        yield from (file for file in (module_file(root, n) for n in above) if file)
-
-
-def files_matching(root: Path, pattern: str, method: str | None) -> set[str]:
-    if method and pattern.startswith("admodels.methods."):
-        pattern = pattern.replace("*", method, 1)
-    modules = (f.removesuffix("/__init__.py").removesuffix(".py") for f in every_file(root))
-    named = [m.replace("/", ".") for m in modules]
-    wanted = re.compile(re.escape(pattern).replace(r"\*", r"\w+"))
-    chosen = [n for n in named if wanted.fullmatch(n)] or [pattern.replace("*", "")]
-    return {file for name in chosen for file in files_of(root, name)}
-
-
-def every_file(root: Path) -> list[str]:
-    return [file for name in CODE for file in python_files(root, Path(name))]
-
-
-def every_file_below(root: Path, path: Path) -> list[str]:
-    """Like `python_files`, with what else stands in the folder: templates and what is vendored."""
-    inside = [p for p in (root / path).rglob("*") if p.suffix != ".pyc" and p.is_file()]
-    data = [p for p in inside if p.suffix != ".py"]
-    folders = {folder for p in data for folder in p.parents if (root / path) in folder.parents}
-    return [*python_files(root, path), *(f.relative_to(root).as_posix() for f in folders)]
-
-
-def python_files(root: Path, path: Path) -> list[str]:
-    folder = root / path
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
-    return [file.relative_to(root).as_posix() for file in files]
 
 
 def method_of(words: list[str], params: dict[str, Any]) -> str | None:
@@ -142,124 +28,73 @@ def method_of(words: list[str], params: dict[str, Any]) -> str | None:
 
 
 def resolved(root: Path) -> list[Any]:
-    with Repo(root) as repo:
-        return list(repo.index.stages)
+    """The stages as DVC resolves them; two texts alone decide what they are."""
+    return stages_of(*((root / name).read_text(encoding="utf-8") for name in PIPELINE))
+
+
+@cache
+def stages_of(*texts: str) -> list[Any]:
+    with TemporaryDirectory() as folder:
+        for name, text in zip(PIPELINE, texts, strict=True):
+            Path(folder, name).write_text(text, encoding="utf-8")
+        Path(folder, ".dvc").mkdir()
+        Path(folder, ".dvc/config").write_text(
+            "[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8"
+        )
+        with Repo(folder) as repo:
+            return list(repo.index.stages)
 
 
 def code_deps(stage: Any) -> list[str]:
     return [d.def_path for d in stage.deps if d.def_path.split("/")[0] in CODE]
 
 
-def modules_needed(root: Path, start: str, method: str | None, all_methods: list[str]) -> set[str]:
+def modules_needed(tree: Tree, start: str, method: str | None, methods: list[str]) -> set[str]:
     """A cell's own method, and whatever any method imports beside itself: one list serves all."""
-    found: set[str] = set()
-    for other in all_methods if method else [None]:
+    needed: set[str] = set()
+    for other in methods if method else [None]:
         own = f"admodels/methods/{other}/"
-        imported = modules_imported(root, start, other)
-        found |= {file for file in imported if other == method or not file.startswith(own)}
-    return found
+        reached = tree.reached(start, other)
+        needed |= {file for file in reached if other == method or not file.startswith(own)}
+    return needed
 
 
-def cell_complaints(root: Path, stage: Any, methods: list[str], method: str | None) -> list[str]:
+def cell_complaints(tree: Tree, stage: Any, methods: list[str], method: str | None) -> list[str]:
     """What one cell imports and does not list, and the entries that it lists for nothing."""
     module = stage.cmd.removeprefix("python -m ").split()[0]
-    needed = modules_needed(root, module.replace(".", "/") + ".py", method, methods)
-    unclaimed, wrong = set(needed), []
+    unclaimed = modules_needed(tree, module.replace(".", "/") + ".py", method, methods)
+    wrong = []
     for dep in code_deps(stage):
-        covered = set(every_file_below(root, Path(dep)))
+        covered = tree.covered(dep)
         if not covered & unclaimed:
             wrong.append(f"{stage.name} lists {dep} for nothing")
         unclaimed -= covered
     return wrong + [f"{stage.name} misses {file}" for file in sorted(unclaimed)]
 
 
-def idle_files(root: Path, stages: list[Any], params: dict[str, Any]) -> list[str]:
+def idle_files(tree: Tree, stages: list[Any], methods: list[str]) -> list[str]:
     """What `train` lists and no training imports; a method's `assets` are for another stage."""
     trains = [stage for stage in stages if stage.name.startswith("train@")]
-    listed = {f for s in trains for d in code_deps(s) for f in every_file_below(root, Path(d))}
-    imported = {
-        file
-        for method in params["methods"]
-        for file in modules_imported(root, "stages/train.py", method)
-    }
+    listed = {file for stage in trains for dep in code_deps(stage) for file in tree.covered(dep)}
+    imported = {file for m in methods for file in tree.reached("stages/train.py", m)}
     idle = {file for file in listed - imported if not file.endswith("/assets.py")}
     return [f"train lists {file}, which no training imports" for file in sorted(idle)]
 
 
 def complaints(root: Path) -> list[str]:
     """How the code dependencies of dvc.yaml differ from what the stages import."""
-    params = load(root / "params.yaml")
-    stages = resolved(root)
+    params, stages, tree = load(root / "params.yaml"), resolved(root), Tree(root)
+    methods = list(params["methods"])
     wrong = []
     for stage in stages:
         method = method_of(stage.cmd.split()[3:], params)
-        wrong += cell_complaints(root, stage, params["methods"], method)
-    return wrong + idle_files(root, stages, params)
-
-
-LAYERS = (
-    {"foundation"},
-    {"images"},
-    {"datasets", "sources", "synthesis"},
-    {"methods"},
-    {"bundles"},
-    {"inference"},
-    {"evaluation", "scoring", "pages"},
-    {"nights", "report", "tracking", "validation"},
-    {"cli"},
-)
-BESIDE = {("sources", "datasets"), ("nights", "tracking")}  # within a layer
-
-
-def may_import(wing: str, other: str) -> bool:
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    return wing == other or level[other] < level[wing] or (wing, other) in BESIDE
-
-
-def packages_imported(root: Path, module: str) -> set[str]:
-    """`a.b.c` of every import of ours in the module `a/b/c/d.py`, itself left out."""
-    text = (root / module).read_text(encoding="utf-8")
-    names, *_ = facts(text, ".".join(Path(module).parent.parts))
-    return {name for name in names if name.split(".")[0] in CODE}
-
-
-def imports_against_layers(root: Path) -> list[str]:
-    known = {name for layer in LAYERS for name in layer}
-    wrong = []
-    for file in python_files(root, Path("admodels")):
-        wing = Path(file).parts[1]
-        for name in packages_imported(root, file) if wing in known else ():
-            top, _, other = name.rstrip(".").partition(".")
-            other = other.split(".")[0]
-            if top == "stages" or (other in known and not may_import(wing, other)):
-                wrong.append(f"{file} imports {name.rstrip('.')}")
-    return wrong + methods_that_import_methods(root)
-
-
-def methods_that_import_methods(root: Path) -> list[str]:
-    """Methods share `parts`, which know no method, and nothing else."""
-    folders = [p.name for p in (root / "admodels/methods").iterdir() if p.is_dir()]
-    return [
-        f"{file} imports the method {other}"
-        for name in folders
-        for file in python_files(root, Path("admodels/methods", name))
-        for other in folders
-        if other not in (name, "parts")
-        and any(
-            f"{i}.".startswith(f"admodels.methods.{other}.") for i in packages_imported(root, file)
-        )
-    ]
+        wrong += cell_complaints(tree, stage, methods, method)
+    return wrong + idle_files(tree, stages, methods)
 
 
 @pytest.fixture
 def copied_tree(tmp_path: Path) -> Path:
-    for name in CODE:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    return tmp_path
+    return copy_code(tmp_path, *PIPELINE)
 
 
 def test_every_stage_lists_what_it_imports_and_train_nothing_else(copied_tree: Path) -> None:
@@ -316,38 +151,6 @@ def test_a_new_import_anywhere_is_reported(copied_tree: Path, statement: str) ->
     nets.write_text(nets.read_text() + "\n" + statement + "\n")
     missing = "train@draem-sample_brick misses admodels/evaluation/metrics.py"
     assert missing in complaints(copied_tree)
-    assert any(
-        "nets.py imports admodels.evaluation" in c for c in imports_against_layers(copied_tree)
-    )
-
-
-def test_every_import_goes_down_the_layers() -> None:
-    wings = {
-        path.name for path in (ROOT / "admodels").iterdir() if (path / "__init__.py").is_file()
-    }
-    assert wings == {name for layer in LAYERS for name in layer}
-    assert imports_against_layers(ROOT) == []
-
-
-@pytest.mark.parametrize(
-    ("module", "statement"),
-    [
-        ("images/rules.py", "from admodels.datasets import available"),
-        ("report/page.py", "from admodels.tracking import sync"),
-        ("datasets/folder.py", "from admodels.sources.source import Task"),
-        ("methods/draem/networks.py", "from admodels.methods.cpr import heads"),
-        ("methods/parts/nets.py", "import admodels.methods.draem.losses"),
-        ("nights/run.py", "import stages.train"),
-    ],
-)
-def test_an_import_against_the_layers_is_reported(
-    copied_tree: Path, module: str, statement: str
-) -> None:
-    file = copied_tree / "admodels" / module
-    file.write_text(file.read_text() + f"\n{statement}\n")
-    assert any(
-        c.startswith(f"admodels/{module} imports") for c in imports_against_layers(copied_tree)
-    )
 
 
 def test_a_module_found_by_name_is_a_dependency_of_its_own_cells_only(copied_tree: Path) -> None:
