@@ -7,7 +7,6 @@ golden/*.png        a few images whose scores are replayed before the first real
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,7 +32,7 @@ from admodels.bundles.card import (
     read_card,
 )
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.files import sha256_of
+from admodels.foundation.files import durable_folder, sha256_of
 from admodels.foundation.licences import is_non_commercial
 from admodels.foundation.params import Kind
 from admodels.images import decode
@@ -128,35 +127,31 @@ def save(
     Raises:
         ValidationError: a score is not finite: such a detector must not be kept.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "golden").mkdir(parents=True)
-    save_file(detector.state(), temporary / "model.safetensors")
-    if reference is not None:
-        write_records(temporary / REFERENCE, reference)
-    names = _write_golden_images(temporary, golden)
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    scores = score(detector, golden).anomaly_score
-    card = Card(
-        schema_version=SCHEMA_VERSION,
-        method=origin.method,
-        task=origin.task,
-        kind=origin.kind,
-        licence=origin.licence,
-        non_commercial=is_non_commercial(origin.licence),
-        params=detector.params.model_dump(mode="json"),
-        precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
-        contract=contract_of(detector.params, origin.learnt),
-        calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
-        golden=tuple(map(_golden, names, scores)),
-        golden_tolerance=_golden_tolerance(detector, golden, scores),
-        trained_on=dict(sorted(origin.trained_on.items())),
-        versions={name: version(name) for name in PACKAGES},
-        files={path.relative_to(temporary).as_posix(): sha256_of(path) for path in files},
-    )
-    _write_card(temporary / "bundle.json", card)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    with durable_folder(folder) as partial:
+        save_file(detector.state(), partial / "model.safetensors")
+        if reference is not None:
+            write_records(partial / REFERENCE, reference)
+        names = _write_golden_images(partial, golden)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        scores = score(detector, golden).anomaly_score
+        card = Card(
+            schema_version=SCHEMA_VERSION,
+            method=origin.method,
+            task=origin.task,
+            kind=origin.kind,
+            licence=origin.licence,
+            non_commercial=is_non_commercial(origin.licence),
+            params=detector.params.model_dump(mode="json"),
+            precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
+            contract=contract_of(detector.params, origin.learnt),
+            calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
+            golden=tuple(map(_golden, names, scores)),
+            golden_tolerance=_golden_tolerance(detector, golden, scores),
+            trained_on=dict(sorted(origin.trained_on.items())),
+            versions={name: version(name) for name in PACKAGES},
+            files={path.relative_to(partial).as_posix(): sha256_of(path) for path in files},
+        )
+        _write_card(partial / "bundle.json", card)
 
 
 def _write_golden_images(folder: Path, golden: NDArray[np.uint8]) -> list[str]:

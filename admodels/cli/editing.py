@@ -10,6 +10,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from admodels.cli.check import check
 from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.files import durable_file
 from admodels.foundation.params import PARAMS_FILE, load
 
 PRESETS = Path("presets")
@@ -35,14 +36,10 @@ def edit_params(path: Path = PARAMS_FILE) -> Iterator[Document]:
     yaml = _yaml()
     document = yaml.load(path.read_text(encoding="utf-8"))
     yield document
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with durable_file(path) as partial:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             yaml.dump(document, file)
-        check(temporary, where=path)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        check(partial, where=path)
 
 
 def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> None:

@@ -5,29 +5,62 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A new empty folder beside `target` that takes its place when the block succeeds."""
-    partial = target.with_name(f".{target.name}.partial")
-    before = target.with_name(f".{target.name}.before")
-    _remove(partial, before)
+    """A new empty folder beside `target` that takes its place when the block succeeds.
+
+    Two names beside `target` carry the exchange. `.NAME.before` is always whole: the old version,
+    for the moment between the two renames. `.NAME.partial` is always worth nothing: a new version
+    in the making, or an old one that is being deleted. So whatever is interrupted, the next run
+    finds the old or the new version whole, and puts it back under its name first.
+    """
+    partial, before = _beside(target)
+    _settle(target)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if target.exists():
-            target.replace(before)  # at once, where removing it in place would leave half of it
+        if os.path.lexists(target):
+            target.replace(before)
         partial.replace(target)
     finally:
-        _remove(partial, before)
+        with suppress(OSError):  # the next run tries again
+            _settle(target)
 
 
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def _beside(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.before")
+
+
+def _settle(target: Path) -> None:
+    """Leave one whole version under the name `target`, if there is one, and nothing beside it."""
+    partial, before = _beside(target)
+    if os.path.lexists(before) and not os.path.lexists(target):
+        before.replace(target)
+    _remove(partial)
+    if os.path.lexists(before):
+        before.replace(partial)  # at once, where deleting it under its own name leaves half of it
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def durable_folder(target: Path) -> Iterator[Path]:
+    """`whole_folder` that a power cut cannot undo: on the disk itself before its name is there."""
+    with whole_folder(target) as partial:
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+    sync(target.parent)
 
 
 @contextmanager
@@ -47,11 +80,11 @@ def durable_file(target: Path) -> Iterator[Path]:
     """`whole_file` that a power cut cannot undo: on the disk itself before its name is there."""
     with whole_file(target) as partial:
         yield partial
-        on_disk(partial)
-    on_disk(target.parent)
+        sync(partial)
+    sync(target.parent)
 
 
-def on_disk(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 
 from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
-from admodels.foundation.files import durable_file, on_disk, write_json
+from admodels.foundation.files import durable_file, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
@@ -85,7 +85,7 @@ class Ledger:
             tables.write(partial, APPEARANCES, [seen])
         with durable_file(self.scores / name) as partial:
             tables.write(partial, tables.SCORES, tables.scores(rows))
-        on_disk(home.parent)
+        sync(home.parent)
         self.index.took(name.as_posix())
 
     def parts(self, line: str, run: str = "*") -> list[Path]:
@@ -141,7 +141,7 @@ class Ledger:
             except OSError:
                 away.rename(home)
                 raise
-            on_disk(home.parent)
+            sync(home.parent)
             shutil.rmtree(self._compacting)
 
     def _repair(self) -> None:

@@ -5,7 +5,6 @@ It watches training, so that no real anomaly has to.
 
 import csv
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.foundation.errors import DataError
+from admodels.foundation.files import whole_folder
 from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
@@ -101,16 +101,13 @@ def _drawn_until_visible(
 
 def write(folder: Path, samples: Sequence[Sample]) -> None:
     """Write images, masks, index, statistics and contact sheet; the folder appears whole."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
-    with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
-    text = json.dumps(statistics(samples), indent=2)
-    (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
-    decode.write_png(partial / "contact_sheet.png", contact_sheet(samples))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with whole_folder(folder) as partial:
+        lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
+        with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
+        text = json.dumps(statistics(samples), indent=2)
+        (partial / "statistics.json").write_text(text + "\n", encoding="utf-8")
+        decode.write_png(partial / "contact_sheet.png", contact_sheet(samples))
 
 
 def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, str, str]:

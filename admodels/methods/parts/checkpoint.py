@@ -14,6 +14,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from admodels.foundation.files import durable_file
+
 SECONDS_BETWEEN = 60.0
 
 
@@ -54,8 +56,6 @@ class Checkpoint:
 
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file by `state`, whole or not at all."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        torch.save({"fingerprint": self._fingerprint, "state": state}, temporary)
-        temporary.replace(self._path)
+        with durable_file(self._path) as partial:
+            torch.save({"fingerprint": self._fingerprint, "state": state}, partial)
         self._written = time.monotonic()
