@@ -1,6 +1,7 @@
 """Measure one cell: test.csv, validation.csv, bundle -> metrics, curves, power, overlays, cost."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.bundles import bundle, runtime
+from admodels.bundles.card import Preparation
 from admodels.evaluation import figures, measure, power
 from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
@@ -16,6 +18,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
+from admodels.inference import model
 from admodels.synthesis.foreground import foreground
 from stages import run
 
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
 Tiles = list[NDArray[np.uint8]]
 
 
+def _prepared(
+    row: manifest.ManifestRow, root: Path, preparation: Preparation
+) -> tuple[NDArray[np.uint8], str]:
+    """What the detector gets of an image, and the status with which a folder would refuse it."""
+    image = load.load_image(row, root, preparation.learnt.reading)
+    fault = model.describe_image(image, preparation).fault
+    return model.prepare_image(image.rgb, preparation), fault[0] if fault else ""
+
+
 def _scored(
     fitted: bundle.Bundle, rows: list[manifest.ManifestRow], mask_px: int
 ) -> tuple[ScoredSet, Tiles, Tiles]:
@@ -32,33 +44,36 @@ def _scored(
 
     Scores in the bundle's own chunks; of each is kept only what measuring and looking need.
     """
-    chunk, contract = fitted.params.score_chunk_images, fitted.contract
-    root = Path("data/raw", fitted.task)
+    chunk, root = fitted.params.score_chunk_images, Path("data/raw", fitted.task)
+    read = partial(_prepared, root=root, preparation=fitted.contract)
+    refused: list[str] = []
     scores = np.empty(len(rows), np.float32)
     maps = np.empty((len(rows), mask_px, mask_px), np.float32)
     tiles: Tiles = []
     rebuilt: Tiles = []
     progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
     for start in range(0, len(rows), chunk):
-        part = slice(start, min(start + chunk, len(rows)))
-        reading = contract.learnt.reading
-        pixels = load.load_images(rows[part], root, contract.image_px, contract.resize, reading)
-        found = bundle.score(fitted.detector, pixels)
-        scores[part] = found.anomaly_score
-        maps[part] = measure.maps_resized(found.anomaly_map, mask_px)
-        tiles += figures.tiles(pixels)
-        rebuilt += [] if found.reconstruction is None else figures.tiles(found.reconstruction)
-        progress.at(part.stop)
+        chosen = slice(start, min(start + chunk, len(rows)))
+        label = f"read images of {fitted.task}"
+        planes, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
+        scored = model.score_planes(fitted, planes)
+        scores[chosen] = scored.anomaly_score
+        maps[chosen] = [model.map_to_image(m, mask_px, mask_px) for m in scored.anomaly_map]
+        refused += words
+        tiles += map(figures.tile, planes)
+        rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
+        progress.at(chosen.stop)
     unmasked = any(row.label == "anomalous" and not row.mask_sha256 for row in rows)
-    scored = ScoredSet(
+    scored_set = ScoredSet(
         image_ids=[row.image_id for row in rows],
         anomalous=np.array([row.label == "anomalous" for row in rows]),
         defect_types=[row.defect_type for row in rows],
+        refused=refused,
         anomaly_scores=scores,
         anomaly_maps=maps,
         masks=None if unmasked else load.load_masks(rows, root, mask_px),
     )
-    return scored, tiles, rebuilt
+    return scored_set, tiles, rebuilt
 
 
 def _power(
@@ -66,27 +81,25 @@ def _power(
 ) -> "pd.DataFrame":
     """The table of painted defects on the first images of `rows`, by their content."""
     chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
-    contract, root = fitted.contract, Path("data/raw", fitted.task)
-    px, resize, reading = contract.image_px, contract.resize, contract.learnt.reading
+    preparation, root = fitted.contract, Path("data/raw", fitted.task)
+    px, resize, reading = preparation.image_px, preparation.resize, preparation.learnt.reading
     normal = load.load_images(chosen, root, px, resize, reading)
-    mattes = load.load_foreground(chosen, root, px, resize)
-    parts = foreground(normal, mattes, fitted.kind).mattes[:, 0]
+    given = load.load_foreground(chosen, root, px, resize)
+    mattes = foreground(normal, given, fitted.kind).mattes[:, 0]
     seed = params.read("seed", int)
     defects: list[Defect] = []
     scores: list[float] = []
     progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
-    for at, (row, part) in enumerate(zip(chosen, parts, strict=True), 1):
-        rgb = load.load_image(row, root, reading)
-        drawn = []
+    for count, (row, matte) in enumerate(zip(chosen, mattes, strict=True), 1):
+        rgb = load.load_image(row, root, reading).rgb
+        planes = []
         for number, defect in enumerate(power.grid(rgb, block)):
             rng = np.random.default_rng([seed, int(row.image_sha256[:16], 16), number])
-            drawn.append(
-                decode.resize_image(power.paint_defect(rgb, part, defect, rng), px, resize)
-            )
+            painted = power.paint_defect(rgb, matte, defect, rng)
+            planes.append(model.prepare_image(painted, preparation))
             defects.append(defect)
-        stack = np.stack(drawn).transpose(0, 3, 1, 2)
-        scores += bundle.score(fitted.detector, stack).anomaly_score.tolist()
-        progress.at(at)
+        scores += model.score_planes(fitted, planes).anomaly_score.tolist()
+        progress.at(count)
     return power.table(defects, np.array(scores), threshold)
 
 

@@ -55,7 +55,7 @@ def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> ND
 
 def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
     def one(row: manifest.ManifestRow) -> NDArray[np.void]:
-        rgb = load.load_image(row, Path("data/raw", task), reading)
+        rgb = load.load_image(row, Path("data/raw", task), reading).rgb
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)

@@ -41,6 +41,7 @@ def toy() -> ScoredSet:
         image_ids=[f"test/{i}" for i in range(6)],
         anomalous=np.array([False] * 3 + [True] * 3),
         defect_types=["good", "good", "good", "hole", "scratch", "hole"],
+        refused=["", "", "", "", "", "blank"],
         anomaly_scores=np.array([0.1, 0.2, 0.95, 0.96, 2.0, 0.2], np.float32),
         anomaly_maps=maps,
         masks=masks,
@@ -75,13 +76,13 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
 def test_the_image_table_has_the_verdict_of_every_image() -> None:
     frame = measure.evaluate(toy(), CALIBRATION, BLOCK).images
     assert frame.to_csv(index=False, lineterminator="\n").splitlines() == [
-        "image_id,label,defect_type,anomaly_score,p_value,is_anomalous",
-        "test/0,normal,good,0.1,0.9,False",
-        "test/1,normal,good,0.2,0.8,False",
-        "test/2,normal,good,0.95,0.05,True",
-        "test/3,anomalous,hole,0.96,0.05,True",
-        "test/4,anomalous,scratch,2.0,0.05,True",
-        "test/5,anomalous,hole,0.2,0.8,False",
+        "image_id,label,defect_type,refused,anomaly_score,p_value,is_anomalous",
+        "test/0,normal,good,,0.1,0.9,False",
+        "test/1,normal,good,,0.2,0.8,False",
+        "test/2,normal,good,,0.95,0.05,True",
+        "test/3,anomalous,hole,,0.96,0.05,True",
+        "test/4,anomalous,scratch,,2.0,0.05,True",
+        "test/5,anomalous,hole,blank,0.2,0.8,False",
     ]
 
 
@@ -138,6 +139,7 @@ def test_a_set_without_anomalous_images_gives_nulls_and_a_false_alarm_rate() -> 
         image_ids=["a", "b"],
         anomalous=np.zeros(2, bool),
         defect_types=["good", "good"],
+        refused=["", ""],
         anomaly_scores=np.array([0.0, 5.0], np.float32),
         anomaly_maps=np.zeros((2, 4, 4), np.float32),
         masks=np.zeros((2, 4, 4), bool),
@@ -161,13 +163,6 @@ def test_a_map_that_is_not_finite_is_refused() -> None:
     scored.anomaly_maps[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
         measure.evaluate(scored, CALIBRATION, BLOCK)
-
-
-def test_maps_are_resized_bilinearly() -> None:
-    maps = np.array([[[0, 1], [0, 1]]], np.float32)
-    found = measure.maps_resized(maps, 4)
-    assert found.shape == (1, 4, 4)
-    assert found[0, 0].tolist() == [0, 0.25, 0.75, 1]
 
 
 @pytest.mark.parametrize(

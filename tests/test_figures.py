@@ -12,6 +12,7 @@ from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.evaluation.power import Power
 from admodels.images import decode
 from admodels.images.sheets import BACKGROUND, CAPTION_PX, GAP_PX, TILE_PX
+from admodels.inference.model import map_to_image
 
 LEGEND_PX = 3 * CAPTION_PX
 COLUMN_PX = TILE_PX + GAP_PX
@@ -46,7 +47,7 @@ def test_a_sheet_has_a_row_for_every_case_and_a_column_for_every_view() -> None:
     assert sheet.shape == (LEGEND_PX + 2 * ROW_PX, GAP_PX + 4 * COLUMN_PX, 3)
     for at, shown in enumerate(cases):
         np.testing.assert_array_equal(tile_at(sheet, at, 0), shown.image)
-        painted = figures.colour_map(shown.anomaly_map, 0, 1)
+        painted = figures.colour_map(map_to_image(shown.anomaly_map, TILE_PX, TILE_PX), 0, 1)
         np.testing.assert_array_equal(tile_at(sheet, at, 1), painted)
         np.testing.assert_array_equal(tile_at(sheet, at, 2), figures.draw_outlines(shown, 0.5))
         np.testing.assert_array_equal(tile_at(sheet, at, 3), shown.reconstruction)
@@ -63,7 +64,7 @@ def test_a_colour_stands_for_the_same_value_in_every_map() -> None:
     assert (alone == alone[0, 0]).all()
     beside = values.copy()
     beside[:, 4:] = 1
-    np.testing.assert_array_equal(figures.colour_map(beside, 0, 1)[:, :60], alone[:, :60])
+    np.testing.assert_array_equal(figures.colour_map(beside, 0, 1)[:, :4], alone[:, :4])
     dark, bright = figures.colour_map(values, 0.25, 1), figures.colour_map(values, 0, 0.25)
     assert dark.max() < 5
     red, green, blue = bright[0, 0].astype(int)
@@ -114,17 +115,16 @@ def test_a_caption_is_written_and_a_long_one_keeps_its_end() -> None:
 
 def test_tiles_show_bytes_and_shares_alike() -> None:
     planes = np.random.default_rng(0).integers(0, 256, (2, 3, TILE_PX, TILE_PX), dtype=np.uint8)
-    for found in (figures.tiles(planes), figures.tiles((planes / 255).astype(np.float32))):
-        for tile, plane in zip(found, planes, strict=True):
-            np.testing.assert_array_equal(tile, plane.transpose(1, 2, 0))
-    wild = np.full((1, 3, 8, 8), 1.5, np.float32)
-    assert (figures.tiles(wild)[0] == 255).all()
+    for plane in planes:
+        for values in (plane, (plane / 255).astype(np.float32)):
+            np.testing.assert_array_equal(figures.tile(values), plane.transpose(1, 2, 0))
+    assert (figures.tile(np.full((3, 8, 8), 1.5, np.float32)) == 255).all()
 
 
 def test_a_large_image_is_averaged_not_sampled() -> None:
     checkers = np.indices((2 * TILE_PX, 2 * TILE_PX)).sum(0) % 2 * 200
-    planes = np.repeat(checkers[None, None], 3, axis=1).astype(np.uint8)
-    assert (figures.tiles(planes)[0] == 100).all()
+    planes = np.repeat(checkers[None], 3, axis=0).astype(np.uint8)
+    assert (figures.tile(planes) == 100).all()
 
 
 def test_misses_and_false_alarms_come_first_then_the_clearest_hits() -> None:
@@ -161,6 +161,7 @@ def overlays(
         image_ids=["hole/0", "good/0", "hole/1"],
         anomalous=np.array([True, False, True]),
         defect_types=["hole", "good", "hole"],
+        refused=["", "", ""],
         anomaly_scores=np.array([0.1, 2, 3], np.float32),
         anomaly_maps=np.stack([case().anomaly_map * k for k in (0.1, 2, 3)]),
         masks=masks,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from admodels.evaluation.measure import Evaluation, ScoredSet
 from admodels.images.sheets import TILE_PX, Pixels, beside, outline, text
+from admodels.inference.model import map_to_image
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
 TRUTH = (0, 200, 0)
@@ -67,24 +68,18 @@ def colour_range(maps: NDArray[np.float32], threshold: float | None) -> tuple[fl
     return low, min(high, low + 3 * (threshold - low))
 
 
-def tiles(planes: NDArray[np.uint8] | NDArray[np.float32]) -> list[Pixels]:
-    """(N, 3, H, W) RGB, uint8 or float32 in 0..1, as N tiles (TILE_PX, TILE_PX, 3) uint8."""
+def tile(planes: NDArray[np.uint8] | NDArray[np.float32]) -> Pixels:
+    """(3, H, W) RGB, uint8 or float32 in 0..1, as a tile (TILE_PX, TILE_PX, 3) uint8."""
     if planes.dtype != np.uint8:
         planes = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
-    how = cv2.INTER_AREA if planes.shape[2] > TILE_PX else cv2.INTER_LINEAR
-    size = (TILE_PX, TILE_PX)
-    return [np.asarray(cv2.resize(p.transpose(1, 2, 0), size, interpolation=how)) for p in planes]
+    how = cv2.INTER_AREA if planes.shape[1] > TILE_PX else cv2.INTER_LINEAR
+    resized = cv2.resize(planes.transpose(1, 2, 0), (TILE_PX, TILE_PX), interpolation=how)
+    return np.asarray(resized)
 
 
-def colour_map(
-    anomaly_map: NDArray[np.float32],
-    low: float,
-    high: float,
-    size: tuple[int, int] = (TILE_PX, TILE_PX),
-) -> Pixels:
-    """(h, w) as a picture of `size` (width, height): black is `low` or less, yellow `high`."""
-    resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR)
-    share = np.clip((resized - low) / max(high - low, SMALLEST_RANGE), 0, 1)
+def colour_map(anomaly_map: NDArray[np.float32], low: float, high: float) -> Pixels:
+    """(h, w) as a picture (h, w, 3): black is `low` or less, yellow `high` or more."""
+    share = np.clip((anomaly_map - low) / max(high - low, SMALLEST_RANGE), 0, 1)
     levels = np.rint(share * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
 
@@ -111,7 +106,7 @@ def overlay_sheet(
     heads = ["image", "anomaly map", "outlines", "reconstruction"]
     rows = []
     for case in cases:
-        painted = colour_map(case.anomaly_map, low, high)
+        painted = colour_map(map_to_image(case.anomaly_map, TILE_PX, TILE_PX), low, high)
         row = [case.image, painted, draw_outlines(case, threshold)]
         rows.append(row if case.reconstruction is None else [*row, case.reconstruction])
     header = beside([text(head, TILE_PX) for head in heads[: len(rows[0])]])

@@ -37,12 +37,15 @@ class ScoredSet:
 
     `anomaly_maps` (N, P, P) float32 and `masks` (N, P, P) bool at the same `mask_px`; masks are
     None where an anomalous image has none, and then nothing is said of pixels. `anomalous` (N,)
-    bool, `anomaly_scores` (N,), `image_ids` and `defect_types` N names.
+    bool, `anomaly_scores` (N,), `image_ids` and `defect_types` N names. `refused` N statuses: a
+    scored folder would give such an image no score; here it is measured like the others. Empty
+    where the image is of the kind that the bundle learnt from.
     """
 
     image_ids: list[str]
     anomalous: NDArray[np.bool_]
     defect_types: list[str]
+    refused: list[str]
     anomaly_scores: NDArray[np.floating]
     anomaly_maps: NDArray[np.float32]
     masks: NDArray[np.bool_] | None
@@ -59,16 +62,6 @@ class Evaluation:
     curves: dict[str, pd.DataFrame]
     images: pd.DataFrame
     threshold: float | None
-
-
-def maps_resized(maps: NDArray[np.float32], mask_px: int) -> NDArray[np.float32]:
-    """Maps (N, h, w) as (N, mask_px, mask_px), bilinear."""
-    import cv2
-
-    found = np.empty((len(maps), mask_px, mask_px), np.float32)
-    for at, anomaly_map in enumerate(maps):
-        found[at] = cv2.resize(anomaly_map, (mask_px, mask_px), interpolation=cv2.INTER_LINEAR)
-    return found
 
 
 def evaluate(
@@ -166,6 +159,7 @@ def _image_frame(
             "image_id": scored.image_ids,
             "label": np.where(scored.anomalous, "anomalous", "normal"),
             "defect_type": scored.defect_types,
+            "refused": scored.refused,
             "anomaly_score": scored.anomaly_scores,
             "p_value": p_values,
             "is_anomalous": [None] * len(p_values) if verdicts is None else verdicts,

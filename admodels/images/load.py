@@ -19,6 +19,7 @@ from admodels.foundation.progress import progress
 from admodels.images import decode
 from admodels.images.decode import (
     Bool,
+    Image,
     R,
     Reading,
     T,
@@ -33,10 +34,10 @@ from admodels.images.decode import (
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 
-def load_image(row: ManifestRow, root: Path, reading: Reading) -> UInt8:
-    """The image of a row as the camera took it, (H, W, 3) uint8 RGB; refusals as in `load`."""
+def load_image(row: ManifestRow, root: Path, reading: Reading) -> Image:
+    """The image of a row, as the camera took it; refusals as in `load_images`."""
     path = root / row.image_path
-    return decode_image(_read_checked(path, row.image_sha256), path, reading).rgb
+    return decode_image(_read_checked(path, row.image_sha256), path, reading)
 
 
 def load_images(
@@ -50,7 +51,8 @@ def load_images(
     """
 
     def planes(row: ManifestRow) -> UInt8:
-        return resize_image(load_image(row, root, reading), image_px, resize).transpose(2, 0, 1)
+        rgb = load_image(row, root, reading).rgb
+        return resize_image(rgb, image_px, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
     return stack_arrays(planes, rows, (3, image_px, image_px), np.uint8, label)

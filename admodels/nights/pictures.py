@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
 from admodels.evaluation import figures
 from admodels.foundation.files import whole_file
-from admodels.images import decode
 from admodels.images.sheets import outline
+from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
 from admodels.nights.verdicts import Calibration, judge_group, picture_path
 from admodels.scoring import tables, tiling
 from admodels.scoring.discover import same_contents
@@ -79,19 +78,17 @@ def _draw(
     part: list[tuple[Path, Wanted]], source: LineImages, bundle: Bundle, limits: tuple[float, float]
 ) -> int:
     canvases: dict[Path, Pixels] = {}
-    maps, pixels = [], []
+    maps, planes = [], []
     for target, wanted in part:
-        rgb = _rgb(source, wanted, bundle.contract.learnt.reading)
+        rgb = _rgb(source, wanted, bundle)
         if rgb is not None:
             canvases[target] = _shrunk(rgb)
             if source.tile is not None:
                 maps.append(tiling.score_tiles(bundle, rgb, source.tile, with_map=True)[1])
             else:
-                contract = bundle.contract
-                pixels.append(decode.resize_image(rgb, contract.image_px, contract.resize))
-    if pixels:
-        stack = np.stack(pixels).transpose(0, 3, 1, 2)
-        maps += list(bundles.score(bundle.detector, stack).anomaly_map)
+                planes.append(prepare_image(rgb, bundle.contract))
+    if planes:
+        maps += list(score_planes(bundle, planes).anomaly_map)
     for (target, canvas), anomaly_map in zip(canvases.items(), maps, strict=True):
         with whole_file(target) as partial:
             picture = panels(canvas, anomaly_map, *limits)
@@ -120,10 +117,10 @@ def _wanted(
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: LineImages, wanted: Wanted, reading: decode.Reading) -> Pixels | None:
+def _rgb(source: LineImages, wanted: Wanted, bundle: Bundle) -> Pixels | None:
     """The image, unless the file has changed since it was scored."""
     data = same_contents(source.folder, wanted.path, wanted.image_sha256)
-    return None if data is None else decode.decode_image(data, wanted.path, reading).rgb
+    return None if data is None else decode_image(data, wanted.path, bundle.contract).rgb
 
 
 def _shrunk(rgb: Pixels) -> Pixels:
@@ -146,8 +143,8 @@ def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
 
     The contour goes around what is higher than on any normal image of the calibration.
     """
-    size = (image.shape[1], image.shape[0])
-    heat = figures.colour_map(anomaly_map, low, high, size)
+    resized = map_to_image(anomaly_map, *image.shape[:2])
+    heat = figures.colour_map(resized, low, high)
     mixed = cv2.addWeighted(image, 1 - MAP_OPACITY, heat, MAP_OPACITY, 0)
-    region = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR) > (low + high) / 2
+    region = resized > (low + high) / 2
     return np.concatenate([image, outline(np.asarray(mixed), region, figures.ALARM)], axis=1)

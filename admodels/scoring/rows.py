@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
-from admodels.images import decode, load
-from admodels.images.describe import DIGITS, Look, Statistics, appearance, statistics
+from admodels.images import load
+from admodels.images.decode import UnreadableImage
+from admodels.images.describe import appearance
+from admodels.inference import model
 from admodels.scoring import tiling
 from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
 from admodels.scoring.lines import Tile
@@ -84,7 +85,7 @@ def _scores(fresh: dict[str, Pixels], bundle: Bundle, tile: Tile | None) -> dict
         return {sha: tiling.score_tiles(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
     if not fresh:
         return {}
-    scores = bundles.score(bundle.detector, np.stack(list(fresh.values()))).anomaly_score
+    scores = model.score_planes(bundle, list(fresh.values())).anomaly_score
     return dict(zip(fresh, scores.tolist(), strict=True))
 
 
@@ -136,10 +137,10 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     try:
         data = contents(root, name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = decode.decode_image(data, row.path, bundle.contract.learnt.reading)
+        image = model.decode_image(data, row.path, bundle.contract)
     except Unsettled:
         return Read(None, looks)
-    except decode.UnreadableImage as error:
+    except UnreadableImage as error:
         return Read(_refused(row, Status(error.reason), error.found), looks)
     except Refused as error:
         return Read(_refused(row, error.status, error.reason), looks)
@@ -148,27 +149,20 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
-    plain = statistics(image.rgb)
-    row, seen = _seen(row, image, plain, bundle, whole), appearance(image.rgb, plain)
-    if row.status != Status.SCORED:
-        return Read(row, looks, None, seen)
-    if whole:
-        return Read(row, looks, image.rgb, seen)
-    contract = bundle.contract
-    resized = decode.resize_image(image.rgb, contract.image_px, contract.resize)
-    return Read(row, looks, resized.transpose(2, 0, 1), seen)
-
-
-def _seen(
-    row: ScoreRow, image: decode.Image, plain: Statistics, bundle: Bundle, whole: bool
-) -> ScoreRow:
-    """The row with what the image looks like, and whether it is of the kind learnt from."""
-    width, height, bit_depth = sizes = (image.width, image.height, image.bit_depth)
-    row = replace(row, width=width, height=height, bit_depth=bit_depth, **asdict(plain))
-    levels = (round(plain.brightness, DIGITS), round(plain.contrast, DIGITS))
-    look = Look(*sizes, decode.is_grey(image.rgb), *levels)
-    fault = bundle.contract.learnt.fault(look, any_size=whole)
-    return row if fault is None else _refused(row, Status(fault[0]), fault[1])
+    description = model.describe_image(image, bundle.contract, any_size=whole)
+    record = appearance(image.rgb, description.statistics)
+    row = replace(
+        row,
+        width=image.width,
+        height=image.height,
+        bit_depth=image.bit_depth,
+        **asdict(description.statistics),
+    )
+    if description.fault is not None:
+        word, reason = description.fault
+        return Read(_refused(row, Status(word), reason), looks, None, record)
+    pixels = image.rgb if whole else model.prepare_image(image.rgb, bundle.contract)
+    return Read(row, looks, pixels, record)
 
 
 def _refused(row: ScoreRow, status: Status, reason: str) -> ScoreRow:

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
-from admodels.images import decode
+from admodels.inference import model
 from admodels.scoring.lines import Tile
 
 Pixels = NDArray[np.uint8]
@@ -63,21 +62,15 @@ def _windows(
     bundle: Bundle, rgb: Pixels, tile: Tile
 ) -> Iterator[tuple[tuple[int, int], Map, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
-    chunk, contract = bundle.params.score_chunk_images, bundle.contract
+    chunk = bundle.params.score_chunk_images
     rows, columns = (starts(length, tile) for length in rgb.shape[:2])
     places = [(top, left) for top in rows for left in columns]
-    for at in range(0, len(places), chunk):
-        part = places[at : at + chunk]
-        pixels = [
-            decode.resize_image(
-                np.ascontiguousarray(rgb[y : y + tile.tile_px, x : x + tile.tile_px]),
-                contract.image_px,
-                contract.resize,
-            )
-            for y, x in part
-        ]
-        found = bundles.score(bundle.detector, np.stack(pixels).transpose(0, 3, 1, 2))
-        yield from zip(part, found.anomaly_map, found.anomaly_score.tolist(), strict=True)
+    for start in range(0, len(places), chunk):
+        part = places[start : start + chunk]
+        windows = (rgb[y : y + tile.tile_px, x : x + tile.tile_px] for y, x in part)
+        planes = [model.prepare_image(window, bundle.contract) for window in windows]
+        scored = model.score_planes(bundle, planes)
+        yield from zip(part, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
 
 
 def _add(
@@ -93,7 +86,7 @@ def _add(
         for start, length in zip(place, total.shape, strict=True)
     ]
     (top, bottom), (left, right) = ends
-    resized = cv2.resize(anomaly_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    resized = model.map_to_image(anomaly_map, bottom - top, right - left)
     weight = np.outer(_ramp(bottom - top), _ramp(right - left))
     total[top:bottom, left:right] += resized * weight
     weights[top:bottom, left:right] += weight

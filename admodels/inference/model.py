@@ -1,0 +1,77 @@
+"""The way of an image through a bundle, from encoded bytes to a map in the image's own size.
+
+    image = decode_image(data, path, preparation)        # (H, W, 3) uint8, read as the task was
+    description = describe_image(image, preparation)     # its fault says why not to score it
+    planes = prepare_image(image.rgb, preparation)       # (3, image_px, image_px) uint8
+    scored = score_planes(bundle, [planes])              # any number of images
+    anomaly_map = map_to_image(scored.anomaly_map[0], image.height, image.width)
+
+Scored folders, tiles, pictures of a night and the stage `evaluate` all take these steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from admodels.bundles import bundle as bundles
+from admodels.bundles.bundle import Bundle, Scored
+from admodels.bundles.card import Preparation
+from admodels.images import decode
+from admodels.images.describe import DIGITS, Look, Statistics, statistics
+from admodels.images.rules import Fault
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an image looks like; `fault` is a word and a reason, None where it may be scored."""
+
+    statistics: Statistics
+    fault: tuple[Fault, str] | None
+
+
+def decode_image(data: bytes, where: object, preparation: Preparation) -> decode.Image:
+    """An encoded image, read as the images that the bundle learnt from; `where` names the file.
+
+    Raises:
+        UnreadableImage: the bytes do not give an image.
+    """
+    return decode.decode_image(data, where, preparation.learnt.reading)
+
+
+def describe_image(
+    image: decode.Image, preparation: Preparation, *, any_size: bool = False
+) -> Description:
+    """Describe an image and compare it with the rules of those that the bundle learnt from.
+
+    A score of an image of another kind means nothing. `any_size`: the image is cut into tiles.
+    """
+    plain = statistics(image.rgb)
+    look = Look(
+        image.width,
+        image.height,
+        image.bit_depth,
+        decode.is_grey(image.rgb),
+        round(plain.brightness, DIGITS),
+        round(plain.contrast, DIGITS),
+    )
+    return Description(plain, preparation.learnt.fault(look, any_size=any_size))
+
+
+def prepare_image(rgb: NDArray[np.uint8], preparation: Preparation) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB as the detector takes it: (3, image_px, image_px) uint8."""
+    resized = decode.resize_image(rgb, preparation.image_px, preparation.resize)
+    return resized.transpose(2, 0, 1)
+
+
+def score_planes(bundle: Bundle, planes: Sequence[NDArray[np.uint8]]) -> Scored:
+    """Score at least one prepared image; no score depends on the other images."""
+    return bundles.score(bundle.detector, np.stack(planes))
+
+
+def map_to_image(anomaly_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """A map (h, w) float32 as (height, width) float32, bilinear: a value for every pixel."""
+    resized = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32)
