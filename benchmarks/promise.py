@@ -47,7 +47,7 @@ def prepared(folder: Path, contract: card.Preparation) -> np.ndarray:
     )
 
 
-def training_data(normal: np.ndarray, assets: dict[str, Path]) -> TrainingData:
+def training_data(normal: np.ndarray, weights: dict[str, Path]) -> TrainingData:
     """With noise blocks for textures, and three held-out anomalies: a bright square each."""
     px = normal.shape[-1]
     held_out, masks = normal[:3].copy(), np.zeros((3, px, px), dtype=bool)
@@ -60,7 +60,7 @@ def training_data(normal: np.ndarray, assets: dict[str, Path]) -> TrainingData:
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(held_out), torch.from_numpy(masks)),
         foreground=None,
-        assets=assets,
+        weights=weights,
     )
 
 
@@ -75,12 +75,11 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
     pixels = np.concatenate(found)
     pixels = pixels[np.random.default_rng(SEED).permutation(len(pixels))]
     with tempfile.TemporaryDirectory() as place:
-        assets, checkpoints = Path(place, "assets"), Path(place, "checkpoints")
-        assets.mkdir()
+        weights, checkpoints = Path(place, "weights"), Path(place, "checkpoints")
+        weights.mkdir()
         if method == "cpr":
-            import_module("admodels.methods.cpr.assets").fetch_weights(values, assets)
-        brought = {p.stem: p for p in assets.iterdir()}
-        data = training_data(pixels[:LEARNT], brought)
+            import_module("admodels.methods.cpr.weights").fetch_weights(values, weights)
+        data = training_data(pixels[:LEARNT], {p.stem: p for p in weights.iterdir()})
         how = {"kind": "texture", "seed": SEED, "checkpoints": checkpoints}
         detector.fit(data, **how, log=lambda *_: None)
     return detector, pixels[LEARNT:]

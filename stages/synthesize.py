@@ -17,9 +17,9 @@ def main(task: str) -> None:
     block = params.read("synthesize", Synthesize)
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
     raw = Path("data/raw", task)
-    reading = rules.read(Path("data/manifests", task, "contract.json")).reading
+    reading = rules.read(Path("data/manifests", task, "image_rules.json")).reading
     normal = load.load_images(rows, raw, block.image_px, block.resize, reading)
-    folder = Path("data/assets/textures")
+    folder = Path("data/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))
     mattes = load.load_foreground(rows, raw, block.image_px, block.resize)

@@ -1,4 +1,4 @@
-"""Bring the textures that anomalies are painted with to data/assets/textures/."""
+"""Fetch the textures that anomalies are painted with into data/textures/."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from stages import run
 
 def main() -> None:
     """Fetch, and refuse a source that differs from its pin."""
-    textures.fetch_textures(params.read("assets.textures", Source), Path("data/assets/textures"))
+    textures.fetch_textures(params.read("textures", Source), Path("data/textures"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train one cell: normal images, synthetic anomalies and assets -> bundle, history, cost."""
+"""Train one cell: normal images, synthetic anomalies and weights -> bundle, history, cost."""
 
 import csv
 import shutil
@@ -67,14 +67,14 @@ def _training_data(
 ) -> TrainingData:
     rows, raw, px = manifest.read(split), Path("data/raw", task), block.image_px
     mattes = load.load_foreground(rows, raw, px, block.resize)
-    textures = load_textures(Path("data/assets/textures"), px)
+    textures = load_textures(Path("data/textures"), px)
     synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
     return TrainingData(
         normal=torch.from_numpy(_pixels(split, task, block, reading)),
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
         foreground=None if mattes is None else torch.from_numpy(mattes),
-        assets={p.stem: p for p in sorted(Path("data/assets", method).iterdir())},
+        weights={p.stem: p for p in sorted(Path("data/weights", method).iterdir())},
     )
 
 
@@ -86,12 +86,12 @@ def main(method: str, task: str) -> None:
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
-    learnt = Path("data/manifests", task, "contract.json")
+    learnt = Path("data/manifests", task, "image_rules.json")
     brought = (
         learnt,
         Path("data/synthetic", task, "index.csv"),
-        Path("data/assets/textures/assets.json"),
-        Path("data/assets", method, "assets.json"),
+        Path("data/textures/textures.json"),
+        Path("data/weights", method, "weights.json"),
     )
     origin = bundle.Origin(
         method=method,

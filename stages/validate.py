@@ -159,7 +159,7 @@ def main(task: str) -> None:
     for name, rows_of_split in splits.items():
         manifest.write(manifests / f"{name}.csv", rows_of_split)
     if contract:
-        write_json(manifests / "contract.json", contract.model_dump(mode="json"))
+        write_json(manifests / "image_rules.json", contract.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

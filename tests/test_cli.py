@@ -98,10 +98,10 @@ def test_a_task_can_be_added_without_running_it_and_with_its_textures(
     words = task_words(drawn(tmp_path / "photos"), "--no-run", "--textures", str(textures))
     assert command(*words)[0] == 0
     assert load()["run"]["tasks"] == ["sample_brick", "sample_gravel"]
-    assert load()["assets"]["textures"]["location"] == str(textures)
-    assert load()["assets"]["textures"]["kind"] == "path"
+    assert load()["textures"]["location"] == str(textures)
+    assert load()["textures"]["kind"] == "path"
     assert command("textures", "packaged")[0] == 0
-    assert load()["assets"] == load(ROOT / "params.yaml")["assets"]
+    assert load()["textures"] == load(ROOT / "params.yaml")["textures"]
 
 
 def test_an_official_release_whose_hash_is_known_is_added_without_a_download(
@@ -209,7 +209,7 @@ def test_the_doctor_names_what_is_missing_with_its_command(command: Command) -> 
     code, out, stderr = command("doctor")
     assert (code, stderr) == (0, "")
     assert "- data/raw/sample_gravel is missing: `dvc repro fetch@sample_gravel`\n" in out
-    assert "- data/assets/textures is missing: `dvc repro textures`\n" in out
+    assert "- data/textures is missing: `dvc repro textures`\n" in out
     assert "data/raw/sample_brick is missing" not in out
     assert "cores " in out
     assert "great-expectations     1." in out

@@ -111,8 +111,8 @@ def test_an_image_somewhat_beyond_the_oddest_one_learnt_from_is_still_of_its_kin
 
 def test_a_contract_comes_back_as_it_was_and_a_missing_one_names_the_stage(tmp_path: Path) -> None:
     found = learnt()
-    write_json(tmp_path / "contract.json", found.model_dump(mode="json"))
-    assert rules.read(tmp_path / "contract.json") == found
+    write_json(tmp_path / "image_rules.json", found.model_dump(mode="json"))
+    assert rules.read(tmp_path / "image_rules.json") == found
     with pytest.raises(DataError, match="dvc repro validate"):
         rules.read(tmp_path / "gone.json")
 

@@ -232,7 +232,7 @@ def test_a_missing_asset_says_what_to_run(tmp_path, name):
     block = {
         f"{name.removesuffix('s')}_{k}": v for k, v in (("weights", "a.pth"), ("sha256", "ab" * 8))
     }
-    with pytest.raises(DataError, match=rf"CPR's {name} are missing(.|\n)*dvc repro assets"):
+    with pytest.raises(DataError, match=rf"CPR's {name} are missing(.|\n)*dvc repro weights"):
         fit(tiny.detector("cpr", **block), tmp_path, tiny.training_data())
 
 
@@ -319,7 +319,7 @@ def test_official_heads_start_the_training(tmp_path):
         "cpr", head_weights="a.pth", head_sha256="ab" * 8, steps={"object": 0, "texture": 0}
     )
     data = tiny.training_data()
-    data.assets["heads"] = tmp_path / "heads.pth"
+    data.weights["heads"] = tmp_path / "heads.pth"
     state = fit(detector, tmp_path, data).state()
     assert all(torch.equal(state[f"heads.{k}"], v) for k, v in wanted.state_dict().items())
 

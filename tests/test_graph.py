@@ -73,11 +73,11 @@ def cell_complaints(tree: Tree, stage: Any, methods: list[str], method: str | No
 
 
 def idle_files(tree: Tree, stages: list[Any], methods: list[str]) -> list[str]:
-    """What `train` lists and no training imports; a method's `assets` are for another stage."""
+    """What `train` lists and no training imports; a method's `weights` are for another stage."""
     trains = [stage for stage in stages if stage.name.startswith("train@")]
     listed = {file for stage in trains for dep in code_deps(stage) for file in tree.covered(dep)}
     imported = {file for m in methods for file in tree.reached("stages/train.py", m)}
-    idle = {file for file in listed - imported if not file.endswith("/assets.py")}
+    idle = {file for file in listed - imported if not file.endswith("/weights.py")}
     return [f"train lists {file}, which no training imports" for file in sorted(idle)]
 
 

@@ -251,9 +251,9 @@ def project(tmp_path, monkeypatch):
         )
     rows = [describe_image(one, Path("data/raw/t"), decode.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
-    write_json(Path("data/manifests/t/contract.json"), tiny.CONTRACT.model_dump(mode="json"))
+    write_json(Path("data/manifests/t/image_rules.json"), tiny.CONTRACT.model_dump(mode="json"))
     for name in ("a/1.png", "a/2.png", "b.png"):
-        path = Path("data/assets/textures", name)
+        path = Path("data/textures", name)
         decode.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
     tasks = {"t": {"kind": "texture"}}
     values = {"seed": 7, "synthesize": PARAMS.model_dump(), "tasks": tasks}
@@ -280,7 +280,7 @@ def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project)
     row = describe_image(found, raw, decode.STORED)[0]
     manifest.write(Path("data/manifests/t/validation.csv"), [row])
     learnt = cards.windowed((0, 4095)).contract.learnt
-    write_json(Path("data/manifests/t/contract.json"), learnt.model_dump(mode="json"))
+    write_json(Path("data/manifests/t/image_rules.json"), learnt.model_dump(mode="json"))
     synthesize.main("t")
     painted, masks = held_out.read(Path("data/synthetic/t"), PARAMS.image_px, "area")
     assert (painted.transpose(0, 2, 3, 1)[~masks] == 70).all()
@@ -294,7 +294,7 @@ def test_the_stage_refuses_an_image_that_is_not_the_one_of_the_manifest(project)
 
 
 def test_the_stage_refuses_to_run_without_textures(project):
-    shutil.rmtree(project / "data/assets/textures")
+    shutil.rmtree(project / "data/textures")
     with pytest.raises(DataError, match="no texture source"):
         synthesize.main("t")
 
@@ -332,7 +332,7 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     assert cyan > 9 * 300  # around half of each of 9 tiles of 160 px
 
     detector = tiny.detector("diffusionad").params
-    Path("data/assets/diffusionad").mkdir()
+    Path("data/weights/diffusionad").mkdir(parents=True)
     split = Path("data/manifests/t/train.csv")
     data = train._training_data(detector, "diffusionad", "t", split, decode.STORED)
     assert data.foreground is not None

@@ -41,6 +41,7 @@ def test_the_shipped_params_are_good() -> None:
     [
         ("seed: 7", "seed: seven", "seed: Input should be a valid integer"),
         ("seed: 7", "seed: 7\nseeed: 8", "seeed: no such root key"),
+        ("\ntextures: {", "\nassets:\n  textures: {", "write what stands below `assets.textures`"),
         ("seed: 7", "", "seed: this root key is missing"),
         ("  min_normal_images: 11", "  min_normal_images: 3", "split.min_normal_images: "),
         ("  mask_px: ", "  mask_px: 1.5  # ", "evaluate.mask_px: Input should be a valid integer"),

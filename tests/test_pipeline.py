@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 WHOLE = (".dvcignore", ".gitignore", "admodels", "stages", "dvc.yaml", "params.yaml", "presets")
 TINY = {"image_px": 32, "reconstructive_width": 2, "discriminative_width": 2, "batch_images": 2}
 EVERY_STAGE = {
-    *("fetch@bricks", "textures", "assets@draem", "assets@twin", "validate@bricks"),
+    *("fetch@bricks", "textures", "weights@draem", "weights@twin", "validate@bricks"),
     *("synthesize@bricks", "train@draem-bricks", "train@twin-bricks"),
     *("evaluate@draem-bricks", "evaluate@twin-bricks", "score@press", "report"),
 }
@@ -134,7 +134,7 @@ def test_a_method_s_params_concern_its_own_cells_only(tree: Path) -> None:
     draem, twin = text.split("  twin:")
     assert "length: 2\n" in draem
     path.write_text(draem.replace("length: 2\n", "length: 3\n") + "  twin:" + twin)
-    own = {"assets@draem", "train@draem-bricks", "evaluate@draem-bricks", "score@press", "report"}
+    own = {"weights@draem", "train@draem-bricks", "evaluate@draem-bricks", "score@press", "report"}
     assert reproduced(tree) == own
 
 

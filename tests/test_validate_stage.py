@@ -299,7 +299,7 @@ def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(
         Image.fromarray(values).save(path)
     validate.main("tiny")
     assert failed() == {}
-    learnt = rules.read(MANIFESTS / "contract.json")
+    learnt = rules.read(MANIFESTS / "image_rules.json")
     assert learnt.reading.window is not None
     assert 4000 > learnt.reading.window[1] > 3200  # 200 << 4, and a margin
     assert (learnt.bit_depths, learnt.channels) == ((16,), "grey")
@@ -318,7 +318,7 @@ def test_what_calibrates_or_tests_does_not_shape_the_window(tiny: Path) -> None:
         Image.fromarray(values + 1000 * i).save(path)
     validate.main("tiny")
     rows = {s: manifest.read(MANIFESTS / f"{s}.csv") for s in manifest.SPLITS}
-    window = rules.read(MANIFESTS / "contract.json").reading.window
+    window = rules.read(MANIFESTS / "image_rules.json").reading.window
     learnt = [*rows["train"], *rows["validation"]]
     assert window == learnt_window(learnt, RAW)
     for split in ("validation", "calibration", "test"):  # each has an image beyond the others

@@ -236,7 +236,7 @@ def training_data(count: int = 12) -> TrainingData:
         textures=torch.from_numpy(textures()),
         validation=Synthetic(torch.from_numpy(held_out), torch.from_numpy(masks)),
         foreground=None,
-        assets={},
+        weights={},
     )
 
 

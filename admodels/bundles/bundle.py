@@ -48,7 +48,7 @@ TOLERANCE_FLOOR = 1e-4  # relative; fp32 kernels of another machine stay within 
 class Origin:
     """Where a detector comes from, and which images it is for.
 
-    `trained_on` maps each input (manifest, assets) to its hash.
+    `trained_on` maps each input (manifest, textures, weights) to its hash.
     """
 
     method: str

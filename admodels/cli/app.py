@@ -55,7 +55,7 @@ def task_add(
         if run:
             document["run"]["tasks"].append(name)
         if brought:
-            editing.merge(document, {"assets": {"textures": brought}})
+            editing.merge(document, {"textures": brought})
     typer.echo(f"tasks.{name} is in params.yaml, pinned to {release['sha256'][:12]}")
     typer.echo(f"licence of its images: {licence_text(block['licence'])}")
 
@@ -84,8 +84,8 @@ def textures(
 
     source = _pin_textures(location)
     with editing.edit_params() as document:
-        editing.merge(document, {"assets": {"textures": source}})
-    typer.echo(f"assets.textures is pinned to {source['sha256'][:12]}")
+        editing.merge(document, {"textures": source})
+    typer.echo(f"the textures are pinned to {source['sha256'][:12]}")
 
 
 def _pin_textures(location: str) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
 from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parse
 from admodels.scoring.lines import Line
-from admodels.sources.source import Assets, Task
+from admodels.sources.source import Source, Task
 from admodels.synthesis.params import Synthesize
 from admodels.validation.checks import Validate
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
 RESERVED = "mean"
+MOVED = {"assets": "write what stands below `assets.textures` below `textures`, and no `assets`"}
 SAMPLE = "sample"  # the dataset and the kind of source that are drawn, not brought
 
 
@@ -33,7 +34,7 @@ def roots() -> dict[str, Any]:
         "seed": Annotated[int, Field(ge=0)],
         "run": Run,
         "tasks": dict[str, Task],
-        "assets": Assets,
+        "textures": Source,
         "split": Split,
         "validate": Validate,
         "synthesize": Synthesize,
@@ -46,7 +47,8 @@ def roots() -> dict[str, Any]:
 def problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the plain values of a params file, each with its key path."""
     models = roots()
-    found = [f"{key}: no such root key" for key in sorted(set(content) - set(models))]
+    unknown = sorted(set(content) - set(models))
+    found = [f"{key}: {MOVED.get(key, 'no such root key')}" for key in unknown]
     found += [f"{key}: this root key is missing" for key in models if key not in content]
     typed: dict[str, Any] = {}
     for key in models.keys() & content.keys():

@@ -9,7 +9,7 @@ from pathlib import Path
 from admodels.cli.check import check
 from admodels.foundation.errors import AdmodelsError
 from admodels.foundation.params import Run, read
-from admodels.sources.source import Assets, Task
+from admodels.sources.source import Source, Task
 
 PACKAGES = (
     *("admodels", "torch", "torchvision", "numpy", "pandas", "pyarrow", "opencv-python-headless"),
@@ -54,16 +54,16 @@ def missing(root: Path = Path()) -> Iterator[str]:
         return
     run = read("run", Run, path)
     sources = {f"tasks.{name}": read(f"tasks.{name}", Task, path).source for name in run.tasks}
-    sources["assets.textures"] = read("assets", Assets, path).textures
+    sources["textures"] = read("textures", Source, path)
     for key, source in sources.items():
         place = root / Path(source.location).expanduser()
         if source.kind != "sample" and "://" not in source.location and not place.exists():
             yield f"{key}: {source.location} is not there: bring it back"
     for name in run.tasks:
         yield from _unless(root, f"data/raw/{name}", f"fetch@{name}")
-    yield from _unless(root, "data/assets/textures", "textures")
+    yield from _unless(root, "data/textures", "textures")
     for method in run.methods:
-        yield from _unless(root, f"data/assets/{method}", f"assets@{method}")
+        yield from _unless(root, f"data/weights/{method}", f"weights@{method}")
         for name in run.tasks:
             yield from _unless(root, f"data/models/{method}/{name}", f"train@{method}-{name}")
 

@@ -167,8 +167,8 @@ def texture_paths(folder: Path) -> list[Path]:
         raise DataError(
             "no texture source: no image",
             where=folder,
-            expected=f"images ({', '.join(sorted(decode.IMAGE_SUFFIXES))}) for `assets.textures`",
-            next_step="mend `assets.textures` in params.yaml, with `admodels textures LOCATION`",
+            expected=f"images ({', '.join(sorted(decode.IMAGE_SUFFIXES))}) for `textures`",
+            next_step="mend `textures` in params.yaml, with `admodels textures LOCATION`",
         )
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())
 

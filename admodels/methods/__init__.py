@@ -44,7 +44,7 @@ class TrainingData:
     textures: Tensor  # (T, 3, H, W) uint8 RGB
     validation: Synthetic  # held out: watches training, and a method may choose by it
     foreground: Tensor | None  # (N, 1, H, W) uint8 mattes, or the method estimates its own
-    assets: dict[str, Path]  # what the assets stage brought for this method
+    weights: dict[str, Path]  # what the stage `weights` fetched for this method, by file stem
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sources and their pins: what a folder under data/raw or data/assets is made from.
+"""Sources and their pins: what a folder under data/raw, data/textures or data/weights is made from.
 
 A pin is the SHA-256 of what a source holds: the tree of a folder, the bytes of an archive or a
 download, the photograph behind a sample, the text of a list. Hidden files (.DS_Store, ._x) are

@@ -25,12 +25,6 @@ class Source(Strict):
         return self
 
 
-class Assets(Strict):
-    """Where the textures that anomalies are painted with come from."""
-
-    textures: Source
-
-
 class Task(Strict):
     """One dataset category to learn: a block under `tasks:`."""
 

@@ -57,7 +57,7 @@ def pin_textures(location: str) -> Source:
 
 
 def fetch_textures(source: Source, target: Path) -> None:
-    """Write the textures and assets.json into the folder `target`, whole or not at all.
+    """Write the textures and textures.json into the folder `target`, whole or not at all.
 
     Raises:
         SourceError: the source cannot be reached.
@@ -75,7 +75,7 @@ def fetch_textures(source: Source, target: Path) -> None:
             path.unlink()
         _refuse_unreadable(paths)
         text = json.dumps(_listing(source, content, paths, len(skipped)), indent=1, sort_keys=True)
-        (content / "assets.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+        (content / "textures.json").write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _listing(source: Source, content: Path, paths: list[Path], skipped: int) -> dict[str, object]:

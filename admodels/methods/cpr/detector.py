@@ -100,27 +100,27 @@ class Detector(methods.Detector):
         )
 
     def _start(self, data: TrainingData, kind: Kind, seed: int) -> None:
-        """Random starts drawn on the CPU, then what the assets bring."""
+        """Random starts drawn on the CPU, then the weights that the stage fetched."""
         p = self.params
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(p.backbone, p.tap_strides)
             heads = self._new_heads(p.smoothing_cells.of(kind))
         for name, wanted in (("backbone", p.backbone_weights), ("heads", p.head_weights)):
-            if wanted not in (NONE, RANDOM) and name not in data.assets:
+            if wanted not in (NONE, RANDOM) and name not in data.weights:
                 raise DataError(
                     f"the weights of CPR's {name} are missing",
-                    where="data/assets/cpr",
+                    where="data/weights/cpr",
                     expected=f"what `methods.cpr.{name.removesuffix('s')}_weights` names: {wanted}",
-                    next_step="dvc repro assets",
+                    next_step="dvc repro weights",
                 )
         if p.backbone_weights != RANDOM:
-            path = data.assets["backbone"]
+            path = data.weights["backbone"]
             load_weights(backbone, read_weights(path), path)
         self.backbone.load_state_dict(backbone.state_dict())
         self.heads.load_state_dict(heads.state_dict())
         if p.head_weights not in (NONE, RANDOM):
-            self.heads.load_state_dict(official_heads(data.assets["heads"], self.heads))
+            self.heads.load_state_dict(official_heads(data.weights["heads"], self.heads))
 
     def _backbone_for_scoring(self) -> FrozenTaps:
         fused, p = copy.deepcopy(self.backbone).for_inference(), self.params

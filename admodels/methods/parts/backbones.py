@@ -148,7 +148,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"weights cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=path,
             expected="a PyTorch state dict (tensors only)",
-            next_step="mend `methods.cpr` in params.yaml, then `dvc repro assets`",
+            next_step="mend `methods.cpr` in params.yaml, then `dvc repro weights`",
         ) from error
 
 

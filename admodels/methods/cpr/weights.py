@@ -1,4 +1,4 @@
-"""Brings the pretrained weights that CPR starts from; `train` and `score` never download."""
+"""Fetches the pretrained weights that CPR starts from; `train` and `score` never download."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d
 
 
 def fetch_weights(params: Params, folder: Path) -> None:
-    """Write backbone.pth and heads.pth, where they are files, and assets.json.
+    """Write backbone.pth and heads.pth, where they are files, and weights.json.
 
     Raises:
         SourceError: a file cannot be reached.
@@ -32,4 +32,4 @@ def fetch_weights(params: Params, folder: Path) -> None:
             fetch.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
             listing[f"{name}_sha256"] = sha256_of(folder / f"{name}.pth")
     text = json.dumps(listing, indent=1, sort_keys=True)
-    (folder / "assets.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    (folder / "weights.json").write_text(text + "\n", encoding="utf-8", newline="\n")

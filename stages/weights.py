@@ -1,4 +1,4 @@
-"""Bring what one method needs beside images and textures to data/assets/<method>/."""
+"""Fetch the pretrained weights that one method starts from into data/weights/<method>/."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,17 +11,17 @@ from stages import run
 
 
 def main(method: str) -> None:
-    """A method with needs has `assets.fetch_weights(block, folder)`; all methods get a listing."""
+    """Call `weights.fetch_weights(block, folder)` of the method; without one write a listing."""
     block = params.read(
         f"methods.{method}", import_module(f"admodels.methods.{method}.params").Params
     )
-    module = f"admodels.methods.{method}.assets"
-    # From `fetching`, which some methods' assets need: dvc.yaml has one list for all methods.
-    with fetch.whole_folder(Path("data/assets", method)) as content:
+    module = f"admodels.methods.{method}.weights"
+    # From `fetch`, which the weights of some methods need: dvc.yaml has one list for all methods.
+    with fetch.whole_folder(Path("data/weights", method)) as content:
         if find_spec(module):
             import_module(module).fetch_weights(block, content)
         else:
-            write_json(content / "assets.json", {"method": method})
+            write_json(content / "weights.json", {"method": method})
 
 
 if __name__ == "__main__":

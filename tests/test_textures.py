@@ -7,25 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from admodels.foundation.errors import DataError, SourceError
-from admodels.foundation.files import sha256_of
 from admodels.images import decode
 from admodels.images.load import load_textures
 from admodels.sources import textures
 from admodels.sources.fetch import Source
-from admodels.sources.source import Assets
-from stages import assets as assets_stage
 from stages import textures as textures_stage
-from tests import tiny
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("assets") / "textures"
+    folder = tmp_path_factory.mktemp("data") / "textures"
     textures.fetch_textures(textures.pin_textures("packaged"), folder)
     return folder
 
@@ -35,7 +30,7 @@ def flat(value):
 
 
 def listing(folder):
-    return json.loads((folder / "assets.json").read_text())
+    return json.loads((folder / "textures.json").read_text())
 
 
 def test_the_packaged_textures_are_many_distinct_and_none_is_blank(packaged):
@@ -96,8 +91,8 @@ def test_a_folder_brings_its_images_by_name_and_counts_what_it_skips(tmp_path):
     assert (found["count"], found["skipped"]) == (2, 2)
     assert list(found["images"]) == ["a.png", "images/dotted/b.png"]
     assert found["source"] == {"kind": "path", "name": "dtd"}
-    assert str(tmp_path) not in (target / "assets.json").read_text()
-    assert {p.name for p in target.rglob("*") if p.is_file()} == {"a.png", "b.png", "assets.json"}
+    assert str(tmp_path) not in (target / "textures.json").read_text()
+    assert {p.name for p in target.rglob("*") if p.is_file()} == {"a.png", "b.png", "textures.json"}
     loaded = load_textures(target, 8)
     assert loaded.shape == (2, 3, 8, 8)
     assert loaded[:, 0, 0, 0].tolist() == [10, 20]
@@ -136,67 +131,15 @@ def test_unreadable_textures_are_refused_all_at_once(tmp_path):
         textures.fetch_textures(textures.pin_textures(str(origin)), tmp_path / "textures")
 
 
-def test_the_block_holds_the_texture_source_alone():
-    source = {"kind": "sample", "location": "packaged", "sha256": "0" * 64}
-    assert Assets.model_validate({"textures": source}).textures.kind == "sample"
-    with pytest.raises(ValidationError):
-        Assets.model_validate({"textures": source, "image_px": 3})
-
-
 def test_the_stage_writes_the_textures_of_the_params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     decode.write_png(tmp_path / "origin/a.png", flat(1))
     pin = textures.pin_textures("origin").sha256
     (tmp_path / "params.yaml").write_text(
-        f"assets:\n  textures: {{kind: path, location: origin, sha256: {pin}}}\n"
+        f"textures: {{kind: path, location: origin, sha256: {pin}}}\n"
     )
     textures_stage.main()
-    assert listing(tmp_path / "data/assets/textures")["count"] == 1
-
-
-def brought(method, block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(json.dumps({"methods": {method: block}}))
-    assets_stage.main(method)
-    return listing(tmp_path / "data/assets" / method)
-
-
-def test_a_method_without_needs_gets_a_listing_all_the_same(tmp_path, monkeypatch):
-    assert brought("draem", tiny.PARAMS["draem"], tmp_path, monkeypatch) == {"method": "draem"}
-
-
-def test_the_packaged_backbone_is_brought_and_listed_with_its_hash(tmp_path, monkeypatch):
-    block = tiny.PARAMS["cpr"] | {"backbone": "efficientnet_lite2", "backbone_weights": "packaged"}
-    found = brought("cpr", block, tmp_path, monkeypatch)
-    weights = tmp_path / "data/assets/cpr/backbone.pth"
-    assert found["backbone_sha256"] == sha256_of(weights)
-    assert found["backbone_sha256"].startswith("9656183eaeaf")
-
-
-def test_random_weights_are_nothing_to_bring_and_are_said(tmp_path, monkeypatch):
-    found = brought("cpr", tiny.PARAMS["cpr"], tmp_path, monkeypatch)
-    assert (found["backbone"], found["heads"]) == ("random", "random")
-    assert [p.name for p in (tmp_path / "data/assets/cpr").iterdir()] == ["assets.json"]
-
-
-def test_no_heads_are_nothing_to_bring_and_are_said(tmp_path, monkeypatch):
-    block = tiny.PARAMS["cpr"] | {"head_weights": "none", "steps": {"object": 0, "texture": 0}}
-    assert brought("cpr", block, tmp_path, monkeypatch)["heads"] == "none"
-    assert [p.name for p in (tmp_path / "data/assets/cpr").iterdir()] == ["assets.json"]
-
-
-def test_a_backbone_file_that_differs_from_its_pin_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "net.pth").write_bytes(b"other weights")
-    weights = {"backbone_weights": str(tmp_path / "net.pth"), "backbone_sha256": "c1103571"}
-    with pytest.raises(DataError, match=r"sha256 is 5[\s\S]*c1103571[\s\S]*backbone_sha256"):
-        brought("cpr", tiny.PARAMS["cpr"] | weights, tmp_path, monkeypatch)
-    assert not (tmp_path / "data/assets/cpr").exists()
-
-
-def test_a_backbone_file_that_is_gone_says_so(tmp_path, monkeypatch):
-    weights = {"backbone_weights": str(tmp_path / "gone.pth"), "backbone_sha256": "c1103571"}
-    with pytest.raises(SourceError, match=r"gone\.pth"):
-        brought("cpr", tiny.PARAMS["cpr"] | weights, tmp_path, monkeypatch)
+    assert listing(tmp_path / "data/textures")["count"] == 1
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
