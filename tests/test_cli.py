@@ -51,8 +51,8 @@ def drawn(folder: Path) -> Path:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['admodels', '--help']\n"
-        "from admodels import cli\n"
-        "try: cli.main()\n"
+        "from admodels.cli import app\n"
+        "try: app.main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'torchvision', 'numpy', 'pandas', 'mlflow', 'great_expectations',"
         " 'pydantic', 'cv2', 'scipy', 'pyarrow', 'dvc', 'ray', 'matplotlib'}\n"
