@@ -7,22 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from admodels.evaluation.table import METRICS, round_figure
 from admodels.foundation import params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json, write_text
 from stages import run
 
-HEADLINE = (
-    "image_auroc",
-    "image_ap",
-    "image_f1_max",
-    "pixel_auroc",
-    "pixel_ap",
-    "aupro",
-    "false_alarm_rate",
-    "recall",
-)
-DECIMALS = 6
 TRAINING_POINTS = 200
 Rows = list[dict[str, str]]
 Texts = dict[str, dict[str, str]]  # method -> task -> the text of one of the cell's files
@@ -62,8 +52,9 @@ def _metrics(texts: Texts) -> dict[str, Any]:
 
 def _mean(cells: list[dict[str, Any]]) -> dict[str, float | None]:
     """The mean of each headline number over the tasks where it is defined."""
-    defined = {n: [cell[n] for cell in cells if cell[n] is not None] for n in HEADLINE}
-    return {n: round(sum(v) / len(v), DECIMALS) if v else None for n, v in defined.items()}
+    keys = [metric.key for metric in METRICS]
+    defined = {key: [cell[key] for cell in cells if cell[key] is not None] for key in keys}
+    return {key: round_figure(sum(v) / len(v)) if v else None for key, v in defined.items()}
 
 
 def _costs(train: Texts, evaluate: Texts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from admodels.bundles import bundle
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.evaluation.power import Power
+from admodels.evaluation.table import METRICS, Metric
 from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import sha256_of
@@ -156,6 +157,19 @@ def test_without_masks_nothing_is_said_of_pixels() -> None:
     found = measure.evaluate(replace(toy(), masks=None), CALIBRATION, BLOCK).metrics
     assert found["pixel_auroc"] is found["pixel_ap"] is found["aupro"] is None
     assert found["image_auroc"] is not None
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.key)
+def test_a_figure_of_the_table_goes_the_better_way_from_the_worst_set_to_the_best(
+    metric: Metric,
+) -> None:
+    best, truth = toy(), toy().anomalous
+    best = replace(best, anomaly_scores=truth.astype(float), anomaly_maps=best.masks.astype("f4"))
+    worst = replace(best, anomaly_scores=1 - best.anomaly_scores, anomaly_maps=-best.anomaly_maps)
+    low, high = (
+        measure.evaluate(scored, CALIBRATION, BLOCK).metrics[metric.key] for scored in (worst, best)
+    )
+    assert (low < high) if metric.better == "higher" else (low > high)
 
 
 def test_a_map_that_is_not_finite_is_refused() -> None:
@@ -341,7 +355,7 @@ def test_12_bits_are_measured_through_the_window_of_the_bundle(
 
 def cell(method: str, task: str, history: str, **changes: float | None) -> None:
     """The files of one cell that the report reads."""
-    numbers = dict.fromkeys(report_stage.HEADLINE, 0.5) | changes
+    numbers = dict.fromkeys((metric.key for metric in METRICS), 0.5) | changes
     content = {**numbers, "recall_by_defect_type": {"hole": 1.0}, "test_normal": 3}
     folder = Path("data/evaluation", method, task)
     (folder / "curves").mkdir(parents=True)
@@ -386,7 +400,7 @@ def test_the_report_nests_every_cell_and_means_what_is_defined() -> None:
     assert found["one"]["b"]["image_auroc"] == 0.9
     assert found["one"]["b"]["aupro"] is None
     assert found["one"]["a"]["recall_by_defect_type"] == {"hole": 1.0}
-    assert set(found["one"]["mean"]) == set(report_stage.HEADLINE)
+    assert set(found["one"]["mean"]) == {metric.key for metric in METRICS}
     assert found["one"]["mean"]["image_auroc"] == 0.75
     assert found["one"]["mean"]["aupro"] == 0.75
     assert found["two"]["mean"]["pixel_ap"] is None

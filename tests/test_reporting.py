@@ -301,7 +301,7 @@ def test_dvc_plots_render_without_a_network(full):
     html = (full / "dvc_plots/index.html").read_text(encoding="utf-8")
     sources = [tag["src"] for tag in Page(html.split("<script>")[0]).of("script")]
     assert sources == [
-        f"../admodels/vendor/{name}.min.js" for name in ("vega", "vega-lite", "vega-embed")
+        f"../admodels/pages/vendor/{name}.min.js" for name in ("vega", "vega-lite", "vega-embed")
     ]
     assert "cdn" not in html
     assert "datum['fpr']" in html

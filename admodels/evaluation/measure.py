@@ -11,6 +11,7 @@ from pydantic import Field
 
 from admodels.evaluation import metrics
 from admodels.evaluation.power import Power
+from admodels.evaluation.table import DECIMALS, round_figure
 from admodels.foundation.params import Strict
 from admodels.inference import conformal
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_POINTS = 200
-DECIMALS = 6  # of written metrics: readable, and above the last digits of a sum
 
 
 class Evaluate(Strict):
@@ -94,7 +94,7 @@ def evaluate(
         "test_normal": int(np.count_nonzero(~scored.anomalous)),
         "test_anomalous": int(np.count_nonzero(scored.anomalous)),
     }
-    rounded = {name: _round(value) for name, value in measured.items()}
+    rounded = {name: round_figure(value) for name, value in measured.items()}
     by_type = _recall_by_defect_type(scored, verdicts)
     p_values = conformal.p_values(scores, calibration_scores)
     return Evaluation(
@@ -112,10 +112,6 @@ def _pixel_ranking(scored: ScoredSet) -> metrics.Ranking | None:
     return metrics.ranking(scored.anomaly_maps, scored.masks, weights)
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, DECIMALS)
-
-
 def _share(verdicts: NDArray[np.bool_] | None, among: NDArray[np.bool_]) -> float | None:
     if verdicts is None or not among.any():
         return None
@@ -127,7 +123,7 @@ def _recall_by_defect_type(
 ) -> dict[str, float | None]:
     types = np.array(scored.defect_types, dtype=object)
     return {
-        name: _round(_share(verdicts, scored.anomalous & (types == name)))
+        name: round_figure(_share(verdicts, scored.anomalous & (types == name)))
         for name in sorted(set(types[scored.anomalous]))
     }
 

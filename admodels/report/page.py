@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
+from admodels.evaluation.table import METRICS, figure_text
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import licence_text
 from admodels.foundation.params import Run, load, parse
@@ -22,16 +23,6 @@ from admodels.pages.environment import template
 if TYPE_CHECKING:
     pass
 
-HEADLINE = {  # metric: the two lines above its column
-    "image_auroc": ("image", "AUROC"),
-    "image_ap": ("image", "AP"),
-    "image_f1_max": ("image", "F1-max"),
-    "pixel_auroc": ("pixel", "AUROC"),
-    "pixel_ap": ("pixel", "AP"),
-    "aupro": ("pixel", "AUPRO"),
-    "false_alarm_rate": ("false", "alarms"),
-    "recall": ("", "recall"),
-}
 COSTS = {
     ("train", "seconds"): ("training", "s"),
     ("evaluate", "seconds"): ("evaluation", "s"),
@@ -122,7 +113,7 @@ def summary_table(repo: Path) -> str:
 
 
 def _headline(results: _Results) -> Iterator[list[str]]:
-    headings = [*HEADLINE.values(), *COSTS.values()]
+    headings = [*(metric.title for metric in METRICS), *COSTS.values()]
     yield ["", "", *(top for top, _ in headings)]
     yield ["method", "task", *(bottom for _, bottom in headings)]
     tasks = results.run.tasks
@@ -135,14 +126,10 @@ def _figures(results: _Results, method: str, task: str) -> list[str]:
     found = results.cell(method, task)
     cost = results.cost.get(method, {}).get(task, {})
     if not found:
-        return [NOT_RUN] + [""] * (len(HEADLINE) + len(COSTS) - 1)
-    numbers = [found.get(name) for name in HEADLINE]
+        return [NOT_RUN] + [""] * (len(METRICS) + len(COSTS) - 1)
+    numbers = [found.get(metric.key) for metric in METRICS]
     costs = [cost.get(stage, {}).get(name) for stage, name in COSTS]
-    return [_share(n) for n in numbers] + ["" if c is None else f"{c:,.0f}" for c in costs]
-
-
-def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+    return [figure_text(n) for n in numbers] + ["" if c is None else f"{c:,.0f}" for c in costs]
 
 
 def _write_summary(results: _Results) -> None:
@@ -212,7 +199,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "block": results.params["tasks"][task],
         "promise": _promise(results, task),
         "licence": _licence(results, task),
-        "recalls": {name: [_share(recalls[m].get(name)) for m in methods] for name in types},
+        "recalls": {name: [figure_text(recalls[m].get(name)) for m in methods] for name in types},
         "curves": [_curve(results, plot, task) for plot in CURVES],
         "power": {m: _power(results, m, task) for m in methods},
         "losses": [_losses(results, m, task) for m in methods],
@@ -249,13 +236,13 @@ def _power(results: _Results, method: str, task: str) -> dict[str, Any]:
         "Without a threshold no defect is caught or missed."
         if clean is None
         else f"The smallest defect caught {RELIABLE:.0%} of the time, by contrast: {told}. "
-        f"With no defect at all {_share(clean)} of these images are flagged."
+        f"With no defect at all {figure_text(clean)} of these images are flagged."
     )
     return {
         "told": told,
         "diameters": [f"{float(px):.3g}" for px in next(iter(rows.values()), {})],
         "rows": {
-            f"{float(c):g}": [_share(s) for s in shares.values()] for c, shares in rows.items()
+            f"{float(c):g}": [figure_text(s) for s in shares.values()] for c, shares in rows.items()
         },
     }
 
