@@ -43,17 +43,33 @@ def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
     assert (found.alarm, found.night) == ("calibration", np.median(theirs))
 
 
-def test_ranks_with_ties_in_several_columns_are_scipy_s() -> None:
+def mann_whitney(first: Values, second: Values) -> tuple[float, float]:
+    """The share of pairs of which `first` has the larger, and the normal p-value with ties."""
+    n, m = len(first), len(second)
+    larger = (first[:, None] > second).sum() + (first[:, None] == second).sum() / 2
+    ties = np.unique(np.append(first, second), return_counts=True)[1]
+    variance = n * m / 12 * (n + m + 1 - (ties**3 - ties).sum() / (n + m) / (n + m - 1))
+    z = (abs(larger - n * m / 2) - 0.5) / variance**0.5
+    return larger / n / m, min(1.0, 2 * stats.norm.sf(z))
+
+
+def test_a_rank_test_of_tied_columns_counts_pairs_and_corrects_for_the_columns() -> None:
     rng = np.random.default_rng(12)
     theirs, ours = rng.integers(0, 6, (12, 30)), rng.integers(0, 5, (20, 30))
-    expected = stats.mannwhitneyu(theirs, ours, axis=0, method="asymptotic").pvalue
-    found, effects = statistics.rank_test(theirs, ours)
-    larger = np.mean(theirs[:, None, 0] > ours[None, :, 0])
-    even = np.mean(theirs[:, None, 0] == ours[None, :, 0])
-    assert effects[0] == pytest.approx(2**0.5 * stats.norm.ppf(larger + even / 2))
-    assert found == pytest.approx(np.minimum(1, 30 * expected), rel=1e-9)
-    assert found.min() < 1 == found.max()
+    columns = zip(theirs.T, ours.T, strict=True)
+    shares, expected = np.array([mann_whitney(*pair) for pair in columns]).T
+    p_values, effects = statistics.rank_test(theirs, ours)
+    assert effects == pytest.approx(2**0.5 * stats.norm.ppf(shares))
+    assert p_values == pytest.approx(np.minimum(1, 30 * expected), rel=1e-9)
+    assert p_values.min() < 1 == p_values.max()
     assert statistics.rank_test(theirs[:, :1], ours[:, :1])[0] == pytest.approx(expected[:1])
+
+
+def test_equal_values_have_no_rank_and_separate_ones_an_infinite_effect() -> None:
+    p_values, effects = statistics.rank_test(np.full((30, 1), 3.0), np.full((40, 1), 3.0))
+    assert (p_values[0], effects[0]) == (1, 0)
+    p_values, effects = statistics.rank_test(np.full((30, 1), 3.0), np.full((40, 1), 4.0))
+    assert (p_values[0] < LEVEL, effects[0]) == (True, -np.inf)
 
 
 def test_what_is_certain_but_small_or_large_but_uncertain_raises_nothing() -> None:
@@ -129,16 +145,25 @@ def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:
     assert (whole.since, whole.until, whole.alarm) == (None, None, "calibration")
 
 
-def test_a_change_point_is_where_pettitt_finds_it() -> None:
-    found = np.append(np.zeros(30), np.ones(20)) + np.random.default_rng(8).normal(0, 0.1, 50)
-    assert statistics.change_point(found) in (
-        29,
-        30,
-    )  # the largest of the first part may be left out
-    brute = max(abs(np.sign(found[t:, None] - found[None, :t]).sum()) for t in range(1, len(found)))
-    above = np.abs(2 * np.cumsum(stats.rankdata(found)) - np.arange(1, 51) * 51)
-    assert above.max() == brute
-    assert statistics.change_point(np.random.default_rng(9).normal(size=200)) == 0
+def pettitt(values: Values) -> int:
+    """Pettitt 1979 from its definition: the sum of the signs of all differences across a split."""
+    n = len(values)
+    signs = np.sign(values[:, None] - values[None, :])
+    sums = [abs(signs[split:, :split].sum()) for split in range(1, n)]
+    p_value = 2 * np.exp(-6 * max(sums) ** 2 / (n**3 + n**2))
+    return 1 + sums.index(max(sums)) if p_value <= LEVEL else 0
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 6])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_change_point_is_that_of_pettitt_s_definition(step: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    normal = rng.normal(size=80) + step * (np.arange(80) >= 50)
+    assert statistics.change_point(normal) == pettitt(normal)
+    tied = rng.integers(0, 4, 80) - step * (np.arange(80) >= 20)
+    assert statistics.change_point(tied) == pettitt(tied)
+    if step in (0, 6):
+        assert bool(pettitt(normal)) == bool(pettitt(tied)) == bool(step)
 
 
 @pytest.mark.parametrize("bins", [-5.0, 0.3, 2.0, 2.5])
