@@ -12,6 +12,7 @@ from PIL import Image
 from admodels.foundation import manifest, progress
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
+from admodels.foundation.logs import log_as
 from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.images import decode, sheets
 from admodels.synthesis import held_out
@@ -66,6 +67,7 @@ def drawn(rows=ROWS, normal=NORMAL, params=PARAMS, seed=5):
 
 def test_drawing_shows_how_far_it_is(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SHORT_SECONDS", 0.0)
+    log_as("plain")
     drawn()
     assert "draw held-out anomalies: 4/4 " in capsys.readouterr().err
 

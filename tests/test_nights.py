@@ -1,19 +1,14 @@
-"""What the ledger says of its nights: the dead-man check, and the log as JSON."""
+"""What the ledger says of its nights: the dead-man check."""
 
-import io
 import json
 import os
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.foundation.progress import Progress
 from admodels.nights.history import age_of, dead_man, last
-from admodels.nights.log_lines import JsonLines, log_as
 from admodels.nights.page.content import told_of
 
 DAY = timedelta(hours=24)
@@ -130,25 +125,3 @@ def test_an_age_in_other_words_is_refused(text: str) -> None:
         timedelta(minutes=90),
         timedelta(days=2),
     )
-
-
-def test_a_log_of_json_has_one_record_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", out)
-    log_as("plain")
-    assert sys.stderr is out
-    log_as("json")
-    sys.stderr.write("StorageError: no room\n  where: \u00fc\n")
-    sys.stderr.write("half ")
-    sys.stderr.write("a line\n")
-    monkeypatch.setattr(time, "monotonic", iter((0.0, 9.0)).__next__)
-    Progress(10, "press").at(5)
-    records = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [record["message"] for record in records] == [
-        "StorageError: no room\n  where: \u00fc",
-        "half a line",
-        "press: 5/10 after 9 s, 0.556/s, 9 s left",
-    ]
-    assert abs(datetime.fromisoformat(records[0]["time"]) - datetime.now(UTC)) < DAY
-    assert isinstance(sys.stderr, JsonLines)
-    assert not sys.stderr.isatty()

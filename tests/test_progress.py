@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from admodels.foundation import progress as progresses
+from admodels.foundation.logs import log_as
 from admodels.foundation.progress import Progress, progress
 from admodels.images import decode
 from admodels.images.load import load_textures
@@ -20,6 +21,11 @@ from admodels.sources import download, fetch
 
 Told = pytest.CaptureFixture[str]
 LARGE = np.random.default_rng(0).bytes(3 * download.MIB // 2)  # does not compress
+
+
+@pytest.fixture(autouse=True)
+def plain_messages() -> None:
+    log_as("plain")
 
 
 @pytest.fixture
@@ -70,7 +76,8 @@ def test_nothing_to_do_and_an_unknown_total_are_no_fault(capsys: Told) -> None:
 @pytest.mark.parametrize(("seconds", "seen"), [(0.0, True), (2.0, False)])
 def test_a_terminal_gets_a_bar_unless_the_work_is_short(seconds: float, seen: bool) -> None:
     code = (
-        f"from admodels import progress as p; p.SHORT_SECONDS = {seconds}\n"
+        "from admodels.foundation import logs, progress as p; logs.log_as('plain')\n"
+        f"p.SHORT_SECONDS = {seconds}\n"
         "list(p.progress(range(50), 50, 'count'))"
     )
     ours, terminal = pty.openpty()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.nights.log_lines import log_as
+from admodels.foundation.logs import log_as
 
 if TYPE_CHECKING:
     from admodels.scoring.engine import Engine

@@ -10,9 +10,14 @@ AdmodelsError
  +- Interrupted   130, 143  a signal asked for the end; run it again to go on
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Self
+
+from admodels.foundation.logs import log_as
+
+LOG = logging.getLogger(__name__)
 
 
 class AdmodelsError(Exception):
@@ -88,11 +93,12 @@ class Interrupted(AdmodelsError):  # noqa: N818  the word for it
 
 def run(work: Callable[[], object]) -> None:
     """Do the work of a command; an error of ours is told without a traceback, by its exit code."""
+    log_as("plain")
     try:
         try:
             work()
         except OSError as error:
             raise StorageError.of(error) from error
     except AdmodelsError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        LOG.error("%s: %s", type(error).__name__, error)
         sys.exit(error.exit_code)

@@ -3,6 +3,7 @@
 Work that is short shows nothing.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,10 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from admodels.foundation.logs import is_json
+
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
 LINES_PER_RUN = 10
 SHORT_SECONDS = 2.0
 
@@ -22,7 +26,7 @@ class Progress:
         self._total, self._label, self._start = total, label, time.monotonic()
         self._told = 0  # of LINES_PER_RUN
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_json():
             self._bar = tqdm(total=total, desc=label, delay=SHORT_SECONDS)
 
     def at(self, done: int) -> None:
@@ -40,8 +44,8 @@ class Progress:
             self._told = reached
             rate = done / max(seconds, 1e-9)
             left = f"{rate:.3g}/s, {(self._total - done) / rate:.0f} s left"
-            told = f"{self._label}: {done}/{self._total} after {seconds:.0f} s, {left}"
-            sys.stderr.write(told + "\n")
+            state = f"{done}/{self._total} after {seconds:.0f} s, {left}"
+            LOG.info("%s: %s", self._label, state)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -1,6 +1,6 @@
 """Which bundle a line is scored with: that of a cell, or one that the registry names."""
 
-import sys
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from admodels.foundation.errors import BundleError
 from admodels.scoring.engine import Model
 from admodels.scoring.lines import Line
 
+LOG = logging.getLogger(__name__)
 BUNDLES = "bundles"  # in the ledger: copies of what the registry holds
 
 
@@ -32,7 +33,7 @@ class Pinned:
                 continue
             self._held[address] = (found.folder, f"{address} version {found.version}", found.note)
             if found.note:
-                sys.stderr.write(f"{address}: {found.note}\n")
+                LOG.warning("%s: %s", address, found.note)
 
     def of(self, line: Line) -> tuple[Model, str, str]:
         """The line's model, what it is called, and a note if it may not be the one that counts now.

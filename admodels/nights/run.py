@@ -1,11 +1,11 @@
 """Many lines in one night: each by itself, one summary, one exit code."""
 
+import logging
 import os
 import shlex
 import sqlite3
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +32,7 @@ from admodels.scoring.ledger import DONE, Ledger, open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
+LOG = logging.getLogger(__name__)
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
 BUG = 1
 WATCHED_PARTS = 64  # of one line, before a watch makes them one
@@ -233,11 +234,11 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
         raise
     except (AdmodelsError, OSError) as error:
         known = StorageError.of(error) if isinstance(error, OSError) else error
-        sys.stderr.write(f"{name}: {type(known).__name__}: {known}\n")
+        LOG.error("%s: %s: %s", name, type(known).__name__, known)
         report.exit_code = known.exit_code
         report.told.append(known.found)
     except Exception as error:  # a bug on one line must not cost the others their night
-        sys.stderr.write(f"{name}: {traceback.format_exc()}")
+        LOG.exception("%s: a bug", name)
         report.exit_code = BUG
         report.told.append(f"{type(error).__name__}: {error}")
 
