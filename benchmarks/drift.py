@@ -21,8 +21,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float64, Records, UInt8
 from admodels.images import decode
 from admodels.images.describe import appearance, statistics
 from admodels.nights.drift.hints import hint
@@ -40,52 +40,49 @@ SETS = {"bottle": "mvtec_ad/bottle", "magnetic_tile": "magnetic_tile"}
 REFERENCE = {"bottle": 42, "magnetic_tile": 80}  # images: a fifth of those to learn from
 NIGHTS = 365
 HOUR = 3600 * 10**9
-Pixels = NDArray[np.uint8]
-Records = NDArray[np.void]
-Floats = NDArray[np.float64]
 
 
-def rgbs(*folders: Path) -> list[Pixels]:
+def rgbs(*folders: Path) -> list[UInt8]:
     return [
         decode.decode_image(f.read_bytes(), f).rgb for d in folders for f in sorted(d.iterdir())
     ]
 
 
-def records(found: list[Pixels]) -> Records:
+def records(found: list[UInt8]) -> Records:
     return np.array([appearance(rgb, statistics(rgb)) for rgb in found])
 
 
 # Planted faults.
 
 
-def darker(rgb: Pixels) -> Pixels:
+def darker(rgb: UInt8) -> UInt8:
     return np.rint(rgb * 0.6).astype(np.uint8)
 
 
-def defocused(rgb: Pixels) -> Pixels:
+def defocused(rgb: UInt8) -> UInt8:
     return cv2.GaussianBlur(rgb, (0, 0), 2.0)
 
 
-def shifted(rgb: Pixels) -> Pixels:
+def shifted(rgb: UInt8) -> UInt8:
     """By 20 px; what comes in at the side continues the edge."""
     move = np.float32([[1, 0, 20], [0, 1, 0]])
     return cv2.warpAffine(rgb, move, rgb.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
-def cropped(rgb: Pixels) -> Pixels:
+def cropped(rgb: UInt8) -> UInt8:
     """Without the first 20 columns: what a shift is to a surface without a border."""
     return np.ascontiguousarray(rgb[:, 20:])
 
 
-def noisy(rgb: Pixels) -> Pixels:
+def noisy(rgb: UInt8) -> UInt8:
     noise = np.random.default_rng(int(rgb.sum())).normal(0, 8, rgb.shape)
     return np.clip(np.rint(rgb + noise), 0, 255).astype(np.uint8)
 
 
-def smeared(size: float, x: float, y: float) -> Callable[[Pixels], Pixels]:
+def smeared(size: float, x: float, y: float) -> Callable[[UInt8], UInt8]:
     """Half-transparent grey around (x, y), about 2 `size` wide, fractions of the image."""
 
-    def smear(rgb: Pixels) -> Pixels:
+    def smear(rgb: UInt8) -> UInt8:
         rows, columns = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
         across, down = columns / rgb.shape[1] - x, rows / rgb.shape[0] - y
         veil = 0.5 * np.exp(-0.5 * ((across / size) ** 2 + (down / size / 0.7) ** 2) ** 2)
@@ -95,7 +92,7 @@ def smeared(size: float, x: float, y: float) -> Callable[[Pixels], Pixels]:
 
 
 PLACES = ((0.62, 0.35), (0.3, 0.6), (0.5, 0.5), (0.75, 0.7))
-FAULTS: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
+FAULTS: dict[str, tuple[str, Callable[[UInt8], UInt8]]] = {
     "lighting -40 %": ("darker", darker),
     "defocus (sigma 2 px)": ("less sharp", defocused),
     "shift 20 px, edge kept": ("px to the right", shifted),
@@ -184,7 +181,7 @@ def year(
         low, high = np.percentile(ours[statistic], [25, 75], axis=0)
         spread = np.maximum((high - low) / IQR_OF_NORMAL, FLOORS[statistic])
 
-        def night(count: int, statistic: str = statistic, spread: Floats = spread) -> Floats:
+        def night(count: int, statistic: str = statistic, spread: Float64 = spread) -> Float64:
             worse = rng.binomial(count, scenario.defects)
             normal, other = good[statistic], broken[statistic]
             drawn = normal[rng.integers(len(normal), size=count - worse)]
@@ -198,7 +195,7 @@ def year(
     return found
 
 
-def alarms(statistic: str, nights: Iterable[Floats], reference: Floats) -> int:
+def alarms(statistic: str, nights: Iterable[Float64], reference: Float64) -> int:
     count, past = 0, list[tuple[float, float]]()
     for night in nights:
         times = np.arange(len(night)) * 10**9

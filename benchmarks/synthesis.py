@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from admodels.foundation.arrays import Float32, Float64, UInt8
 from admodels.synthesis.anomalies import synthetic_batch
 from admodels.synthesis.augmenters import AUGMENTERS, rotate
 from admodels.synthesis.params import Generator
@@ -39,7 +39,7 @@ GENERATOR = Generator(
 )
 
 
-def scene(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+def scene(seed: int, height: int, width: int) -> UInt8:
     """A smooth picture with grain, so that files have the size of photographs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(30, 220, (12, 12, 3), dtype=np.uint8)
@@ -47,14 +47,14 @@ def scene(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def tiled_noise(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def tiled_noise(rows: int, columns: int, rng: np.random.Generator) -> Float64:
     """Perlin noise as commonly written: four gradient arrays of full size, made by repeating."""
     cell = SIDE // rows, SIDE // columns
     grid = np.mgrid[0 : rows : rows / SIDE, 0 : columns : columns / SIDE].transpose(1, 2, 0) % 1
     angles = 2 * np.pi * rng.random((rows + 1, columns + 1))
     gradients = np.stack((np.cos(angles), np.sin(angles)), axis=-1)
 
-    def ramp(a: int, b: int) -> NDArray[np.float64]:
+    def ramp(a: int, b: int) -> Float64:
         corner = gradients[a : rows + a, b : columns + b]
         full = np.repeat(np.repeat(corner, cell[0], axis=0), cell[1], axis=1)
         return ((grid - np.array([a, b])) * full).sum(axis=2)
@@ -65,18 +65,18 @@ def tiled_noise(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np
     return np.sqrt(2) * (top + (bottom - top) * fade[..., 1])
 
 
-def pillow_sharpness(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def pillow_sharpness(image: UInt8, rng: np.random.Generator) -> UInt8:
     enhanced = ImageEnhance.Sharpness(Image.fromarray(image)).enhance(rng.uniform(0, 2))
     return np.asarray(enhanced)
 
 
-def read_at_side(path: Path) -> NDArray[np.uint8]:
+def read_at_side(path: Path) -> UInt8:
     return cv2.resize(cv2.imread(str(path)), (SIDE, SIDE))
 
 
 def reference_sample(
     normal: Path, texture: Path, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Float32, Float32, Float32]:
     image = read_at_side(normal)
     if rng.random() < 0.3:
         image = rotate(image, rng.uniform(-90, 90))

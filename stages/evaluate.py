@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.bundles import bundle, runtime
 from admodels.bundles.card import Preparation
@@ -14,6 +13,7 @@ from admodels.evaluation import figures, measure, power
 from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
 from admodels.foundation import manifest, params
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
@@ -25,12 +25,10 @@ from stages import run
 if TYPE_CHECKING:
     import pandas as pd
 
-Tiles = list[NDArray[np.uint8]]
+Tiles = list[UInt8]
 
 
-def _prepared(
-    row: manifest.ManifestRow, root: Path, preparation: Preparation
-) -> tuple[NDArray[np.uint8], str]:
+def _prepared(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
     """What the detector gets of an image, and the status with which a folder would refuse it."""
     image = load.load_image(row, root, preparation.learnt.reading)
     fault = model.describe_image(image, preparation).fault
@@ -103,9 +101,7 @@ def _power(
     return power.table(defects, np.array(scores), threshold)
 
 
-def _write(
-    folder: Path, measured: Evaluation, found: "pd.DataFrame", sheet: NDArray[np.uint8]
-) -> None:
+def _write(folder: Path, measured: Evaluation, found: "pd.DataFrame", sheet: UInt8) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
         (partial / "curves").mkdir()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.foundation import files, manifest, params
+from admodels.foundation.arrays import Records, UInt8
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind
 from admodels.foundation.progress import Progress
@@ -48,13 +48,13 @@ class History:
             writer.writerows(self.rows)
 
 
-def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> NDArray[np.uint8]:
+def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> UInt8:
     rows, raw = manifest.read(split), Path("data/raw", task)
     return load.load_images(rows, raw, block.image_px, block.resize, reading)
 
 
-def _appearances(split: Path, task: str, reading: Reading) -> NDArray[np.void]:
-    def one(row: manifest.ManifestRow) -> NDArray[np.void]:
+def _appearances(split: Path, task: str, reading: Reading) -> Records:
+    def one(row: manifest.ManifestRow) -> Records:
         rgb = load.load_image(row, Path("data/raw", task), reading).rgb
         return appearance(rgb, statistics(rgb))
 

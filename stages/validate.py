@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from admodels.datasets import find_images
 from admodels.foundation import manifest, params
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
 from admodels.foundation.licences import is_non_commercial
@@ -78,7 +79,7 @@ def _write_sheet(
 ) -> None:
     """Each row a heading, then captions and paths of images; without rows there is no sheet."""
 
-    def picture(name: str) -> decode.UInt8:
+    def picture(name: str) -> UInt8:
         return decode.decode_image((raw / name).read_bytes(), name, reading).rgb
 
     if rows:

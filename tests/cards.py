@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
+from admodels.foundation.arrays import Records, UInt8
 from admodels.images.decode import Reading
 from admodels.images.describe import appearance, statistics
 from admodels.methods import Detector, MethodParams, Prediction
@@ -173,7 +173,7 @@ def save_draem(
     )
 
 
-def appearances(rgbs: NDArray[np.uint8]) -> NDArray[np.void]:
+def appearances(rgbs: UInt8) -> Records:
     """Of (N, H, W, 3) images."""
     whole = [np.ascontiguousarray(rgb) for rgb in rgbs]
     return np.array([appearance(rgb, statistics(rgb)) for rgb in whole])

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Records, UInt8
 from admodels.images.describe import (
     CELLS,
     PROFILE_BINS,
@@ -19,13 +19,13 @@ from admodels.images.describe import (
 from tests import cards
 
 
-def scene(seed: int = 3) -> NDArray[np.uint8]:
+def scene(seed: int = 3) -> UInt8:
     """A smooth coloured picture with structure, (120, 200, 3), at least 40 grey levels."""
     rough = np.random.default_rng(seed).integers(40, 220, (24, 40, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(rough, (200, 120), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def seen(rgb: NDArray[np.uint8]) -> NDArray[np.void]:
+def seen(rgb: UInt8) -> Records:
     return appearance(rgb, statistics(rgb))
 
 

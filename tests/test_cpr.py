@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from admodels import methods
 from admodels.foundation import params
+from admodels.foundation.arrays import Float32, Float64
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods import TrainingData
 from admodels.methods.cpr.detector import (
@@ -67,7 +67,7 @@ def queries(count: int = 4) -> Tensor:
     return torch.from_numpy(tiny.discs(count, seed=8, defects=True)[0])
 
 
-def explicit_map(detector: Detector, image: Tensor) -> NDArray[np.float64]:
+def explicit_map(detector: Detector, image: Tensor) -> Float64:
     """Section 12 in plain steps from the state alone, before the blur."""
     p, state = detector.params, detector.state()
     with torch.inference_mode():
@@ -269,7 +269,7 @@ def test_a_state_of_another_bank_or_with_more_in_it_is_refused():
         tiny.detector("cpr").restore(fitted().state() | {"surprise": torch.zeros(1)})
 
 
-def gaussian_means(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def gaussian_means(maps: Float32, sigma: float) -> Float32:
     """The mean around every cell of (C, h, w), cell by cell."""
     (_, height, width), found = maps.shape, maps.copy()
     for y, x in itertools.product(range(height), range(width)):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
+from admodels.foundation.arrays import Float64, Records, UInt8
 from admodels.images.describe import APPEARANCE, CELLS, PROFILE_BINS
 from admodels.nights.drift import statistics
 from admodels.nights.drift.hints import hint
@@ -20,11 +20,10 @@ from admodels.nights.drift.statistics import (
 )
 from tests import cards
 
-Values = NDArray[np.float64]
 SECOND = 10**9
 
 
-def night(values: Values, reference: Values, past: tuple[float, ...] = ()) -> Finding:
+def night(values: Float64, reference: Float64, past: tuple[float, ...] = ()) -> Finding:
     """One statistic, linear and with a floor that does not count, of images in their order."""
     times = np.arange(len(values)) * SECOND
     given = {"anomaly_score": values[:, None]}, {"anomaly_score": reference[:, None]}
@@ -43,7 +42,7 @@ def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
     assert (found.alarm, found.night) == ("calibration", np.median(theirs))
 
 
-def mann_whitney(first: Values, second: Values) -> tuple[float, float]:
+def mann_whitney(first: Float64, second: Float64) -> tuple[float, float]:
     """The share of pairs of which `first` has the larger, and the normal p-value with ties."""
     n, m = len(first), len(second)
     larger = (first[:, None] > second).sum() + (first[:, None] == second).sum() / 2
@@ -145,7 +144,7 @@ def test_a_change_in_the_night_is_dated_and_judged_by_its_part() -> None:
     assert (whole.since, whole.until, whole.alarm) == (None, None, "calibration")
 
 
-def pettitt(values: Values) -> int:
+def pettitt(values: Float64) -> int:
     """Pettitt 1979 from its definition: the sum of the signs of all differences across a split."""
     n = len(values)
     signs = np.sign(values[:, None] - values[None, :])
@@ -170,7 +169,7 @@ def test_a_change_point_is_that_of_pettitt_s_definition(step: float, seed: int) 
 def test_a_shift_is_found_to_a_tenth_of_a_bin(bins: float) -> None:
     at = np.arange(PROFILE_BINS, dtype=float)
 
-    def profile(shift: float) -> Values:
+    def profile(shift: float) -> Float64:
         return np.exp(-(((at - 20 - shift) / 6) ** 2)) + np.exp(-(((at - 45 - shift) / 4) ** 2))
 
     lit = 90 * profile(bins) + 30  # another light is no shift
@@ -178,14 +177,14 @@ def test_a_shift_is_found_to_a_tenth_of_a_bin(bins: float) -> None:
     assert shifts(np.full((1, PROFILE_BINS), 7.0), profile(0.0))[0] == pytest.approx(-8)
 
 
-def look(count: int, seed: int) -> NDArray[np.void]:
+def look(count: int, seed: int) -> Records:
     """Appearances of varied noise, 64 x 64."""
     rng = np.random.default_rng(seed)
     level = rng.uniform(90, 110, (count, 1, 1, 1))
     return (level + rng.normal(0, 10, (count, 64, 64, 1))).repeat(3, axis=3).astype(np.uint8)
 
 
-def judged(pixels: NDArray[np.uint8]) -> dict[str, Finding]:
+def judged(pixels: UInt8) -> dict[str, Finding]:
     reference = cards.appearances(look(60, seed=1))
     night = values(cards.appearances(pixels), reference)
     return judge(night, values(reference, reference), {}, np.arange(len(pixels)))

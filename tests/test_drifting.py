@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Records
 from admodels.images import decode
 from admodels.nights import calibrate, verdicts
 from admodels.nights.drift import history
@@ -187,7 +187,7 @@ def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
     assert trusted() == {path: path.startswith("tuesday") for path in trusted()}
 
 
-def side_table() -> NDArray[np.void]:
+def side_table() -> Records:
     found = history._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
     assert found[0] == len(found[1])
     return records(found[1].sort_by("path"))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from admodels.datasets import folder as folder_layout
 from admodels.foundation import files, manifest
+from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import DatasetImage
 from admodels.foundation.params import Kind, PerKind
@@ -42,24 +42,24 @@ def changed(**values: object) -> SelfMix:
     return GENERATOR.model_copy(update=values)
 
 
-def disc(radius: float, hole: float = 0.0) -> NDArray[np.bool_]:
+def disc(radius: float, hole: float = 0.0) -> Bool:
     i, j = np.mgrid[:PX, :PX]
     distance = np.hypot(i - 30, j - 34)
     return (distance < radius) & (distance >= hole)
 
 
-def picture(part: NDArray[np.bool_], inside: tuple[int, ...] = RED) -> NDArray[np.uint8]:
+def picture(part: Bool, inside: tuple[int, ...] = RED) -> UInt8:
     """(3, PX, PX): `inside` on noisy grey."""
     rng = np.random.default_rng(3)
     rgb = np.where(part[..., None], inside, GREY) + rng.integers(-6, 7, (PX, PX, 3))
     return rgb.astype(np.uint8).transpose(2, 0, 1)
 
 
-def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+def overlap(a: Bool, b: Bool) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-def part_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def part_of(image: UInt8) -> Bool:
     found = estimate_part(image)
     assert found is not None
     assert set(np.unique(found)) == {0, 255}
@@ -83,12 +83,12 @@ def test_a_faint_part_is_found_even_where_it_reaches_two_borders(noise: int) -> 
     assert overlap(part_of((ground + 30 * strip).astype(np.uint8)), strip) > 0.85
 
 
-def speckled(low: int, high: int, side: int, seed: int) -> NDArray[np.uint8]:
+def speckled(low: int, high: int, side: int, seed: int) -> UInt8:
     return np.random.default_rng(seed).integers(low, high, (3, side, side), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
-def test_an_implausible_estimate_is_none(image: NDArray[np.uint8]) -> None:
+def test_an_implausible_estimate_is_none(image: UInt8) -> None:
     assert estimate_part(image) is None
 
 
@@ -120,7 +120,7 @@ def test_every_image_says_where_its_matte_comes_from() -> None:
 
 def placed(
     generator: SelfMix,
-    matte: NDArray[np.uint8],
+    matte: UInt8,
     batch: int = 12,
     step: int = 0,
     kind: Kind = "object",

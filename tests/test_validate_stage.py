@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from admodels.foundation import manifest
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
 from admodels.images import rules
 from admodels.validation.inspect import learnt_window
@@ -50,7 +50,7 @@ evaluate: {{alpha: 0.25}}
 MASK = "ground_truth/hole/000_mask.png"
 
 
-def save(path: str, pixels: NDArray[np.uint8]) -> None:
+def save(path: str, pixels: UInt8) -> None:
     (RAW / path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(RAW / path)
 
@@ -181,7 +181,7 @@ def test_a_missing_mask_is_refused_and_the_image_named(tiny: Path) -> None:
     ],
 )
 def test_a_mask_of_another_size_not_binary_empty_or_broken_is_named(
-    pixels: NDArray[np.uint8] | None, check: str, tiny: Path
+    pixels: UInt8 | None, check: str, tiny: Path
 ) -> None:
     (RAW / MASK).write_bytes(b"broken")
     if pixels is not None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from admodels import methods
 from admodels.bundles import runtime
+from admodels.foundation.arrays import Bool, UInt8
 from admodels.images.decode import STORED
 from admodels.images.rules import ImageRules
 from admodels.methods import Synthetic, TrainingData
@@ -183,7 +183,7 @@ def detector(
     return cls(params, device=runtime.device(), precision=precision)
 
 
-def stripes(count: int, seed: int) -> NDArray[np.uint8]:
+def stripes(count: int, seed: int) -> UInt8:
     """(count, 3, PX, PX) uint8: soft diagonal stripes of varied phase, the normal look here."""
     rng = np.random.default_rng(seed)
     i, j = np.mgrid[:PX, :PX]
@@ -193,9 +193,7 @@ def stripes(count: int, seed: int) -> NDArray[np.uint8]:
     return (255 * tint * wave).astype(np.uint8)
 
 
-def discs(
-    count: int, seed: int, defects: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def discs(count: int, seed: int, defects: bool = False) -> tuple[UInt8, Bool]:
     """A part on a flat ground, (count, 3, PX, PX) uint8, and where every other one is damaged.
 
     Specification of CPR, section 18, V25: a disc of radius 20 that jitters by a pixel.
@@ -218,7 +216,7 @@ def discs(
     return images, masks
 
 
-def textures(count: int = 6) -> NDArray[np.uint8]:
+def textures(count: int = 6) -> UInt8:
     """(count, 3, PX, PX) uint8 noise blocks: anything but stripes."""
     rng = np.random.default_rng(99)
     coarse = rng.integers(0, 256, (count, 3, PX // 8, PX // 8), dtype=np.uint8)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,6 +30,7 @@ from admodels.bundles.card import (
     fingerprints,
     read_card,
 )
+from admodels.foundation.arrays import Float32, Float64, Records, UInt8
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
 from admodels.foundation.licences import is_non_commercial
@@ -69,7 +69,7 @@ class Bundle:
     kind: Kind
     params: MethodParams
     contract: Preparation
-    calibration_scores: NDArray[np.float64]
+    calibration_scores: Float64
     model_fingerprint: str
     contract_fingerprint: str
     licence: str
@@ -79,12 +79,12 @@ class Bundle:
 class Scored:
     """Maps (N, h, w) float32, scores (N,) float32, reconstructions (N, 3, H, W) float32 or None."""
 
-    anomaly_map: NDArray[np.float32]
-    anomaly_score: NDArray[np.float32]
-    reconstruction: NDArray[np.float32] | None
+    anomaly_map: Float32
+    anomaly_score: Float32
+    reconstruction: Float32 | None
 
 
-def score(detector: Detector, pixels: NDArray[np.uint8]) -> Scored:
+def score(detector: Detector, pixels: UInt8) -> Scored:
     """Score (N, 3, H, W) uint8 RGB, N > 0; the score of an image does not depend on the others."""
     chunk = detector.params.score_chunk_images
     found = methods.predict(detector, torch.from_numpy(pixels), chunk)
@@ -101,9 +101,7 @@ def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
     return Preparation(image_px=params.image_px, resize=params.resize, learnt=learnt)
 
 
-def _golden_tolerance(
-    detector: Detector, pixels: NDArray[np.uint8], scores: NDArray[np.float32]
-) -> float:
+def _golden_tolerance(detector: Detector, pixels: UInt8, scores: Float32) -> float:
     """Twice the effect of the compute type: more than another machine's kernels can differ by."""
     exact = type(detector)(detector.params, device=torch.device("cpu"), precision=torch.float32)
     exact.restore(detector.state())
@@ -117,8 +115,8 @@ def save(
     *,
     origin: Origin,
     calibration_scores: Sequence[float],
-    golden: NDArray[np.uint8],
-    reference: NDArray[np.void] | None = None,
+    golden: UInt8,
+    reference: Records | None = None,
 ) -> None:
     """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB.
 
@@ -154,7 +152,7 @@ def save(
         _write_card(partial / "bundle.json", card)
 
 
-def _write_golden_images(folder: Path, golden: NDArray[np.uint8]) -> list[str]:
+def _write_golden_images(folder: Path, golden: UInt8) -> list[str]:
     names = [f"golden/{at:02d}.png" for at in range(len(golden))]
     for name, pixels in zip(names, golden, strict=True):
         decode.write_png(folder / name, pixels.transpose(1, 2, 0))
@@ -165,7 +163,7 @@ def _golden(name: str, anomaly_score: np.float32) -> Golden:
     return Golden(file=name, anomaly_score=float(anomaly_score))
 
 
-def reference(folder: Path, card: Card) -> NDArray[np.void] | None:
+def reference(folder: Path, card: Card) -> Records | None:
     """The appearances of the calibration images; older bundles have none."""
     return read_records(folder / REFERENCE) if REFERENCE in card.files else None
 

@@ -16,16 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.datasets import mvtec_ad
+from admodels.foundation.arrays import Bool, Float64, UInt8
 from admodels.foundation.errors import ConfigurationError
 from admodels.images import decode
 
-Grey = NDArray[np.float64]
-Bool = NDArray[np.bool_]
-Photos = list[decode.UInt8]  # (H, W) each
-Painted = tuple[Grey, Bool]  # the new grey values, and where they count, (P, P)
+Photos = list[UInt8]  # (H, W) each
+Painted = tuple[Float64, Bool]  # the new grey values, and where they count, (P, P)
 Rng = np.random.Generator
 
 CATEGORIES = ("brick", "gravel", "grass")
@@ -95,11 +93,11 @@ def draw(category: str, target: Path) -> None:
     (target / "LICENCE.txt").write_text(LICENCE, encoding="utf-8", newline="\n")
 
 
-def _grey(category: str) -> decode.UInt8:
+def _grey(category: str) -> UInt8:
     return decode.decode_image(photograph(category), category).rgb[:, :, 0]
 
 
-def _crops(photo: decode.UInt8, zone: Zone, rng: Rng) -> list[decode.UInt8]:
+def _crops(photo: UInt8, zone: Zone, rng: Rng) -> list[UInt8]:
     """Distinct crops (CROP_PX, CROP_PX), all inside the zone."""
     rows = np.arange(0, photo.shape[0] - CROP_PX + 1, SHIFT_PX)
     columns = np.arange(zone.left, zone.right - CROP_PX + 1, SHIFT_PX)
@@ -108,14 +106,14 @@ def _crops(photo: decode.UInt8, zone: Zone, rng: Rng) -> list[decode.UInt8]:
     return [photo[y : y + CROP_PX, x : x + CROP_PX] for y, x in corners]
 
 
-def _write_all(folder: Path, crops: list[decode.UInt8]) -> None:
+def _write_all(folder: Path, crops: list[UInt8]) -> None:
     for index, crop in enumerate(crops):
         decode.write_png(folder / f"{index:03}.png", crop)
 
 
 def defective(
-    defect: str, clean: decode.UInt8, extent: float, rng: Rng, others: Photos
-) -> tuple[decode.UInt8, Bool]:
+    defect: str, clean: UInt8, extent: float, rng: Rng, others: Photos
+) -> tuple[UInt8, Bool]:
     """A copy of the (P, P) crop with one visible defect, and the mask of what changed.
 
     `extent` in 0..1 goes from small to large. The mask is true exactly where a pixel differs.
@@ -131,7 +129,7 @@ def defective(
             return drawn, region
 
 
-def _scratch(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
+def _scratch(clean: Float64, extent: float, rng: Rng, _: Photos) -> Painted:
     """A thin bent line, lighter or darker than its surroundings."""
     direction = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.35, size=4))
     steps = (8 + 16 * extent) * np.stack([np.sin(direction), np.cos(direction)], axis=1)
@@ -144,7 +142,7 @@ def _scratch(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
     return clean + strength * (value - clean), region
 
 
-def _stain(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
+def _stain(clean: Float64, extent: float, rng: Rng, _: Photos) -> Painted:
     """A soft-edged blob that shifts brightness; changes under 5 grey levels do not count."""
     depth = _inside_blob(7 + 16 * extent, rng)
     strength = rng.uniform(1.1, 1.8) * max(22.0, clean.std())  # seen against the texture
@@ -152,7 +150,7 @@ def _stain(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
     return clean + change, np.abs(change) >= 5
 
 
-def _hole(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
+def _hole(clean: Float64, extent: float, rng: Rng, _: Photos) -> Painted:
     """A dark disc with a lighter rim."""
     y, x = _grid() - _somewhere(rng)[:, None, None]
     radius = 3 + 9 * extent
@@ -162,7 +160,7 @@ def _hole(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
     return np.where(distance <= radius, dark, rim), distance <= radius + 1.4
 
 
-def _missing(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
+def _missing(clean: Float64, extent: float, rng: Rng, _: Photos) -> Painted:
     """A blob whose texture is gone: the plane of least squares stands in its place."""
     region = _inside_blob(8 + 13 * extent, rng) > 0
     y, x = _grid()
@@ -171,7 +169,7 @@ def _missing(clean: Grey, extent: float, rng: Rng, _: Photos) -> Painted:
     return planes @ fit + rng.uniform(-12, 12), region
 
 
-def _foreign(clean: Grey, extent: float, rng: Rng, others: Photos) -> Painted:
+def _foreign(clean: Float64, extent: float, rng: Rng, others: Photos) -> Painted:
     """A polygon filled from another photograph."""
     centre = _somewhere(rng)[:, None, None]
     radius = 7 + 14 * extent
@@ -184,7 +182,7 @@ def _foreign(clean: Grey, extent: float, rng: Rng, others: Photos) -> Painted:
     return other[top : top + CROP_PX, left : left + CROP_PX].astype(np.float64), region
 
 
-_PAINT: dict[str, Callable[[Grey, float, Rng, Photos], Painted]] = {
+_PAINT: dict[str, Callable[[Float64, float, Rng, Photos], Painted]] = {
     "scratch": _scratch,
     "stain": _stain,
     "hole": _hole,
@@ -193,17 +191,17 @@ _PAINT: dict[str, Callable[[Grey, float, Rng, Photos], Painted]] = {
 }
 
 
-def _grid() -> Grey:
+def _grid() -> Float64:
     """The rows and columns of a crop, (2, P, P)."""
     return np.indices((CROP_PX, CROP_PX)).astype(np.float64)
 
 
-def _somewhere(rng: Rng) -> Grey:
+def _somewhere(rng: Rng) -> Float64:
     """A point (y, x) away from the border of a crop."""
     return rng.uniform(0.2, 0.8, size=2) * CROP_PX
 
 
-def _inside_blob(radius: float, rng: Rng) -> Grey:
+def _inside_blob(radius: float, rng: Rng) -> Float64:
     """How deep each pixel of a crop lies inside a random blob, px; negative outside."""
     y, x = _grid() - _somewhere(rng)[:, None, None]
     waves = range(2, 6)
@@ -216,7 +214,7 @@ def _inside_blob(radius: float, rng: Rng) -> Grey:
     return np.asarray(radius * (1 + ripple) - np.hypot(y, x))
 
 
-def _distance_to(line: Grey) -> Grey:
+def _distance_to(line: Float64) -> Float64:
     """The distance of each pixel of a crop to a polyline of (y, x) points, (P, P), px."""
     points = np.moveaxis(_grid(), 0, -1)
     distances = []

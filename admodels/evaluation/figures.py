@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.evaluation.measure import Evaluation, ScoredSet
-from admodels.images.sheets import TILE_PX, Pixels, beside, outline, text
+from admodels.foundation.arrays import Bool, Float32, UInt8
+from admodels.images.sheets import TILE_PX, beside, outline, text
 from admodels.inference.model import map_to_image
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
@@ -35,15 +36,13 @@ class Case:
     """
 
     caption: str
-    image: Pixels
-    anomaly_map: NDArray[np.float32]
-    mask: NDArray[np.bool_] | None
-    reconstruction: Pixels | None
+    image: UInt8
+    anomaly_map: Float32
+    mask: Bool | None
+    reconstruction: UInt8 | None
 
 
-def worst_and_best(
-    anomaly_scores: NDArray[np.floating], anomalous: NDArray[np.bool_], count: int
-) -> list[int]:
+def worst_and_best(anomaly_scores: NDArray[np.floating], anomalous: Bool, count: int) -> list[int]:
     """The indices of at most `count` images worth a look, in the order to look at them.
 
     A third each: anomalous images with the lowest scores (the missed ones first), normal images
@@ -56,7 +55,7 @@ def worst_and_best(
     return [int(at) for at in dict.fromkeys(wanted)][:count]
 
 
-def colour_range(maps: NDArray[np.float32], threshold: float | None) -> tuple[float, float]:
+def colour_range(maps: Float32, threshold: float | None) -> tuple[float, float]:
     """The map values that are black and yellow: lowest and highest of all maps.
 
     Yellow begins sooner where the threshold would lie in the lower third of that range: what
@@ -68,7 +67,7 @@ def colour_range(maps: NDArray[np.float32], threshold: float | None) -> tuple[fl
     return low, min(high, low + 3 * (threshold - low))
 
 
-def tile(planes: NDArray[np.uint8] | NDArray[np.float32]) -> Pixels:
+def tile(planes: UInt8 | Float32) -> UInt8:
     """(3, H, W) RGB, uint8 or float32 in 0..1, as a tile (TILE_PX, TILE_PX, 3) uint8."""
     if planes.dtype != np.uint8:
         planes = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
@@ -77,14 +76,14 @@ def tile(planes: NDArray[np.uint8] | NDArray[np.float32]) -> Pixels:
     return np.asarray(resized)
 
 
-def colour_map(anomaly_map: NDArray[np.float32], low: float, high: float) -> Pixels:
+def colour_map(anomaly_map: Float32, low: float, high: float) -> UInt8:
     """(h, w) as a picture (h, w, 3): black is `low` or less, yellow `high` or more."""
     share = np.clip((anomaly_map - low) / max(high - low, SMALLEST_RANGE), 0, 1)
     levels = np.rint(share * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
-def draw_outlines(case: Case, threshold: float | None) -> Pixels:
+def draw_outlines(case: Case, threshold: float | None) -> UInt8:
     """The image with the outlines of `anomaly_map > threshold` (red) and of the mask (green)."""
     canvas = case.image.copy()
     alarm = None if threshold is None else case.anomaly_map > threshold
@@ -98,7 +97,7 @@ def draw_outlines(case: Case, threshold: float | None) -> Pixels:
 
 def overlay_sheet(
     cases: Sequence[Case], *, low: float, high: float, threshold: float | None
-) -> Pixels:
+) -> UInt8:
     """One row per case: image, map coloured from `low` to `high`, outlines, reconstruction.
 
     Either all cases have a reconstruction or none.
@@ -125,10 +124,10 @@ def overlay_sheet(
 def overlays(
     scored: ScoredSet,
     measured: Evaluation,
-    images: Sequence[Pixels],
-    reconstructions: Sequence[Pixels],
+    images: Sequence[UInt8],
+    reconstructions: Sequence[UInt8],
     count: int,
-) -> Pixels:
+) -> UInt8:
     """The overlay sheet of the `count` worst and best images of a set.
 
     `images` N tiles, `reconstructions` N tiles or none.

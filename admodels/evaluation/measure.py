@@ -12,6 +12,7 @@ from pydantic import Field
 from admodels.evaluation import metrics
 from admodels.evaluation.power import Power
 from admodels.evaluation.table import DECIMALS, round_figure
+from admodels.foundation.arrays import Bool, Float32, Float64
 from admodels.foundation.params import Strict
 from admodels.inference import conformal
 
@@ -43,12 +44,12 @@ class ScoredSet:
     """
 
     image_ids: list[str]
-    anomalous: NDArray[np.bool_]
+    anomalous: Bool
     defect_types: list[str]
     refused: list[str]
     anomaly_scores: NDArray[np.floating]
-    anomaly_maps: NDArray[np.float32]
-    masks: NDArray[np.bool_] | None
+    anomaly_maps: Float32
+    masks: Bool | None
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ class Evaluation:
     threshold: float | None
 
 
-def evaluate(
-    scored: ScoredSet, calibration_scores: NDArray[np.float64], block: Evaluate
-) -> Evaluation:
+def evaluate(scored: ScoredSet, calibration_scores: Float64, block: Evaluate) -> Evaluation:
     """Measure a scored set; a number that is not defined is None, never 0.
 
     Raises:
@@ -112,15 +111,13 @@ def _pixel_ranking(scored: ScoredSet) -> metrics.Ranking | None:
     return metrics.ranking(scored.anomaly_maps, scored.masks, weights)
 
 
-def _share(verdicts: NDArray[np.bool_] | None, among: NDArray[np.bool_]) -> float | None:
+def _share(verdicts: Bool | None, among: Bool) -> float | None:
     if verdicts is None or not among.any():
         return None
     return float(np.mean(verdicts[among]))
 
 
-def _recall_by_defect_type(
-    scored: ScoredSet, verdicts: NDArray[np.bool_] | None
-) -> dict[str, float | None]:
+def _recall_by_defect_type(scored: ScoredSet, verdicts: Bool | None) -> dict[str, float | None]:
     types = np.array(scored.defect_types, dtype=object)
     return {
         name: round_figure(_share(verdicts, scored.anomalous & (types == name)))
@@ -145,9 +142,7 @@ def _curves(
     }
 
 
-def _image_frame(
-    scored: ScoredSet, p_values: NDArray[np.float64], verdicts: NDArray[np.bool_] | None
-) -> pd.DataFrame:
+def _image_frame(scored: ScoredSet, p_values: Float64, verdicts: Bool | None) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Bool, Float64, Int64
 from admodels.foundation.errors import DataError
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Curve = tuple[Floats, Floats]  # x, y
+Curve = tuple[Float64, Float64]  # x, y
 
 
 @dataclass(frozen=True)
@@ -25,16 +23,16 @@ class Ranking:
     share in 0..1; `false` and `false_above` (S,) normal ones >= and > it, of `normal`.
     """
 
-    found: Counts
-    covered: Floats
-    false: Counts
-    false_above: Counts
+    found: Int64
+    covered: Float64
+    false: Int64
+    false_above: Int64
     anomalous: int
     normal: int
 
 
 def ranking(
-    scores: NDArray[np.floating], anomalous: Bools, weights: Floats | None = None
+    scores: NDArray[np.floating], anomalous: Bool, weights: Float64 | None = None
 ) -> Ranking | None:
     """Rank `scores` (any shape) against `anomalous` (same shape); None where a side is empty.
 
@@ -97,7 +95,7 @@ def f1_max(ranks: Ranking | None) -> float | None:
     return float(f1.max())
 
 
-def region_weights(masks: Bools) -> Floats:
+def region_weights(masks: Bool) -> Float64:
     """A weight for each pixel of `masks[masks]`, masks (N, H, W): every region weighs the same.
 
     Regions are 8-connected. With them, `Ranking.covered` is PRO: the mean over all regions of the

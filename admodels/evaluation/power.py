@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.params import Strict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UInt8 = NDArray[np.uint8]
 LONGEST_RATIO = 2.0  # of the axes of an ellipse, and the shortest is its inverse
 LEVELS = 255
 RELIABLE = 0.9

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from admodels.foundation.arrays import Bool, UInt8, UInt16
 from admodels.foundation.errors import AdmodelsError, DataError
 from admodels.foundation.files import whole_file
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -27,8 +28,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 Orientation = Literal["stored", "exif"]
 Reason = Literal["empty", "truncated", "undecodable", "too_large"]
-UInt8 = NDArray[np.uint8]
-Bool = NDArray[np.bool_]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
 LARGEST_PIXELS = 200_000_000
@@ -122,7 +121,7 @@ def decode_image(data: bytes, where: object, reading: Reading = STORED) -> Image
     return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, bit_depth)
 
 
-def deep_values(data: bytes, where: object) -> NDArray[np.uint16]:
+def deep_values(data: bytes, where: object) -> UInt16:
     """The stored values (H, W, C) of an image that has more than 8 bits.
 
     Raises:
@@ -214,7 +213,7 @@ def _rgb(image: Pillow.Image) -> UInt8:
     return rgb
 
 
-def _deep(image: Pillow.Image, data: bytes) -> NDArray[np.uint16]:
+def _deep(image: Pillow.Image, data: bytes) -> UInt16:
     if image.mode.startswith("I;16"):
         return np.asarray(image)[:, :, None]
     read = None
@@ -225,7 +224,7 @@ def _deep(image: Pillow.Image, data: bytes) -> NDArray[np.uint16]:
     return np.asarray(read[:, :, 2::-1], np.uint16)  # BGR and perhaps alpha
 
 
-def _apply_window(values: NDArray[np.uint16], bit_depth: int, reading: Reading) -> UInt8:
+def _apply_window(values: UInt16, bit_depth: int, reading: Reading) -> UInt8:
     mapped = _table(reading.window or (0, (1 << bit_depth) - 1))[values]
     return np.repeat(mapped, 3, axis=2) if mapped.shape[2] == 1 else mapped
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from admodels.foundation.arrays import Records, UInt8, UInt16
+
 THUMBNAIL_PX = 16
 COARSE_PX = 128  # before: in whole grey levels, whose rounding averages out
 
@@ -26,7 +28,7 @@ class Statistics:
     sharpness: float
 
 
-def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _grey(rgb: UInt8) -> UInt8:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
@@ -37,7 +39,7 @@ def _mean_and_variance(values: NDArray[Any]) -> tuple[float, float]:
     return total / count, (count * squares - total**2) / count**2
 
 
-def statistics(rgb: NDArray[np.uint8]) -> Statistics:
+def statistics(rgb: UInt8) -> Statistics:
     """Of (H, W, 3) uint8, at the resolution it was stored in."""
     grey = _grey(rgb)
     brightness, variance = _mean_and_variance(grey)
@@ -45,7 +47,7 @@ def statistics(rgb: NDArray[np.uint8]) -> Statistics:
     return Statistics(brightness, math.sqrt(variance), _mean_and_variance(edges)[1])
 
 
-def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def thumbnail(rgb: UInt8) -> UInt16:
     """Of (H, W, 3) uint8: (16, 16) mean grey levels times 256."""
     coarse = cv2.resize(_grey(rgb), (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA)
     side = COARSE_PX // THUMBNAIL_PX
@@ -75,7 +77,7 @@ APPEARANCE = np.dtype(
 )
 
 
-def appearance(rgb: NDArray[np.uint8], plain: Statistics) -> NDArray[np.void]:
+def appearance(rgb: UInt8, plain: Statistics) -> Records:
     """Of (H, W, 3) uint8 at the resolution it was stored in, and its plain statistics: one record.
 
     `brightness` (mean), `columns` and `rows` (64 means along x and y) are in grey levels, `noise`
@@ -101,7 +103,7 @@ def appearance(rgb: NDArray[np.uint8], plain: Statistics) -> NDArray[np.void]:
     return found
 
 
-def noise(grey: NDArray[np.uint8]) -> float:
+def noise(grey: UInt8) -> float:
     """The standard deviation of the noise of (H, W), in grey levels.
 
     Immerkaer 1996, "Fast noise variance estimation", equation 4: a mask that sees neither flat
@@ -112,13 +114,13 @@ def noise(grey: NDArray[np.uint8]) -> float:
     return math.sqrt(math.pi / 2) / 6 * cv2.norm(found, cv2.NORM_L1) / max(1, found.size)
 
 
-def write_records(path: Path, records: NDArray[np.void]) -> None:
+def write_records(path: Path, records: Records) -> None:
     """(N,) records as safetensors: the same records give the same bytes."""
     names = APPEARANCE.names or ()
     save_file({name: np.ascontiguousarray(records[name]) for name in names}, path)
 
 
-def read_records(path: Path) -> NDArray[np.void]:
+def read_records(path: Path) -> Records:
     """(N,) records, as `write_records` left them."""
     columns = load_file(path)
     found = np.zeros(len(columns["brightness"]), APPEARANCE)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import names_text
 from admodels.foundation.manifest import FOREGROUND, ManifestRow
@@ -18,12 +19,10 @@ from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode
 from admodels.images.decode import (
-    Bool,
     Image,
     R,
     Reading,
     T,
-    UInt8,
     decode_image,
     decode_mask,
     decode_matte,
@@ -173,14 +172,14 @@ def texture_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())
 
 
-def load_textures(folder: Path, image_px: int) -> decode.UInt8:
+def load_textures(folder: Path, image_px: int) -> UInt8:
     """All textures below `folder`, sorted by path, as (T, 3, image_px, image_px) uint8 RGB.
 
     Raises:
         DataError: there is none, or one does not decode.
     """
 
-    def planes(path: Path) -> decode.UInt8:
+    def planes(path: Path) -> UInt8:
         rgb = decode.decode_image(path.read_bytes(), path).rgb
         return decode.resize_image(rgb, image_px, "bilinear").transpose(2, 0, 1)
 

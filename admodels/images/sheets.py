@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from admodels.foundation.arrays import UInt8
 
 TILE_PX = 192
 CAPTION_PX = 18
@@ -17,7 +17,7 @@ BACKGROUND = 255
 INK = (20, 20, 20)
 
 
-def text(words: str, width: int) -> Pixels:
+def text(words: str, width: int) -> UInt8:
     """A strip with the words; too many lose their beginning, as names differ at the end."""
     strip = np.full((CAPTION_PX, width, 3), BACKGROUND, np.uint8)
     shown, font = words.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
@@ -28,13 +28,13 @@ def text(words: str, width: int) -> Pixels:
     return strip
 
 
-def beside(parts: Sequence[Pixels]) -> Pixels:
+def beside(parts: Sequence[UInt8]) -> UInt8:
     """The parts, equally high, from left to right with gaps."""
     gap = np.full((len(parts[0]), GAP_PX, 3), BACKGROUND, np.uint8)
     return np.concatenate([strip for part in parts for strip in (gap, part)] + [gap], axis=1)
 
 
-def tile(rgb: Pixels) -> Pixels:
+def tile(rgb: UInt8) -> UInt8:
     """An image (H, W, 3) in a square tile, its proportions kept."""
     scale = TILE_PX / max(rgb.shape[:2])
     size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
@@ -44,7 +44,7 @@ def tile(rgb: Pixels) -> Pixels:
     return canvas
 
 
-def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Pixels:
+def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, UInt8]]]]) -> UInt8:
     """A row per entry: a heading over its images, each with its name above it."""
     strips = []
     for heading, named in rows:
@@ -53,13 +53,13 @@ def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Pixels:
     return np.concatenate(strips)
 
 
-def outline(picture: Pixels, region: NDArray[Any], colour: tuple[int, int, int]) -> Pixels:
+def outline(picture: UInt8, region: NDArray[Any], colour: tuple[int, int, int]) -> UInt8:
     """Draw a line around what is not 0 in `region` (H, W) into `picture` (H, W, 3); return it."""
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return np.asarray(cv2.drawContours(picture, contours, -1, colour, 1))
 
 
-def stack(strips: Sequence[Pixels]) -> Pixels:
+def stack(strips: Sequence[UInt8]) -> UInt8:
     """The strips one below the other, those that are narrower filled up to the right."""
     width = max(strip.shape[1] for strip in strips)
     filled = [((0, 0), (0, width - strip.shape[1]), (0, 0)) for strip in strips]

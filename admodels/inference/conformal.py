@@ -8,14 +8,13 @@ whatever the detector and the distribution of its scores.
 from itertools import count
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import DataError
 
-Scores = NDArray[np.float64]
 
-
-def p_values(scores: ArrayLike, calibration: ArrayLike) -> Scores:
+def p_values(scores: ArrayLike, calibration: ArrayLike) -> Float64:
     """(1 + #{calibration >= score}) / (n + 1) for each score; in 1/(n + 1)..1.
 
     Raises:
@@ -24,7 +23,7 @@ def p_values(scores: ArrayLike, calibration: ArrayLike) -> Scores:
     ascending = np.sort(_finite(calibration, "calibration scores"))
     below = np.searchsorted(ascending, _finite(scores, "scores"), side="left")
     n = len(ascending)
-    found: Scores = (1 + n - below) / (n + 1)
+    found: Float64 = (1 + n - below) / (n + 1)
     return found
 
 
@@ -74,7 +73,7 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> float:
     return float(kept[-1]) if len(kept) else 0.0
 
 
-def _finite(scores: ArrayLike, name: str) -> Scores:
+def _finite(scores: ArrayLike, name: str) -> Float64:
     found = np.asarray(scores, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(found))
     if len(bad):

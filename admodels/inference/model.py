@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.bundles.card import Preparation
+from admodels.foundation.arrays import Float32, UInt8
 from admodels.images import decode
 from admodels.images.describe import DIGITS, Look, Statistics, statistics
 from admodels.images.rules import Fault
@@ -60,18 +60,18 @@ def describe_image(
     return Description(plain, preparation.learnt.fault(look, any_size=any_size))
 
 
-def prepare_image(rgb: NDArray[np.uint8], preparation: Preparation) -> NDArray[np.uint8]:
+def prepare_image(rgb: UInt8, preparation: Preparation) -> UInt8:
     """(H, W, 3) uint8 RGB as the detector takes it: (3, image_px, image_px) uint8."""
     resized = decode.resize_image(rgb, preparation.image_px, preparation.resize)
     return resized.transpose(2, 0, 1)
 
 
-def score_planes(bundle: Bundle, planes: Sequence[NDArray[np.uint8]]) -> Scored:
+def score_planes(bundle: Bundle, planes: Sequence[UInt8]) -> Scored:
     """Score at least one prepared image; no score depends on the other images."""
     return bundles.score(bundle.detector, np.stack(planes))
 
 
-def map_to_image(anomaly_map: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def map_to_image(anomaly_map: Float32, height: int, width: int) -> Float32:
     """A map (h, w) float32 as (height, width) float32, bilinear: a value for every pixel."""
     resized = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)

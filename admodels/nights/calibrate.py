@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.foundation import manifest
+from admodels.foundation.arrays import Records
 from admodels.foundation.errors import DataError, Interrupted
 from admodels.foundation.files import durable_file, names_text
 from admodels.foundation.progress import progress
@@ -73,11 +73,11 @@ def calibrate(
 
 def _scores(
     ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
-) -> tuple[dict[str, float], dict[str, NDArray[np.void]]]:
+) -> tuple[dict[str, float], dict[str, Records]]:
     """image_sha256 -> score, and appearance, of every image; what is known is not scored again."""
     bundle, names = model.load(), files(approved)
     found: dict[str, float] = {}
-    looks: dict[str, NDArray[np.void]] = {}
+    looks: dict[str, Records] = {}
     bad: list[str] = []
     fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
 

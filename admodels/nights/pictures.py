@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from admodels.bundles.bundle import Bundle
 from admodels.evaluation import figures
+from admodels.foundation.arrays import Float32, UInt8
 from admodels.foundation.files import whole_file
 from admodels.images.sheets import outline
 from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
@@ -26,8 +26,6 @@ from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
 
-Pixels = NDArray[np.uint8]
-Map = NDArray[np.float32]
 SIDE_PX_MAX = 1600
 IMAGES_AT_ONCE = 16
 MAP_OPACITY = 0.5
@@ -77,7 +75,7 @@ def draw(
 def _draw(
     part: list[tuple[Path, Wanted]], source: LineImages, bundle: Bundle, limits: tuple[float, float]
 ) -> int:
-    canvases: dict[Path, Pixels] = {}
+    canvases: dict[Path, UInt8] = {}
     maps, planes = [], []
     for target, wanted in part:
         rgb = _rgb(source, wanted, bundle)
@@ -117,13 +115,13 @@ def _wanted(
     return [Wanted(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: LineImages, wanted: Wanted, bundle: Bundle) -> Pixels | None:
+def _rgb(source: LineImages, wanted: Wanted, bundle: Bundle) -> UInt8 | None:
     """The image, unless the file has changed since it was scored."""
     data = same_contents(source.folder, wanted.path, wanted.image_sha256)
     return None if data is None else decode_image(data, wanted.path, bundle.contract).rgb
 
 
-def _shrunk(rgb: Pixels) -> Pixels:
+def _shrunk(rgb: UInt8) -> UInt8:
     scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
     if scale == 1:
         return rgb
@@ -138,7 +136,7 @@ def _limits(calibration: Calibration) -> tuple[float, float]:
     return middle, highest + (highest - middle)
 
 
-def panels(image: Pixels, anomaly_map: Map, low: float, high: float) -> Pixels:
+def panels(image: UInt8, anomaly_map: Float32, low: float, high: float) -> UInt8:
     """(H, 2 W, 3) of (H, W, 3): the image, and beside it the image with map and contour.
 
     The contour goes around what is higher than on any normal image of the calibration.

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-from numpy.typing import NDArray
 from pydantic import Field
 
+from admodels.foundation.arrays import Float64
 from admodels.foundation.files import durable_file, write_json
 from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
@@ -88,7 +88,7 @@ def judge_group(
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """(run, scores, verdicts) of all rows of a line, or those of some runs, a group at a time."""
     drifted = drifted_runs(ledger, line)
-    calibrations: dict[tuple[str, str], NDArray[np.float64]] = {}
+    calibrations: dict[tuple[str, str], Float64] = {}
     for run, group in chain.from_iterable(ledger.groups(line, run) for run in runs):
         key = tables.model_of(group)
         if key not in calibrations:
@@ -107,7 +107,7 @@ def drifted_runs(ledger: Ledger, line: str) -> set[str]:
     return {p.stem for p in paths if not json.loads(p.read_text(encoding="utf-8"))["trusted"]}
 
 
-def _calibration_of(ledger: Ledger, line: str, key: tuple[str, str]) -> NDArray[np.float64]:
+def _calibration_of(ledger: Ledger, line: str, key: tuple[str, str]) -> Float64:
     found = read_calibration(calibration_path(ledger, line, *key))
     return np.array(found.scores if found else (), np.float64)
 

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Records
 from admodels.images.describe import APPEARANCE
 from admodels.scoring.tables import KEY, ScoreRow
-
-Records = NDArray[np.void]
 
 
 def _fields() -> Iterator[pa.Field]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
 from admodels.bundles.bundle import Bundle
 from admodels.bundles.card import fingerprints, read_card
+from admodels.foundation.arrays import Float64, Records
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
@@ -45,10 +45,10 @@ class Model:
     task: str
     model_fingerprint: str
     contract_fingerprint: str
-    calibration_scores: NDArray[np.float64]
+    calibration_scores: Float64
     load: Callable[[], Bundle]
     folder: Path | None = None  # None: in memory
-    reference: Callable[[], NDArray[np.void] | None] = lambda: None
+    reference: Callable[[], Records | None] = lambda: None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Model":

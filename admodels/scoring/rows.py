@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.bundles.bundle import Bundle
+from admodels.foundation.arrays import Records, UInt8
 from admodels.images import load
 from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
@@ -26,7 +26,6 @@ from admodels.scoring.discover import Refused, Status, Unsettled, contents, show
 from admodels.scoring.lines import Tile
 from admodels.scoring.tables import ScoreRow
 
-Pixels = NDArray[np.uint8]
 Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that was no number
 
 PENDING_ROWS = 1024  # how many unscorable files may wait for a chunk to fill
@@ -43,8 +42,8 @@ class Read:
 
     row: ScoreRow | None
     stamp: str
-    pixels: Pixels | None = None
-    appearance: NDArray[np.void] | None = None
+    pixels: UInt8 | None = None
+    appearance: Records | None = None
 
 
 def rows(
@@ -61,7 +60,7 @@ def rows(
     A row is known to `known` by the time the next one is asked for: an image that it has a score
     for is not scored again, its row is marked as reused.
     """
-    fresh: dict[str, Pixels] = {}
+    fresh: dict[str, UInt8] = {}
     pending: list[Read] = []
     chunk = 1 if tile else bundle.params.score_chunk_images
     ahead = 1 if tile else load.DECODING_THREADS + chunk
@@ -80,7 +79,7 @@ def rows(
     yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
 
 
-def _scores(fresh: dict[str, Pixels], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
+def _scores(fresh: dict[str, UInt8], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
     if tile is not None:
         return {sha: tiling.score_tiles(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
     if not fresh:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float64
 from admodels.inference.conformal import p_values, threshold
 from admodels.scoring.discover import Status
 
@@ -82,9 +82,7 @@ def scores(rows: Iterable[ScoreRow]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([vars(row) for row in group], schema=SCORES)
 
 
-def verdicts(
-    group: pa.Table, calibration: NDArray[np.float64], alpha: float, trusted: bool = True
-) -> pa.Table:
+def verdicts(group: pa.Table, calibration: Float64, alpha: float, trusted: bool = True) -> pa.Table:
     """The verdicts on a group of `scores`; is_anomalous is null where nothing can be promised.
 
     `trusted`: the images do not drift. A row without a score is not trusted in any case.

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from admodels.bundles.bundle import Bundle
+from admodels.foundation.arrays import Float32, UInt8
 from admodels.inference import model
 from admodels.scoring.lines import Tile
 
-Pixels = NDArray[np.uint8]
-Map = NDArray[np.float32]
 MAP_PX_MAX = 2048  # the longest side of a map, which bounds its memory
 
 
@@ -33,8 +31,8 @@ def starts(length: int, tile: Tile) -> list[int]:
 
 
 def score_tiles(
-    bundle: Bundle, rgb: Pixels, tile: Tile, with_map: bool = False
-) -> tuple[float, Map]:
+    bundle: Bundle, rgb: UInt8, tile: Tile, with_map: bool = False
+) -> tuple[float, Float32]:
     """The highest score of a window of (H, W, 3) uint8, and the map (h, w), at most MAP_PX_MAX.
 
     The map is empty where it is not asked for. An image smaller than a window is mirrored at its
@@ -59,8 +57,8 @@ def score_tiles(
 
 
 def _windows(
-    bundle: Bundle, rgb: Pixels, tile: Tile
-) -> Iterator[tuple[tuple[int, int], Map, float]]:
+    bundle: Bundle, rgb: UInt8, tile: Tile
+) -> Iterator[tuple[tuple[int, int], Float32, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
     chunk = bundle.params.score_chunk_images
     rows, columns = (starts(length, tile) for length in rgb.shape[:2])
@@ -74,9 +72,9 @@ def _windows(
 
 
 def _add(
-    total: Map,
-    weights: Map,
-    anomaly_map: Map,
+    total: Float32,
+    weights: Float32,
+    anomaly_map: Float32,
     place: tuple[int, int],
     tile: Tile,
     scale: float,
@@ -92,7 +90,7 @@ def _add(
     weights[top:bottom, left:right] += weight
 
 
-def _ramp(length: int) -> Map:
+def _ramp(length: int) -> Float32:
     """Up from the edge to the middle and down again; never 0, so every pixel has a weight."""
     at = np.arange(1, length + 1, dtype=np.float32)
     return np.minimum(at, at[::-1])

@@ -12,16 +12,14 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float64, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import names_text, sha256_of, whole_folder
 from admodels.images import decode, load
 from admodels.images.load import texture_paths
 from admodels.sources import fetch
 from admodels.sources.source import Source
-
-Plane = NDArray[np.float64]
 
 PACKAGED = "packaged"
 REFRESH = "admodels textures LOCATION"
@@ -125,7 +123,7 @@ def _draw(target: Path) -> None:
             decode.write_png(path, _coloured(plane(rng), rng))
 
 
-def _halves(rgb: decode.UInt8) -> dict[str, decode.UInt8]:
+def _halves(rgb: UInt8) -> dict[str, UInt8]:
     """Two squares side by side, as large as fit, in the middle of the height."""
     height, width = rgb.shape[:2]
     side = min(height, width // 2)
@@ -134,7 +132,7 @@ def _halves(rgb: decode.UInt8) -> dict[str, decode.UInt8]:
     return {"left": middle[:, :side], "right": middle[:, width - side :]}
 
 
-def _coloured(plane: Plane, rng: np.random.Generator) -> decode.UInt8:
+def _coloured(plane: Float64, rng: np.random.Generator) -> UInt8:
     """A plane as RGB: its range, stretched to 0..1, runs through three random colours."""
     colours = rng.uniform(0, 255, size=(3, 3))
     unit = (plane - plane.min()) / (plane.max() - plane.min())
@@ -142,14 +140,14 @@ def _coloured(plane: Plane, rng: np.random.Generator) -> decode.UInt8:
     return np.asarray(np.rint(np.stack(channels, axis=-1)), dtype=np.uint8)
 
 
-def _turned(rng: np.random.Generator) -> Plane:
+def _turned(rng: np.random.Generator) -> Float64:
     """The two coordinates (2, P, P), px, turned by a random angle."""
     y, x = np.indices((TEXTURE_PX, TEXTURE_PX)).astype(np.float64)
     angle = rng.uniform(0, np.pi)
     return np.stack([y * np.cos(angle) - x * np.sin(angle), y * np.sin(angle) + x * np.cos(angle)])
 
 
-def _noise(rng: np.random.Generator, roughness: float = 1.5) -> Plane:
+def _noise(rng: np.random.Generator, roughness: float = 1.5) -> Float64:
     """Gaussian noise whose spectrum falls as 1 / frequency ** roughness, deviation 1."""
     frequencies = np.fft.fftfreq(TEXTURE_PX)
     radius = np.hypot(frequencies[:, None], frequencies[None, :])
@@ -159,41 +157,41 @@ def _noise(rng: np.random.Generator, roughness: float = 1.5) -> Plane:
     return np.asarray(plane / plane.std())
 
 
-def _checks(rng: np.random.Generator) -> Plane:
+def _checks(rng: np.random.Generator) -> Float64:
     y, x = _turned(rng) // rng.uniform(12, 40)
     return np.asarray((y + x) % 2 + 0.1 * _noise(rng))
 
 
-def _stripes(rng: np.random.Generator) -> Plane:
+def _stripes(rng: np.random.Generator) -> Float64:
     y, _ = _turned(rng)
     return np.asarray(np.sin(2 * np.pi * y / rng.uniform(8, 40)) + 0.1 * _noise(rng))
 
 
-def _dots(rng: np.random.Generator) -> Plane:
+def _dots(rng: np.random.Generator) -> Float64:
     period = rng.uniform(14, 36)
     y, x = _turned(rng) % period - period / 2
     return np.asarray((np.hypot(y, x) < period * rng.uniform(0.2, 0.4)) + 0.1 * _noise(rng))
 
 
-def _rings(rng: np.random.Generator) -> Plane:
+def _rings(rng: np.random.Generator) -> Float64:
     """Wood: rings around a far heart, bent by noise."""
     y, x = _turned(rng) + rng.uniform(50, 300, size=(2, 1, 1))
     return np.asarray(np.sin(np.hypot(y, 0.3 * x) / rng.uniform(2, 5) + 0.7 * _noise(rng, 1.8)))
 
 
-def _marble(rng: np.random.Generator) -> Plane:
+def _marble(rng: np.random.Generator) -> Float64:
     y, _ = _turned(rng)
     return np.asarray(np.abs(np.sin(y / rng.uniform(15, 40) + 2 * _noise(rng, 1.6))))
 
 
-def _cells(rng: np.random.Generator) -> Plane:
+def _cells(rng: np.random.Generator) -> Float64:
     """The distance to the nearest of 60 seeds: pebbles and cracks."""
     y, x = np.indices((TEXTURE_PX, TEXTURE_PX)).astype(np.float64)
     seeds = rng.uniform(0, TEXTURE_PX, size=(60, 2))
     return np.asarray(np.min([np.hypot(y - sy, x - sx) for sy, sx in seeds], axis=0))
 
 
-PROCEDURAL: dict[str, Callable[[np.random.Generator], Plane]] = {
+PROCEDURAL: dict[str, Callable[[np.random.Generator], Float64]] = {
     "checks": _checks,
     "stripes": _stripes,
     "dots": _dots,

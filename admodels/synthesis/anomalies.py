@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from admodels.foundation.arrays import Float32, UInt8
 from admodels.foundation.params import Kind
-from admodels.synthesis.augmenters import UInt8, augment, rotate, shuffle_strips, shuffle_tiles
+from admodels.synthesis.augmenters import augment, rotate, shuffle_strips, shuffle_tiles
 from admodels.synthesis.params import Anomaly, Generator, SelfMix
 from admodels.synthesis.perlin import perlin_noise
-
-Float32 = NDArray[np.float32]
 
 PLACING_DRAWS = 50  # Zhang et al. 2023's code
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
-UInt8 = NDArray[np.uint8]
+from admodels.foundation.arrays import UInt8
+
 Augmenter = Callable[[UInt8, np.random.Generator], UInt8]
 
 GREYS = np.arange(256)

@@ -11,11 +11,10 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.params import Kind
 
-UInt8 = NDArray[np.uint8]
 MatteSource = Literal["manifest", "estimated", "whole"]
 
 BORDER_SHARE = 1 / 32  # of a side: what is taken for background

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder
 from admodels.foundation.manifest import ManifestRow
@@ -21,7 +21,6 @@ from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode, sheets
 from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleave
-from admodels.synthesis.augmenters import UInt8
 from admodels.synthesis.foreground import Foreground, MatteSource
 from admodels.synthesis.params import Anomaly, Synthesize
 
@@ -42,7 +41,7 @@ class Sample:
     texture: str
     normal: UInt8
     image: UInt8
-    mask: NDArray[np.bool_]
+    mask: Bool
     part: UInt8
     part_source: MatteSource
     empty_draws: int
@@ -137,7 +136,7 @@ def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, NDArray[np.bool_]]:
+def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, Bool]:
     """The set at a method's size: images (N, 3, px, px) uint8 RGB, masks (N, px, px) bool.
 
     Raises:
@@ -190,7 +189,7 @@ def _cell(sample: Sample) -> UInt8:
     return np.concatenate([sheets.text(caption, pictures.shape[1]), pictures])
 
 
-def _outlined(image: UInt8, region: NDArray[np.bool_], colour: tuple[int, int, int]) -> UInt8:
+def _outlined(image: UInt8, region: Bool, colour: tuple[int, int, int]) -> UInt8:
     """An image at tile size with a line around a region of it."""
     tile = decode.resize_image(image, sheets.TILE_PX, "area")
     return sheets.outline(tile, decode.resize_mask(region, sheets.TILE_PX), colour)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import FOREGROUND, DatasetImage, ManifestRow
 from admodels.images import decode, load
@@ -149,7 +150,7 @@ def describe_image(found: DatasetImage, root: Path, reading: Reading) -> tuple[M
     return row, _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
 
 
-def _facts(rgb: decode.UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
+def _facts(rgb: UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
     seen = statistics(rgb)
     return Facts(
         brightness=round(seen.brightness, DIGITS),

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float32, Float64, Int64, UInt8, UInt16
 from admodels.foundation.progress import progress
 from admodels.images.describe import THUMBNAIL_PX
 
@@ -27,8 +28,8 @@ ODDEST_CELLS = 5
 LEAST_SPREAD = 0.05  # of a cell, in deviations of its image
 CHANCE = 1e-3  # a p-value below which a shift is taken for real
 SESSION_STATISTICS = ("brightness", "contrast", "sharpness")
-Thumbnails = NDArray[np.uint16]  # (N, CELLS), grey levels times 256
-Hashes = NDArray[np.uint8]  # (N, HASH_BITS / 8)
+Thumbnails = UInt16  # (N, CELLS), grey levels times 256
+Hashes = UInt8  # (N, HASH_BITS / 8)
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Pair:
     across: bool
 
 
-def _relative(thumbnails: Thumbnails) -> NDArray[np.float32]:
+def _relative(thumbnails: Thumbnails) -> Float32:
     """(N, CELLS): each image around 0 with deviation 1, so that exposure does not count."""
     values = thumbnails.astype(np.float32) / 256
     values -= values.mean(axis=1, keepdims=True)
     return np.asarray(values / np.maximum(values.std(axis=1, keepdims=True), 1.0))
 
 
-def _usual(thumbnails: Thumbnails) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _usual(thumbnails: Thumbnails) -> tuple[Float32, Float32]:
     """The median of each cell, and how far images usually are from it."""
     values = _relative(thumbnails[:: math.ceil(len(thumbnails) / REFERENCE_IMAGES)])
     middle = np.median(values, axis=0)
@@ -62,7 +63,7 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
     return np.concatenate([np.packbits(_relative(c) > middle, axis=1) for c in chunks])
 
 
-def oddity(thumbnails: Thumbnails) -> NDArray[np.float64]:
+def oddity(thumbnails: Thumbnails) -> Float64:
     """(N,): how far the oddest cells of an image are from usual; 1 is the median of all images."""
     middle, spread = _usual(thumbnails)
     found = np.empty(len(thumbnails))
@@ -73,7 +74,7 @@ def oddity(thumbnails: Thumbnails) -> NDArray[np.float64]:
     return found / max(float(np.median(found)), 1e-9)
 
 
-def nearest(queries: Hashes, base: Hashes, own: NDArray[np.int64]) -> NDArray[np.int32]:
+def nearest(queries: Hashes, base: Hashes, own: Int64) -> NDArray[np.int32]:
     """(N, 2): the row of `base` nearest to each query, and the bits between; -1 if there is none.
 
     `own[i]` is the row of `base` that is query i itself, or -1.

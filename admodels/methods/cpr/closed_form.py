@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from admodels.foundation.arrays import Float32
 from admodels.foundation.errors import DataError
 from admodels.methods.cpr import foreground, retrieval
 from admodels.methods.cpr.params import Params
@@ -32,21 +32,21 @@ class Part:
     maps: Tensor
 
 
-def sampled(frozen: FrozenTaps, normal: Tensor, seed: int) -> NDArray[np.float32]:
+def sampled(frozen: FrozenTaps, normal: Tensor, seed: int) -> Float32:
     """Up to 50,000 different cells of all images, (n, C)."""
     _, taps = next(frozen.over(normal))
     cells = len(normal) * taps[0][0, 0].numel()
     return frozen.cells(normal, np.random.default_rng(seed).permutation(cells)[:SAMPLED_CELLS])
 
 
-def _centres(cells: NDArray[np.float32], count: int, seed: int) -> Tensor:
+def _centres(cells: Float32, count: int, seed: int) -> Tensor:
     """k-means, (count, C) float32; one thread, because sums in any order differ in their bits."""
     with threadpool_limits(1):
         found = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(cells)
     return torch.from_numpy(found.cluster_centers_).to(torch.float32)
 
 
-def codebook(sample: NDArray[np.float32], words: int, seed: int) -> Tensor:
+def codebook(sample: Float32, words: int, seed: int) -> Tensor:
     """The visual words (V, C) of sampled cells.
 
     Raises:
@@ -84,7 +84,7 @@ def ranking(bank: Tensor, params: Params) -> Tensor:
     return torch.stack(found)
 
 
-def part(frozen: FrozenTaps, normal: Tensor, sample: NDArray[np.float32], seed: int) -> Part | None:
+def part(frozen: FrozenTaps, normal: Tensor, sample: Float32, seed: int) -> Part | None:
     """Where the part is; None, and a warning, where the images do not tell."""
     centres = _centres(sample, 2, seed)
     labels = torch.cat(

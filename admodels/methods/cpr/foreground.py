@@ -7,11 +7,12 @@ matters: its offset and scale fall out of the trimmed range.
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
+
+from admodels.foundation.arrays import Float32, Indices, UInt8
 
 SAMPLES_PER_CLASS = 15_000
 TRIMMED_SHARE = 0.01
@@ -28,7 +29,7 @@ def central_window(side: int) -> slice:
     return slice(int(side / 2 - side / 5), int(side / 2 + side / 5))
 
 
-def sure_cells(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def sure_cells(labels: UInt8) -> tuple[Indices, Indices]:
     """Flat indices of the (N, h, w) cells that are surely background, and surely foreground.
 
     `labels` are 0 and 1; the label most frequent in the border ring is the background.
@@ -44,7 +45,7 @@ def sure_cells(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.
     return np.flatnonzero(is_background & ring), np.flatnonzero(~is_background & centre)
 
 
-def direction(background: NDArray[np.float32], foreground: NDArray[np.float32]) -> Tensor:
+def direction(background: Float32, foreground: Float32) -> Tensor:
     """Fisher's discriminant between (n, C) and (m, C) cells: (C,) float32, foreground positive."""
     cells = np.concatenate([background, foreground]).astype(np.float64)
     is_foreground = np.arange(len(cells)) >= len(background)

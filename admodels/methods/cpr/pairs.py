@@ -14,18 +14,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from admodels.foundation.arrays import Bool, Float32, Indices, UInt8
 from admodels.methods.cpr.foreground import IS_PART
 from admodels.methods.cpr.params import Params
 from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleave, self_mixed
-from admodels.synthesis.augmenters import UInt8, augment
+from admodels.synthesis.augmenters import augment
 
 TRIES = 100  # for a mask that meets the part; then the sample stays normal
-Bool = NDArray[np.bool_]
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -166,8 +164,8 @@ def drawn_points(
 
 
 def _weighted(
-    items: NDArray[np.intp], weights: Float32 | None, count: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
+    items: Indices, weights: Float32 | None, count: int, rng: np.random.Generator
+) -> Indices:
     """`count` different items, drawn one after the other in proportion to their weights."""
     if weights is None:
         return rng.choice(items, min(count, len(items)), replace=False)
@@ -178,11 +176,11 @@ def _weighted(
     return items[first[np.argsort(arrival[first])]]
 
 
-def _xy(flat: NDArray[np.intp], width: int) -> NDArray[np.intp]:
+def _xy(flat: Indices, width: int) -> Indices:
     return np.stack([flat % width, flat // width], axis=1)
 
 
-def _padded(points: NDArray[np.intp], count: int) -> tuple[Tensor, Tensor]:
+def _padded(points: Indices, count: int) -> tuple[Tensor, Tensor]:
     """(1, count, 2) with (0, 0) for what is missing, and (1, count) weights that say so."""
     padded = np.zeros((1, count, 2), dtype=np.float32)
     padded[0, : len(points)] = points

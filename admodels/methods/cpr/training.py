@@ -10,11 +10,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from admodels.foundation.arrays import Float32
 from admodels.foundation.params import Kind
 from admodels.methods import Log, TrainingData
 from admodels.methods.cpr import foreground as part_maps
 from admodels.methods.cpr.pairs import (
-    Float32,
     Points,
     Sample,
     contrastive_loss,

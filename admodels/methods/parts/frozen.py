@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from admodels.foundation.arrays import Float32, Indices
 from admodels.methods.parts.backbones import Backbone, Taps
 
 MIB = 1 << 20
@@ -78,7 +78,7 @@ class FrozenTaps:
             part = images[start : start + self._chunk]
             yield start, self.of(part, range(start, start + len(part)))
 
-    def cells(self, images: Tensor, wanted: NDArray[np.intp]) -> NDArray[np.float32]:
+    def cells(self, images: Tensor, wanted: Indices) -> Float32:
         """Cells of the first tap, (n, C), by their flat index in (N, h, w), in that order."""
         order = np.argsort(wanted, kind="stable")
         ascending, found = wanted[order], []

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float64, Records
 from admodels.foundation.files import durable_file, write_json
 from admodels.images.describe import read_records
 from admodels.nights.drift.hints import hint
@@ -67,8 +67,8 @@ def worst(told: list[dict[str, Any]]) -> dict[str, Any] | None:
 class _Reference:
     """Appearances (N,), if there are any, scores (M,), whose they are, and what identifies them."""
 
-    records: NDArray[np.void] | None
-    scores: NDArray[np.float64]
+    records: Records | None
+    scores: Float64
     says: str
     identity: str
 

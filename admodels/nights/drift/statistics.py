@@ -17,12 +17,11 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from scipy import special, stats
 
+from admodels.foundation.arrays import Float64, Int64, Records
 from admodels.images.describe import CELLS, PROFILE_BINS
 
-Values = NDArray[np.float64]
 PastNights = Sequence[tuple[float, float]]  # the median and the effect of each, in order
 Alarm = Literal["", "calibration", "past nights"]
 
@@ -86,7 +85,7 @@ class Finding:
     share: float | None = None
 
 
-def values(records: NDArray[np.void], reference: NDArray[np.void]) -> dict[str, Values]:
+def values(records: Records, reference: Records) -> dict[str, Float64]:
     """(N, K) values of every statistic of (N,) appearances, such that differences have a meaning.
 
     K is 1, but for `spot` the number of cells: how a cell's detail compares with its neighbours'.
@@ -104,7 +103,7 @@ def values(records: NDArray[np.void], reference: NDArray[np.void]) -> dict[str, 
     return found
 
 
-def shifts(profiles: Values, reference: Values) -> Values:
+def shifts(profiles: Float64, reference: Float64) -> Float64:
     """How many bins each of (N, B) profiles lies further on than (B,), to a fraction of one.
 
     The inner part of the reference slides along the profile; the best normalised correlation
@@ -118,15 +117,15 @@ def shifts(profiles: Values, reference: Values) -> Values:
     middle = np.clip(at, 1, 2 * REACH - 1)
     left, here, right = (match[np.arange(len(at)), middle + step] for step in (-1, 0, 1))
     bend = np.minimum(left - 2 * here + right, -1e-12)
-    found: Values = at - REACH + np.where(middle == at, (left - right) / (2 * bend), 0.0)
+    found: Float64 = at - REACH + np.where(middle == at, (left - right) / (2 * bend), 0.0)
     return found
 
 
 def judge(
-    night: Mapping[str, Values],
-    reference: Mapping[str, Values],
+    night: Mapping[str, Float64],
+    reference: Mapping[str, Float64],
     past: Mapping[str, PastNights],
-    mtimes: NDArray[np.int64],
+    mtimes: Int64,
 ) -> dict[str, Finding]:
     """Each statistic of a night whose (N,) images were written at `mtimes` (ns) against both.
 
@@ -152,10 +151,10 @@ def can_tell(night: int, reference: int, columns: int) -> bool:
 
 def _of_night(
     name: str,
-    night: Values,
-    reference: Values,
+    night: Float64,
+    reference: Float64,
     past: PastNights,
-    mtimes: NDArray[np.int64],
+    mtimes: Int64,
 ) -> Finding:
     """Of (n, K) values in the order of time: the part that alone raises an alarm, or the whole."""
     whole, column = _finding(name, night, reference, past)
@@ -171,7 +170,9 @@ def _of_night(
     return replace(after, since=time) if after.alarm else replace(before, until=time)
 
 
-def _finding(name: str, night: Values, reference: Values, past: PastNights) -> tuple[Finding, int]:
+def _finding(
+    name: str, night: Float64, reference: Float64, past: PastNights
+) -> tuple[Finding, int]:
     """Of (n, K) values, and the column with the largest change that is one."""
     ours, theirs = np.median(reference, axis=0), np.median(night, axis=0)
     low, high = np.percentile(reference, [25, 75], axis=0)
@@ -226,7 +227,7 @@ def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
     return replace(found, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
 
 
-def rank_test(night: Values, reference: Values) -> tuple[Values, Values]:
+def rank_test(night: Float64, reference: Float64) -> tuple[Float64, Float64]:
     """(K,) two-sided p-values of (n, K) against (m, K), and effects.
 
     Mann and Whitney 1947, in the normal approximation with ties; Bonferroni over the columns. An
@@ -239,7 +240,7 @@ def rank_test(night: Values, reference: Values) -> tuple[Values, Values]:
     return p_values, math.sqrt(2) * special.ndtri(share_larger)
 
 
-def change_point(values: Values) -> int:
+def change_point(values: Float64) -> int:
     """The index at which (n,) values become others, or 0 where p > LEVEL: Pettitt 1979."""
     n = len(values)
     sums = np.abs(2 * np.cumsum(stats.rankdata(values)) - np.arange(1, n + 1) * (n + 1))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.nights.drift import history
 from admodels.nights.history import NightSummary
@@ -186,7 +186,7 @@ def _parts(
     return parts
 
 
-def _excess(scores: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+def _excess(scores: Float64, normal: Float64) -> Float64:
     if not len(scores):
         return scores
     middle, highest = np.median(normal), normal.max()
