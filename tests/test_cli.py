@@ -163,7 +163,7 @@ def test_a_preset_is_written(command: Command) -> None:
     ("words", "code", "told"),
     [
         ("preset fast", 2, "no preset named `fast`"),
-        ("task refresh bottle", 2, "params key `tasks.bottle` is missing"),
+        ("task refresh bottle", 2, "key `tasks.bottle` is missing"),
         ("line add a-b --folder . --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
         ("line add a --folder gone --task sample_brick --method draem --alpha 0.1", 2, "missing"),
         ("line add a --folder . --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
@@ -184,6 +184,15 @@ def test_an_error_is_told_without_a_traceback_and_ends_with_its_code(
     assert told in stderr
     assert "Traceback" not in stderr
     assert Path("params.yaml").read_bytes() == before
+
+
+def test_a_lines_file_of_any_content_ends_with_2_and_its_own_name(command: Command) -> None:
+    Path("plant.yaml").write_text("lines: &a [*a]", encoding="utf-8")
+    code, _, stderr = command("nightly", "--lines", "plant.yaml")
+    assert code == 2
+    assert "plant.yaml cannot be read: line 1: alias `*a` stands for nothing" in stderr
+    assert "Traceback" not in stderr
+    assert "params.yaml" not in stderr
 
 
 def test_scoring_away_from_the_repository_asks_for_the_budget(command: Command) -> None:

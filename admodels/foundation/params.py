@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from admodels.foundation import plain_yaml
 from admodels.foundation.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -15,6 +14,7 @@ Kind = Literal["object", "texture"]
 Resize = Literal["bilinear", "area"]
 
 PARAMS_FILE = Path("params.yaml")
+FAULTS_SHOWN = 20
 
 
 class Strict(BaseModel):
@@ -45,29 +45,36 @@ def load(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """The whole file as plain values, read as YAML 1.2 (what DVC reads).
 
     Raises:
-        ConfigurationError: the file is missing or not a YAML mapping.
+        ConfigurationError: the file is missing, is not a YAML mapping, or holds what no parameter
+            can be: a stage would fail on it hours later, or read another value than DVC.
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError) as error:
+        content = plain_yaml.read(path)
+    except (OSError, plain_yaml.UnfitYAML) as error:
+        missing = isinstance(error, OSError)
         raise ConfigurationError(
-            f"params cannot be read: {error}",
+            f"{path.name} cannot be read: {error}",
             where=path,
-            expected="a YAML 1.2 mapping",
-            next_step="run in the repository root, or `git checkout params.yaml`",
+            expected="a YAML 1.2 mapping of plain values, as UTF-8",
+            next_step=f"run in the folder that holds {path}" if missing else _correction(path),
         ) from error
     if not isinstance(content, dict):
         raise ConfigurationError(
-            "params are not a mapping",
+            f"{path.name} is not a mapping",
             where=path,
-            expected="top-level keys such as `run:`",
+            expected="top-level keys such as `run:` or `lines:`",
             next_step="compare with presets/quick.yaml",
         )
     return content
 
 
-def parse(value: object, model: type[T], where: str) -> T:
-    """`value` (plain YAML) as `model`, strictly: JSON rules, so lists are sequences and no more.
+def _correction(path: Path) -> str:
+    then = "`admodels check`" if path.name == PARAMS_FILE.name else "run this again"
+    return f"correct {path}, then {then}"
+
+
+def parse(value: object, model: type[T], key: str, path: Path = PARAMS_FILE) -> T:
+    """`value`, the content of `key` in `path`, as `model`: JSON rules, so lists are sequences.
 
     Raises:
         ConfigurationError: names every offending key path.
@@ -75,33 +82,35 @@ def parse(value: object, model: type[T], where: str) -> T:
     try:
         return TypeAdapter(model).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
+        faults = [_fault(key, fault) for fault in error.errors()]
+        more = len(faults) - FAULTS_SHOWN
         raise ConfigurationError(
-            "; ".join(_complaint(where, e) for e in error.errors()),
-            where=where,
+            "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {more} more" if more > 0 else ""),
+            where=path,
             expected="only the documented keys, with their types and bounds",
-            next_step="mend params.yaml, then `admodels check`",
+            next_step=_correction(path),
         ) from None
 
 
-def _complaint(where: str, error: Any) -> str:
-    path = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
+def _fault(key: str, error: Any) -> str:
+    path = ".".join(str(name) for name in (key, *error["loc"]) if name != "")
     return f"{path}: {error['msg']}"
 
 
 def read(key: str, model: type[T], path: Path = PARAMS_FILE) -> T:
-    """The block at a dotted `key` of params.yaml as `model`.
+    """The block at a dotted `key` of `path` as `model`.
 
     Raises:
         ConfigurationError: the key is missing, or its content does not fit `model`.
     """
     value: Any = load(path)
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
+    for name in key.split("."):
+        if not isinstance(value, dict) or name not in value:
             raise ConfigurationError(
-                f"params key `{key}` is missing (no `{part}`)",
+                f"key `{key}` is missing (no `{name}`)",
                 where=path,
                 expected=f"a block `{key}`",
-                next_step="add it (see presets/), then `admodels check`",
+                next_step=f"add it to {path} (see presets/)",
             )
-        value = value[part]
-    return parse(value, model, key)
+        value = value[name]
+    return parse(value, model, key, path)

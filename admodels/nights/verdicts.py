@@ -62,7 +62,7 @@ def read_calibration(path: Path) -> Calibration | None:
     """
     if not path.is_file():
         return None
-    return parse(json.loads(path.read_text(encoding="utf-8")), Calibration, str(path))
+    return parse(json.loads(path.read_text(encoding="utf-8")), Calibration, "", path)
 
 
 def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:

@@ -6,7 +6,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.params import PARAMS_FILE, Strict, load, parse
+from admodels.foundation.files import names_text
+from admodels.foundation.params import PARAMS_FILE, Strict, read
 
 # of MLflow's model registry: by alias or by version
 ADDRESS = r"^models:/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)$"
@@ -55,7 +56,7 @@ def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
     Raises:
         ConfigurationError: the file or the block cannot be used.
     """
-    return parse(load(path).get("lines"), dict[str, Line], f"lines of {path}")
+    return read("lines", dict[str, Line], path)
 
 
 def find_line(name: str, path: Path = PARAMS_FILE) -> Line:
@@ -64,12 +65,12 @@ def find_line(name: str, path: Path = PARAMS_FILE) -> Line:
     Raises:
         ConfigurationError: there is no line of this name.
     """
-    found = lines(path)
-    if name not in found:
+    known = lines(path)
+    if name not in known:
         raise ConfigurationError(
             f"no line named `{name}`",
-            where=f"lines of {path}",
-            expected=f"one of {', '.join(found)}",
-            next_step="mend the name, or `admodels line add`",
+            where=f"{path}: lines",
+            expected=f"one of {names_text(known)}",
+            next_step="correct the name, or `admodels line add`",
         )
-    return found[name]
+    return known[name]

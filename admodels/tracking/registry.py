@@ -190,7 +190,7 @@ def resolve(address: str, repo: Path, cache: Path) -> Resolved:
         StorageError: the local database cannot be used.
     """
     path, note = cache / "known.json", ""
-    known = parse(_json(path), dict[str, Copy], str(path))
+    known = parse(_json(path), dict[str, Copy], "", path)
     try:
         with sync.reached(repo, must_exist=True) as client:
             known[address] = _copied(client, address, cache)
