@@ -391,7 +391,7 @@ def test_a_night_that_died_at_its_page_is_told_by_the_next(plant: Path, monkeypa
         raise SystemExit(137)
 
     with monkeypatch.context() as patched:
-        patched.setattr(nights.page, "write", killed)
+        patched.setattr(nights.render, "write", killed)
         with pytest.raises(SystemExit):
             run({"press": line("press")})
     report = run({"press": line("press")})["lines"]["press"]

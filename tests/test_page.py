@@ -20,6 +20,7 @@ from admodels.nights import feedback, history
 from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
 from admodels.nights.run import Options, nightly
+from admodels.pages.words import visible
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Line
 from tests import cards, tiny
@@ -174,7 +175,7 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
 
 def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
     with open_ledger(ledger) as held:
-        nights = content.told_of(ledger)
+        nights = content.read_runs(ledger)
         press, weld = content.line_nights(held, nights)
     assert press.before["run"] == "000001"
     assert press.changes == ["Another budget: it was 0.95, it is 0.91."]
@@ -188,7 +189,7 @@ def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypa
     monkeypatch.setattr(content, "UNJUDGED", 2)
     monkeypatch.setattr(content, "PARTS_LEAST", 1)
     with open_ledger(ledger) as held:
-        lines = content.line_nights(held, content.told_of(ledger))
+        lines = content.line_nights(held, content.read_runs(ledger))
     chosen = content.worst_first(lines)
     assert sorted(at for at, _ in chosen) == [0, 0, 0, 1, 1]
     excesses = [part["excess"] for _, part in chosen]
@@ -218,7 +219,7 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
 def test_names_are_text_and_nothing_is_fetched(tab: Tab) -> None:
     sync_api.expect(tab.page.locator("#cards li")).to_have_count(tab.count())
     names = set(tab.page.locator("#cards .file").all_inner_texts())
-    assert {render.visible(f"{name}.png") for name in HOSTILE} <= names
+    assert {visible(f"{name}.png") for name in HOSTILE} <= names
     assert "\\u202egnp.exe.png" in names
     assert "new\\nline.png" in names
     assert "<b>empty<b>.png" in tab.page.inner_text("#unread")

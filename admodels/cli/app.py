@@ -181,7 +181,7 @@ def report() -> None:
     """Render the report of the last `dvc repro` and print its table."""
     from admodels.report import page as reporting
 
-    page = reporting.render(Path())
+    page = reporting.write_report(Path())
     typer.echo(reporting.summary_table(Path()))
     typer.echo(f"report: {page}")
 

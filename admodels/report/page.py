@@ -7,21 +7,17 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import StringIO
-from math import ceil, floor, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
 from admodels.evaluation.table import METRICS, figure_text
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import licence_text
 from admodels.foundation.params import Run, load, parse
-from admodels.pages.environment import template
-
-if TYPE_CHECKING:
-    pass
+from admodels.pages.charts import Chart, Points, line_chart
+from admodels.pages.render import render_page
 
 COSTS = {
     ("train", "seconds"): ("training", "s"),
@@ -35,21 +31,7 @@ CURVES = {  # file: title, x column and label, y column and label
 }
 LOSSES = {"loss": "training loss", "validation_loss": "loss on held-out synthetic anomalies"}
 NOT_RUN = "not run yet"
-CURVE_POINTS = 300  # more than a chart has pixels to show
-LEFT, TOP, WIDTH, HEIGHT = 46.0, 10.0, 264.0, 180.0  # of a chart's plot area, in SVG units
-Points = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """What the template draws: ticks are (position, label), series (label, SVG points or "")."""
-
-    title: str
-    x_label: str
-    y_label: str
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    series: list[tuple[str, str]]
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 class _Results:
@@ -75,15 +57,15 @@ class _Results:
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     def cell(self, method: str, task: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
-        return found
+        metrics: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
+        return metrics
 
     def points(self, plot: str, method: str, task: str, x: str, y: str) -> Points:
         rows = (r for r in self.plots[plot] if (r["method"], r["task"]) == (method, task))
         return [(float(row[x]), float(row[y])) for row in rows if row.get(x) and row.get(y)]
 
 
-def render(repo: Path) -> Path:
+def write_report(repo: Path) -> Path:
     """Write reports/html/ and reports/summary.md; the path of the page.
 
     Raises:
@@ -93,7 +75,8 @@ def render(repo: Path) -> Path:
     final = repo / "reports/html"
     with whole_folder(final) as fresh:
         (fresh / "images").mkdir()
-        page = template("report.html").render(_content(results, fresh / "images"))
+        content = _content(results, fresh / "images")
+        page = render_page("report.html", TEMPLATES, **content)
         write_text(fresh / "index.html", page)
     _write_summary(results)
     return final / "index.html"
@@ -105,8 +88,8 @@ def summary_table(repo: Path) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            text.ljust(width) if at < 2 else text.rjust(width)
-            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )
@@ -123,11 +106,11 @@ def _headline(results: _Results) -> Iterator[list[str]]:
 
 
 def _figures(results: _Results, method: str, task: str) -> list[str]:
-    found = results.cell(method, task)
+    metrics = results.cell(method, task)
     cost = results.cost.get(method, {}).get(task, {})
-    if not found:
+    if not metrics:
         return [NOT_RUN] + [""] * (len(METRICS) + len(COSTS) - 1)
-    numbers = [found.get(metric.key) for metric in METRICS]
+    numbers = [metrics.get(metric.key) for metric in METRICS]
     costs = [cost.get(stage, {}).get(name) for stage, name in COSTS]
     return [figure_text(n) for n in numbers] + ["" if c is None else f"{c:,.0f}" for c in costs]
 
@@ -149,18 +132,18 @@ def _write_summary(results: _Results) -> None:
 def _promise(results: _Results, task: str) -> str:
     """What the calibration images of a task, the same for every method, can and cannot hold."""
     cells = [results.cell(method, task) for method in results.run.methods]
-    found = next((cell for cell in cells if cell), None)
-    if found is None:
+    cell = next((cell for cell in cells if cell), None)
+    if cell is None:
         return NOT_RUN
-    images, alpha = found["calibration_images"], results.params["evaluate"]["alpha"]
-    can = (
+    images, alpha = cell["calibration_images"], results.params["evaluate"]["alpha"]
+    smallest = (
         f"{images} calibration images: the smallest false-alarm level is "
         f"1/{images + 1} = {1 / (images + 1):.3f}"
     )
-    if not found["images_missing"]:
-        return f"{can}; the thresholds are set for {alpha:g}."
+    if not cell["images_missing"]:
+        return f"{smallest}; the thresholds are set for {alpha:g}."
     return (
-        f"{can}, so {alpha:g} cannot be promised: {found['images_missing']} more normal images "
+        f"{smallest}, so {alpha:g} cannot be promised: {cell['images_missing']} more normal images "
         "are needed. Without a threshold there is no false-alarm rate and no recall."
     )
 
@@ -173,7 +156,7 @@ def _licence(results: _Results, task: str) -> str:
 
 
 def _content(results: _Results, images: Path) -> dict[str, Any]:
-    """The variables of the template; brings the pictures into `images`."""
+    """The variables of the template; copies the pictures to `images`."""
     top, bottom, *rows = _headline(results)
     lines = results.params.get("lines") or {}
     return {
@@ -191,7 +174,8 @@ def _content(results: _Results, images: Path) -> dict[str, Any]:
 def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     methods = results.run.methods
     recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
-    types = sorted({name for found in recalls.values() for name in found})
+    types = sorted({name for shares in recalls.values() for name in shares})
+    cells = results.repo / "data/evaluation"
     sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
     pairs = results.repo / f"data/validation/{task}/near_duplicates.png"
     return {
@@ -204,11 +188,10 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "power": {m: _power(results, m, task) for m in methods},
         "losses": [_losses(results, m, task) for m in methods],
         "overlays": {
-            m: _brought(results.repo / f"data/evaluation/{m}/{task}/overlays.png", images, m, task)
-            for m in methods
+            m: _copy_picture(cells / m / task / "overlays.png", images, m, task) for m in methods
         },
-        "sheet": _brought(sheet, images, "synthetic", task),
-        "pairs": _brought(pairs, images, "pairs", task),
+        "sheet": _copy_picture(sheet, images, "synthetic", task),
+        "pairs": _copy_picture(pairs, images, "pairs", task),
         "validation": results.json(f"data/validation/{task}/report.json"),
         "docs": f"../../data/validation/{task}/docs/index.html",
         "methods": methods,
@@ -223,23 +206,23 @@ def _power(results: _Results, method: str, task: str) -> dict[str, Any]:
         share = float(row["caught_share"]) if row["caught_share"] else None
         rows.setdefault(row["contrast"], {})[row["diameter_px"]] = share
     clean = next(iter(rows.pop("0.0", {}).values()), None)
-    found = {
+    smallest = {
         contrast: smallest_caught([(float(px), share) for px, share in shares.items()])
         for contrast, shares in rows.items()
     }
-    told = "; ".join(
+    sizes = "; ".join(
         f"{float(contrast):g} grey levels: "
         + ("none of these sizes" if px is None else f"{px:.3g} px across")
-        for contrast, px in found.items()
+        for contrast, px in smallest.items()
     )
-    told = (
+    sentence = (
         "Without a threshold no defect is caught or missed."
         if clean is None
-        else f"The smallest defect caught {RELIABLE:.0%} of the time, by contrast: {told}. "
+        else f"The smallest defect caught {RELIABLE:.0%} of the time, by contrast: {sizes}. "
         f"With no defect at all {figure_text(clean)} of these images are flagged."
     )
     return {
-        "told": told,
+        "sentence": sentence,
         "diameters": [f"{float(px):.3g}" for px in next(iter(rows.values()), {})],
         "rows": {
             f"{float(c):g}": [figure_text(s) for s in shares.values()] for c, shares in rows.items()
@@ -247,7 +230,7 @@ def _power(results: _Results, method: str, task: str) -> dict[str, Any]:
     }
 
 
-def _brought(source: Path, images: Path, *names: str) -> str:
+def _copy_picture(source: Path, images: Path, *names: str) -> str:
     """Copy a picture beside the page; its address there, empty where there is none."""
     if not source.is_file():
         return ""
@@ -259,7 +242,7 @@ def _brought(source: Path, images: Path, *names: str) -> str:
 def _curve(results: _Results, plot: str, task: str) -> Chart:
     title, x, x_label, y, y_label = CURVES[plot]
     series = {m: results.points(plot, m, task, x, y) for m in results.run.methods}
-    return _chart(title, x_label, y_label, series, y_max=1.0)
+    return line_chart(title, x_label, y_label, series, y_max=1.0)
 
 
 def _losses(results: _Results, method: str, task: str) -> Chart:
@@ -267,43 +250,4 @@ def _losses(results: _Results, method: str, task: str) -> Chart:
         label: results.points("training", method, task, "step", name)
         for name, label in LOSSES.items()
     }
-    return _chart(f"Training of {method}", "step", "loss", series)
-
-
-def _chart(
-    title: str, x_label: str, y_label: str, series: dict[str, Points], y_max: float | None = None
-) -> Chart:
-    """Place the points of each series in the plot area; both axes start at 0."""
-    everything = [point for points in series.values() for point in points]
-    right = max((x for x, _ in everything), default=1.0) or 1.0
-    top = y_max or max((y for _, y in everything), default=1.0) or 1.0
-
-    def across(x: float) -> float:
-        return round(LEFT + WIDTH * x / right, 1)
-
-    def down(y: float) -> float:
-        return round(TOP + HEIGHT * (1 - y / top), 1)
-
-    return Chart(
-        title,
-        x_label,
-        y_label,
-        [(across(x), f"{x:g}") for x in _ticks(right)],
-        [(down(y), f"{y:g}") for y in _ticks(top)],
-        [
-            (label, " ".join(f"{across(x)},{down(y)}" for x, y in _thinned(points)))
-            for label, points in series.items()
-        ],
-    )
-
-
-def _thinned(points: Points) -> Points:
-    kept = points[:: max(1, ceil(len(points) / CURVE_POINTS))]
-    return kept if kept[-1:] == points[-1:] else [*kept, points[-1]]
-
-
-def _ticks(top: float) -> list[float]:
-    """Three to six round numbers from 0 to at most `top`."""
-    unit: float = 10 ** floor(log10(top / 5))
-    step = next(unit * f for f in (1, 2, 2.5, 5, 10) if top / (unit * f) < 5 + 1e-9)
-    return [round(step * at, 12) for at in range(floor(top / step + 1e-9) + 1)]
+    return line_chart(f"Training of {method}", "step", "loss", series)

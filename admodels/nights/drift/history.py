@@ -55,10 +55,10 @@ def watch(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> 
             with durable_file(kept) as partial:
                 write_json(partial, told)
         found += [told] if home.name in tonight else []
-    return worst(found) or {}
+    return worst_run(found) or {}
 
 
-def worst(told: list[dict[str, Any]]) -> dict[str, Any] | None:
+def worst_run(told: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of what was found of several runs: the last with an alarm, else the last."""
     return max(told, key=lambda one: (not one["trusted"], one["run"]), default=None)
 

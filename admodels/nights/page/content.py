@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.nights.drift import history
+from admodels.nights.drift.history import worst_run
 from admodels.nights.history import NightSummary
 from admodels.nights.pictures import ALWAYS
 from admodels.nights.verdicts import (
@@ -33,7 +33,7 @@ from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, summaries
 
 LOG = logging.getLogger(__name__)
-Told = dict[str, Any]  # what runs/RUN.json says of a run, or of a line in it
+Json = dict[str, Any]  # of runs/RUN.json: of a run, or of a line in it
 NIGHTS_MAX = 400  # of the index
 PARTS_MAX = 10_000  # on a page, the same number of each line
 PARTS_LEAST = 5  # of each line, however many lines there are
@@ -50,24 +50,25 @@ SCHEMA = pa.schema([*COLUMNS, *JUDGED])
 
 @dataclass(frozen=True)
 class LineNight:
-    """A line in one night: `told` and `before` are its reports, `parts` the worst first.
+    """A line in one night; `parts` are what its page shows of it, the worst first.
 
+    `report` and `before` are what runs/RUN.json holds of it, in this night and the one before.
     `drift` is the content of drift/LINE/RUN.json, None where nothing was compared.
     """
 
     name: str
-    told: Told
-    before: Told | None
-    drift: Told | None
+    report: Json
+    before: Json | None
+    drift: Json | None
     flagged: int | None
     parts: list[dict[str, Any]]
     unreadable: list[dict[str, Any]]
     unreadable_count: int
     changes: list[str]
-    past: list[Told]
+    past: list[Json]
 
 
-def told_of(ledger: Path, run: str | None = None) -> list[Told]:
+def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
     """The runs that came to their end, newest first, from `run` on if it is named.
 
     Those with a damaged summary are left out, with a warning.
@@ -91,7 +92,7 @@ def told_of(ledger: Path, run: str | None = None) -> list[Told]:
             f"the summary of run {paths[0].stem} is damaged",
             where=paths[0],
             expected="JSON, as the night wrote it",
-            next_step="bring it back, or name another run",
+            next_step="restore it from the backup, or name another run",
         )
     for path in damaged:
         LOG.warning("run %s is left out, its summary is damaged: %s", path.stem, path)
@@ -108,49 +109,49 @@ def median_score(ledger: Ledger, line: str) -> float | None:
     return float(np.median(np.concatenate(groups))) if sum(map(len, groups)) else None
 
 
-def line_nights(ledger: Ledger, nights: list[Told]) -> list[LineNight]:
+def line_nights(ledger: Ledger, nights: list[Json]) -> list[LineNight]:
     """Every line of the first of `nights`, compared with those after it, which are older."""
     reports = nights[0]["lines"]
     most = max(PARTS_LEAST, PARTS_MAX // max(len(reports), 1))
-    found = []
+    lines = []
     for name in reports:
-        told, *past = (_of(night, name) for night in nights)
-        past = [one for one in past if one.get("images") and one["run"] not in told["runs"]]
-        found.append(_line_night(ledger, name, told, past[:TREND_NIGHTS], most))
-    return found
+        report, *past = (_report(night, name) for night in nights)
+        past = [then for then in past if then.get("images") and then["run"] not in report["runs"]]
+        lines.append(_line_night(ledger, name, report, past[:TREND_NIGHTS], most))
+    return lines
 
 
-def _of(night: Told, line: str) -> Told:
+def _report(night: Json, line: str) -> Json:
     """The report of a line, with the number of its run."""
     of_night = {"run": night["run"], "started": night["started"]}
     return {"runs": [night["run"]], **night["lines"].get(line, {}), **of_night}
 
 
-def _line_night(ledger: Ledger, name: str, told: Told, past: list[Told], most: int) -> LineNight:
-    rows = _rows(ledger, name, told["runs"], told)
+def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most: int) -> LineNight:
+    rows = _rows(ledger, name, report["runs"], report)
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    paths = [drift_folder(ledger, name) / f"{run}.json" for run in told["runs"]]
+    paths = [drift_folder(ledger, name) / f"{run}.json" for run in report["runs"]]
     drifts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
     return LineNight(
         name,
-        told,
+        report,
         before,
-        history.worst(drifts),
-        _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else told.get("flagged"),
-        _parts(ledger, name, told, rows, most),
+        worst_run(drifts),
+        _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else report.get("flagged"),
+        _worst(ledger, name, report, rows, most),
         unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),
         len(unreadable),
-        list(_changes(ledger, name, told, before, rows)),
+        list(_changes(ledger, name, report, before, rows)),
         past,
     )
 
 
-def _rows(ledger: Ledger, line: str, runs: list[str], told: Told) -> pa.Table:
+def _rows(ledger: Ledger, line: str, runs: list[str], report: Json) -> pa.Table:
     """The rows of a line in some runs with their verdicts, as the calibration stands now."""
     groups = [
         pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
-        for _, scores, verdicts in judge_group(ledger, line, told["alpha"], tuple(runs))
+        for _, scores, verdicts in judge_group(ledger, line, report["alpha"], tuple(runs))
     ]
     return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
 
@@ -159,8 +160,8 @@ def _flagged(rows: pa.Table) -> int:
     return int(pc.sum(rows["is_anomalous"]).as_py() or 0)
 
 
-def _parts(
-    ledger: Ledger, line: str, told: Told, rows: pa.Table, most: int
+def _worst(
+    ledger: Ledger, line: str, report: Json, rows: pa.Table, most: int
 ) -> list[dict[str, Any]]:
     """What is flagged, and a few more, the worst first; `excess` is comparable between lines.
 
@@ -173,16 +174,16 @@ def _parts(
     order = [("anomaly_score", "descending"), ("path", "ascending"), ("image_sha256", "ascending")]
     worst = rows.take(pc.select_k_unstable(rows, wanted, order))  # sorting all would copy all
     worst = worst.filter(pc.field("anomaly_score").is_valid())
-    key = (told.get("model_fingerprint") or "", told.get("contract_fingerprint") or "")
+    key = (report.get("model_fingerprint") or "", report.get("contract_fingerprint") or "")
     kept = read_calibration(calibration_path(ledger, line, *key))
     scores = kept.scores if kept and kept.scores else rows["anomaly_score"].drop_null().to_numpy()
     normal = np.array(scores)
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
     parts: list[dict[str, Any]] = worst.drop_columns(["status", "reason"]).to_pylist()
-    for part, beyond in zip(parts, excess.tolist(), strict=True):
-        picture = picture_path(line, part["image_sha256"], *key)
-        part["picture"] = picture if (ledger.folder / picture).is_file() else ""
-        part["excess"] = beyond
+    for row, beyond in zip(parts, excess.tolist(), strict=True):
+        picture = picture_path(line, row["image_sha256"], *key)
+        row["picture"] = picture if (ledger.folder / picture).is_file() else ""
+        row["excess"] = beyond
     return parts
 
 
@@ -194,17 +195,17 @@ def _excess(scores: Float64, normal: Float64) -> Float64:
 
 
 def _changes(
-    ledger: Ledger, line: str, told: Told, before: Told | None, rows: pa.Table
+    ledger: Ledger, line: str, report: Json, before: Json | None, rows: pa.Table
 ) -> Iterator[str]:
     """What is not the same as in the night before, in words; counts are shown elsewhere."""
     if before is None:
         yield "The first night of this line with images."
         return
-    old, new = identity(before), identity(told)
+    old, new = identity(before), identity(report)
     for what in new:
         if new[what] != old.get(what):
             yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
-    earlier = _rows(ledger, line, before["runs"], told)
+    earlier = _rows(ledger, line, before["runs"], report)
     now, then = _flagged(earlier), before.get("flagged")
     if then is not None and now != then:
         yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
@@ -218,19 +219,19 @@ def _changes(
         yield f"Of {len(both)} images in both nights, {more} more and {fewer} fewer are flagged."
 
 
-def identity(told: Told) -> dict[str, str]:
+def identity(report: Json) -> dict[str, str]:
     """What the verdicts of a line rest on, in words; less where its night ended early."""
-    calibration, digest = told.get("calibration"), told.get("calibration_sha256") or ""
-    found = {
-        "model": told.get("model_fingerprint"),
-        "preparation of images": told.get("contract_fingerprint"),
+    calibration, digest = report.get("calibration"), report.get("calibration_sha256") or ""
+    values = {
+        "model": report.get("model_fingerprint"),
+        "preparation of images": report.get("contract_fingerprint"),
         "calibration": calibration and f"{calibration}, sha256 {digest[:16]}",
-        "budget": told.get("alpha") and f"{told['alpha']:g}",
+        "budget": report.get("alpha") and f"{report['alpha']:g}",
     }
-    return {what: value for what, value in found.items() if value}
+    return {what: value for what, value in values.items() if value}
 
 
 def worst_first(lines: list[LineNight]) -> list[tuple[int, dict[str, Any]]]:
-    """(which line, part) of all lines."""
-    found = [(at, part) for at, line in enumerate(lines) for part in line.parts]
-    return sorted(found, key=lambda one: -one[1]["excess"])
+    """(index of the line, row) of the parts of all lines."""
+    parts = [(index, row) for index, line in enumerate(lines) for row in line.parts]
+    return sorted(parts, key=lambda indexed: -indexed[1]["excess"])
