@@ -168,7 +168,7 @@ def test_an_alarm_is_told_with_its_lines_and_the_next_step(tmp_path: Path, monke
     assert text.splitlines()[1:] == [
         "```",
         "night 000012, 2026-11-26 01:30 UTC, on press",
-        "exit code 5: an alarm",
+        "exit code 5: done, with an alarm",
         "next: look at the lines, cameras and inboxes that are named",
         "page: /plant/pages/000012.html",
         "page: no room",

@@ -160,6 +160,12 @@ def check() -> None:
     typer.echo("params.yaml is good")
 
 
+@app.command()
+def codes() -> None:
+    """Print what every exit code means, and what to do, as a table."""
+    typer.echo(errors.exit_codes_table())
+
+
 @track_app.command("sync")
 def track_sync() -> None:
     """Bring MLflow up to what `dvc exp show` says."""
@@ -189,7 +195,8 @@ def report() -> None:
 @app.command()
 def doctor(
     max_age: Annotated[
-        str | None, typer.Option(help="e.g. 8h: only ask if a night ended since; 5 if none did")
+        str | None,
+        typer.Option(help=f"e.g. 8h: ask only whether a night ended since; else {errors.ALARM}"),
     ] = None,
     ledger: Annotated[Path, nights.LEDGER] = Path("ledger"),
 ) -> None:
@@ -209,11 +216,10 @@ def doctor(
 
 def _dead_man(ledger: Path, max_age: str) -> NoReturn:
     from admodels.nights import history
-    from admodels.nights.limits import ALARM
 
     is_well, told = history.dead_man(ledger, history.age_of(max_age))
     typer.echo(told)
-    raise typer.Exit(0 if is_well else ALARM)
+    raise typer.Exit(0 if is_well else errors.ALARM)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.errors import ALARM, ConfigurationError
 from admodels.foundation.logs import log_as
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
 LOG = typer.Option(envvar="ADMODELS_LOG", help="how stderr speaks, e.g. to a log collector")
 ALIAS = typer.Option(help="of the registered model admodels-TASK")
-FAIL_IF = typer.Option(help="e.g. 'unreadable>2%' or 'flagged>20': the night then ends with 5")
+FAIL_IF = typer.Option(help=f"e.g. 'unreadable>2%' or 'flagged>20': it then ends with {ALARM}")
 ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
 ADDRESS = typer.Option(envvar="RAY_ADDRESS", help="of a cluster; default: one that starts here")
 WORKERS = typer.Option(min=1, help="default: as many as fit")
@@ -42,7 +42,7 @@ def score(
     """Score a folder of images with a bundle, without DVC; the last line is a summary as JSON."""
     from dataclasses import asdict
 
-    from admodels.nights.limits import ALARM, Limit, expected_images
+    from admodels.nights.limits import Limit, expected_images
     from admodels.scoring.discover import shown
     from admodels.scoring.engine import LineImages, Model
     from admodels.scoring.single import score_folder

@@ -19,14 +19,8 @@ from threading import Thread
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from admodels.nights.history import (
-    SIGNALLED,
-    LineSummary,
-    NightSummary,
-    killed_night,
-    last,
-    meaning,
-)
+from admodels.foundation.errors import SIGNALLED, meaning
+from admodels.nights.history import LineSummary, NightSummary, killed_night, last
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered

@@ -7,23 +7,10 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.errors import SIGNALLED, ConfigurationError
 from admodels.scoring.ledger import summaries
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-SIGNALLED = 128  # an exit code is this and the signal
-CODES = {  # meaning, next step; deploy/RUNBOOK.md says more
-    0: ("done", "nothing to do"),
-    1: ("a bug", "keep the log and tell the developers; the other lines are done"),
-    2: ("wrong usage or configuration", "mend what is named, then run it again"),
-    3: ("data refused", "look at the images that are named"),
-    4: ("a bundle is missing, incompatible or tampered with", "`dvc checkout` or `dvc pull` it"),
-    5: ("an alarm", "look at the lines, cameras and inboxes that are named"),
-    69: ("a source cannot be reached", "mount or restore it, then run it again"),
-    74: ("storage cannot be read or written", "make room or mend permissions, then run it again"),
-    75: ("another run is at work", "wait for its end, or end the process that is named"),
-}
-LOST = ("the night was killed, or never began", "look at its log, then run it again")
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
@@ -62,15 +49,6 @@ class NightSummary(BaseModel):
     def ended(self) -> datetime:
         """When it was told."""
         return self.started + timedelta(seconds=self.seconds)
-
-
-def meaning(code: int | None) -> tuple[str, str]:
-    """What an exit code means, and the next step; None is that of a night that told none."""
-    if code is None:
-        return LOST
-    if code > SIGNALLED:
-        return f"stopped by signal {code - SIGNALLED}", "run it again: it goes on where it stopped"
-    return CODES.get(code, CODES[1])
 
 
 def last(ledger: Path) -> NightSummary | None:

@@ -8,8 +8,6 @@ from typing import Any
 from admodels.foundation.errors import ConfigurationError
 from admodels.scoring.discover import NOT_IMAGES, Status
 
-ALARM = 5  # the exit code of a run that is done, with more than allowed
-
 
 def expected_images(statuses: Mapping[str, int]) -> tuple[int, int]:
     """Of counts by status: how many should be images, and how many of these have no score."""

@@ -17,24 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from admodels.bundles.bundle import PACKAGES
-from admodels.foundation.errors import AdmodelsError, StorageError
+from admodels.foundation.errors import (
+    ALARM,
+    BUG,
+    DONE,
+    SIGNALLED,
+    AdmodelsError,
+    StorageError,
+)
 from admodels.foundation.files import sha256_of
 from admodels.nights import pictures as overlays
 from admodels.nights import verdicts
 from admodels.nights.deploy import Pinned
 from admodels.nights.drift import history
-from admodels.nights.history import SIGNALLED
-from admodels.nights.limits import ALARM, Limit, expected_images
+from admodels.nights.limits import Limit, expected_images
 from admodels.nights.page import content, render
 from admodels.scoring.discover import files, shown
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
-from admodels.scoring.ledger import DONE, Ledger, open_ledger
+from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
-BUG = 1
 WATCHED_PARTS = 64  # of one line, before a watch makes them one
 WATCHED_SECONDS = 86_400.0  # after which a watch begins another night
 

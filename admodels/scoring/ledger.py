@@ -27,14 +27,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
+from admodels.foundation.errors import DONE, BusyError, ConfigurationError, StorageError
 from admodels.foundation.files import durable_file, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, part
 from admodels.scoring.tables import ScoreRow
 
-DONE = (0, 5)  # exit codes of a line that told of all its rows
 HELD = 256  # batches: each costs memory of its own, however small
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from admodels.foundation.errors import meaning
 from admodels.foundation.files import write_text
-from admodels.nights.history import meaning
 from admodels.nights.page.content import (
     Json,
     LineNight,
