@@ -31,7 +31,7 @@ class Shut(socket.socket):
     def __init__(self, *_, **__): raise SystemExit("a socket was opened")
 socket.socket = Shut
 from pathlib import Path
-from admodels.cli import main
+from admodels.cli.app import main
 try:
     main()
 finally:  # ru_maxrss counts the parent from before exec; VmHWM is of the process alone

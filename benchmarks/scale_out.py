@@ -30,9 +30,9 @@ ROOT = Path(__file__).parents[1]
 HUNG_SECONDS = 60  # a busy machine needs as much to start workers
 PROGRAM = """
 import sys
-from admodels.cli import main
-from admodels.scoring import ray_rows
-ray_rows.STALLED_SECONDS = int(sys.argv.pop())
+from admodels.cli.app import main
+from admodels.scoring import ray
+ray.STALLED_SECONDS = int(sys.argv.pop())
 main()
 """
 WORDS = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0", "--pictures", "0"]
