@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 Tiles = list[UInt8]
 
 
-def _prepared(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
+def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
     """What the detector gets of an image, and the status with which a folder would refuse it."""
     image = load.load_image(row, root, preparation.learnt.reading)
     fault = model.describe_image(image, preparation).fault
     return model.prepare_image(image.rgb, preparation), fault[0] if fault else ""
 
 
-def _scored(
+def _score_images(
     fitted: bundle.Bundle, rows: list[manifest.ManifestRow], mask_px: int
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
@@ -43,7 +43,7 @@ def _scored(
     Scores in the bundle's own chunks; of each is kept only what measuring and looking need.
     """
     chunk, root = fitted.params.score_chunk_images, Path("data/raw", fitted.task)
-    read = partial(_prepared, root=root, preparation=fitted.contract)
+    read = partial(_prepare, root=root, preparation=fitted.contract)
     refused: list[str] = []
     scores = np.empty(len(rows), np.float32)
     maps = np.empty((len(rows), mask_px, mask_px), np.float32)
@@ -101,14 +101,14 @@ def _power(
     return power.table(defects, np.array(scores), threshold)
 
 
-def _write(folder: Path, measured: Evaluation, found: "pd.DataFrame", sheet: UInt8) -> None:
+def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UInt8) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
         (partial / "curves").mkdir()
         for name, curve in measured.curves.items():
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
         measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
-        found.to_csv(partial / "power.csv", index=False, lineterminator="\n")
+        caught.to_csv(partial / "power.csv", index=False, lineterminator="\n")
         decode.write_png(partial / "overlays.png", sheet)
 
 
@@ -127,13 +127,13 @@ def main(method: str, task: str) -> None:
         )
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
     start = time.monotonic()
-    scored, tiles, rebuilt = _scored(fitted, rows, block.mask_px)
+    scored, tiles, rebuilt = _score_images(fitted, rows, block.mask_px)
     speed = len(rows) / (time.monotonic() - start)
     measured = measure.evaluate(scored, fitted.calibration_scores, block)
     sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
     normal = manifest.read(listed.with_name("validation.csv"))
-    found = _power(fitted, normal, block.power, measured.threshold)
-    _write(Path("data/evaluation", method, task), measured, found, sheet)
+    caught = _power(fitted, normal, block.power, measured.threshold)
+    _write(Path("data/evaluation", method, task), measured, caught, sheet)
     costs = Path("data/costs/evaluate", method, f"{task}.json")
     # git keeps costs per revision, and figures are numbers only: so this says whose they are.
     fingerprint = fitted.model_fingerprint

@@ -1,4 +1,4 @@
-"""Bring the pinned source of one task to data/raw/<task>/."""
+"""Fetch the pinned source of one task to data/raw/<task>/."""
 
 import sys
 from pathlib import Path

@@ -46,8 +46,8 @@ def _text(path: Path, stage: str) -> str:
 
 
 def _metrics(texts: Texts) -> dict[str, Any]:
-    found = {m: {task: json.loads(t) for task, t in cells.items()} for m, cells in texts.items()}
-    return {m: {**cells, "mean": _mean(list(cells.values()))} for m, cells in found.items()}
+    cells = {m: {task: json.loads(t) for task, t in of.items()} for m, of in texts.items()}
+    return {m: {**of, "mean": _mean(list(of.values()))} for m, of in cells.items()}
 
 
 def _mean(cells: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -70,7 +70,7 @@ def _costs(train: Texts, evaluate: Texts) -> dict[str, Any]:
 def _worth_keeping(rows: Rows) -> Rows:
     """About `TRAINING_POINTS` steps, and all at which the held-out loss was measured."""
     every = max(1, len(rows) // TRAINING_POINTS)
-    return [row for at, row in enumerate(rows) if at % every == 0 or row.get("validation_loss")]
+    return [row for i, row in enumerate(rows) if i % every == 0 or row.get("validation_loss")]
 
 
 def _table(texts: Texts, kept: Callable[[Rows], Rows] = list) -> str:

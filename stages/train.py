@@ -54,12 +54,12 @@ def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> UI
 
 
 def _appearances(split: Path, task: str, reading: Reading) -> Records:
-    def one(row: manifest.ManifestRow) -> Records:
+    def look(row: manifest.ManifestRow) -> Records:
         rgb = load.load_image(row, Path("data/raw", task), reading).rgb
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
-    return load.stack_arrays(one, rows, (), APPEARANCE, f"look at images of {task}")
+    return load.stack_arrays(look, rows, (), APPEARANCE, f"look at images of {task}")
 
 
 def _training_data(
@@ -87,7 +87,7 @@ def main(method: str, task: str) -> None:
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
     learnt = Path("data/manifests", task, "image_rules.json")
-    brought = (
+    inputs = (
         learnt,
         Path("data/synthetic", task, "index.csv"),
         Path("data/textures/textures.json"),
@@ -98,7 +98,7 @@ def main(method: str, task: str) -> None:
         task=task,
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
-        trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *brought)},
+        trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *inputs)},
         learnt=rules.read(learnt),
     )
     reading = origin.learnt.reading

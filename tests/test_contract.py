@@ -19,7 +19,7 @@ from admodels.images.decode import STORED, Reading
 from admodels.images.describe import Look
 from admodels.images.rules import ImageRules
 from admodels.scoring.rows import rows
-from admodels.validation.inspect import inspect_images, learnt_contract, learnt_window
+from admodels.validation.inspect import inspect_images, learnt_rules, learnt_window
 from tests import cards
 
 LOOK = Look(640, 480, 8, is_grey=False, brightness=120.0, contrast=30.0)
@@ -32,7 +32,7 @@ BOUNDS = {
 
 
 def learnt(*looks: Look) -> ImageRules:
-    return learnt_contract(looks or [LOOK], STORED, **BOUNDS)
+    return learnt_rules(looks or [LOOK], STORED, **BOUNDS)
 
 
 @pytest.mark.parametrize(

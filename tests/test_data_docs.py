@@ -10,6 +10,7 @@ from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.validation import checks, data_docs
 from admodels.validation.checks import Needs, Severities, Validate
 from admodels.validation.inspect import Facts
+from admodels.validation.table import image_table
 
 VENDOR = Path(data_docs.__file__).parent / "vendor"
 LINKED = re.compile(r"<(script|link|img)\b[^>]*?\b(?:src|href)=[\"']([^\"']+)[\"']")
@@ -39,7 +40,7 @@ def built(site: Path) -> Path:
         max_oddity=3.0,
         severity=severity.model_copy(update={"test_has_both_labels": "warning"}),
     )
-    table = checks.frame(found, known[:-1], {found[-1].image_path: "truncated"}, {}, {})
+    table = image_table(found, known[:-1], {found[-1].image_path: "truncated"}, {}, {})
     needs = Needs(11, alpha=0.5, licence="ours")
     checks.findings("tiny", table, [], bounds, needs, site)
     return site
@@ -134,6 +135,7 @@ def test_no_random_id_and_no_time_is_left_but_links_between_pages_hold(site: Pat
 def test_vendored_files_are_those_of_the_list() -> None:
     listed = dict(TABLE_ROW.findall((VENDOR / "README.md").read_text("utf-8")))
     here = {p.relative_to(VENDOR).as_posix() for p in VENDOR.rglob("*.min.*")}
+    assert len(listed) == 5
     assert set(listed) == here
     for name, sha256 in listed.items():
         assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == sha256

@@ -17,11 +17,12 @@ from admodels.validation import checks, inspect
 from admodels.validation.checks import Finding, Needs, Severities, Validate
 from admodels.validation.inspect import Facts
 from admodels.validation.similarity import near_pairs
+from admodels.validation.table import image_table
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 WARNINGS = {
     *("test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"),
-    "fits_contract",
+    "fits_rules",
     *("no_near_duplicates", "no_near_leakage", "same_session", "no_likely_defects"),
     *("enough_for_alpha", "licence_stated", "commercial_use"),
 }
@@ -80,7 +81,7 @@ def judged(
 ) -> dict[str, Finding]:
     broken = unreadable or {}
     known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
-    table = checks.frame([found for found, _, _ in images_], known, broken, splits or {}, {})
+    table = image_table([found for found, _, _ in images_], known, broken, splits or {}, {})
     return {f.name: f for f in findings_of(table, site, needs=needs)}
 
 
@@ -112,7 +113,7 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
 def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
     bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
     made = clean()
-    table = checks.frame([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
+    table = image_table([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
     findings = findings_of(table, tmp_path, bounds)
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
@@ -324,7 +325,7 @@ def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> No
         7,
         "tiny",
     )
-    table = checks.frame(
+    table = image_table(
         [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
     )
     report = checks.report(table, [])
@@ -358,7 +359,7 @@ def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     found = [f for i, f in enumerate(mvtec_ad.find_images(raw, "")) if i % 8 == 0]  # for speed
     inspected, unreadable = inspect.inspect_images(found, raw, decode.STORED)
     assert unreadable == []
-    table = checks.frame(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
+    table = image_table(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table, tmp_path / "docs")
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()

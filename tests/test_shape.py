@@ -19,7 +19,6 @@ NOT_PARTICIPLES = {"images_needed", "speed", "seed", "need", "feed"}
 NAMES_LEFT = {
     "bundles": 8,
     "cli": 9,
-    "datasets": 14,
     "evaluation": 10,
     "foundation": 9,
     "images": 11,
@@ -29,13 +28,10 @@ NAMES_LEFT = {
     "report": 9,
     "scoring": 46,
     "sources": 10,
-    "stages": 15,
     "synthesis": 13,
     "tracking": 5,
-    "validation": 17,
 }
 PARTICIPLES_LEFT = {
-    "datasets": 1,
     "evaluation": 1,
     "images": 1,
     "methods": 23,
@@ -43,10 +39,8 @@ PARTICIPLES_LEFT = {
     "report": 1,
     "scoring": 6,
     "sources": 4,
-    "stages": 2,
     "synthesis": 5,
     "tracking": 4,
-    "validation": 4,
 }
 
 

@@ -40,7 +40,7 @@ validate:
   severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
              mask_size: error, mask_not_empty: error, test_has_both_labels: warning,
              no_duplicates: warning, same_size: warning, same_mode: warning,
-             same_bit_depth: warning, fits_contract: warning, side: error,
+             same_bit_depth: warning, fits_rules: warning, side: error,
              brightness: warning, contrast: warning,
              no_near_duplicates: warning, no_near_leakage: warning, same_session: warning,
              no_likely_defects: warning, enough_for_alpha: warning, licence_stated: warning,
@@ -309,7 +309,7 @@ def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(
     plain = np.random.default_rng(1).integers(60, 200, (40, 48), dtype=np.uint8)
     save("test/good/plain.png", plain)
     validate.main("tiny")
-    assert failed()["fits_contract"] == ["test/good/plain.png"]
+    assert failed()["fits_rules"] == ["test/good/plain.png"]
 
 
 def test_what_calibrates_or_tests_does_not_shape_the_window(tiny: Path) -> None:

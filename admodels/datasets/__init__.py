@@ -1,4 +1,4 @@
-"""A task, and how its images are found: one module per dataset layout, found by its name.
+"""The layouts of datasets: one module each, which is looked up by its name.
 
 A reader is `find_images(root, category) -> list[DatasetImage]`; it names files and pairs masks,
 and opens no image.
@@ -17,7 +17,7 @@ from admodels.foundation.manifest import IMAGE_SUFFIXES, DatasetImage, Part
 class Official:
     """A dataset's own release: its page, its licence, and where known its archive.
 
-    Without a `sha256` nobody has verified one: what comes first is pinned.
+    Without a `sha256` nobody has verified the archive: the first one downloaded is pinned.
     """
 
     page: str
@@ -61,7 +61,7 @@ def find_images(dataset: str, category: str, root: Path) -> list[DatasetImage]:
             f"no dataset layout named `{dataset}`",
             where="admodels/datasets/",
             expected=f"one of {', '.join(available())}",
-            next_step="mend `dataset` of the task in params.yaml",
+            next_step="fix `dataset` of the task in params.yaml",
         )
     if not root.is_dir():
         raise DataError(
@@ -79,34 +79,34 @@ def find_images(dataset: str, category: str, root: Path) -> list[DatasetImage]:
             "no images found",
             where=root,
             expected=f"images in the layout `{dataset}`, see admodels/datasets/",
-            next_step="mend `dataset` or `source` of the task in params.yaml",
+            next_step="fix `dataset` or `source` of the task in params.yaml",
         )
     _refuse_wrong_paths(images, root)
     return images
 
 
 def _refuse_wrong_paths(images: list[DatasetImage], root: Path) -> None:
-    """A table may name what it likes: twice, outside the folder, or not there.
+    """A table may name a file twice, outside the folder, or one that does not exist.
 
     Raises:
         DataError: names the images.
     """
-    paths = [one.image_path for one in images]
+    paths = [image.image_path for image in images]
     outside = [
         path
-        for path in {*paths, *(one.mask_path for one in images)}
+        for path in {*paths, *(image.mask_path for image in images)}
         if path.startswith("/") or ".." in PurePosixPath(path).parts
     ]
     twice = [path for path, before in zip(paths[1:], paths, strict=False) if path == before]
     missing = [path for path in paths if not (root / path).is_file()]
-    found = {"stand outside": outside, "are named twice": twice, "are not there": missing}
-    for what, wrong in found.items():
+    faults = {"stand outside": outside, "are named twice": twice, "are not there": missing}
+    for what, wrong in faults.items():
         if wrong:
             raise DataError(
                 f"{len(wrong)} files that the dataset names {what}",
                 where=names_text(wrong),
                 expected=f"files below {root}, each named once",
-                next_step="mend the dataset's table, then `admodels task refresh` of its task",
+                next_step="fix the dataset's table, then `admodels task refresh` of its task",
             )
 
 
@@ -133,14 +133,14 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def normal(root: Path, folder: Path, part: Part) -> list[DatasetImage]:
-    """The images right in `folder` as normal images of `part`."""
+def normal(root: Path, folder: Path, use: Part) -> list[DatasetImage]:
+    """The images right in `folder` as normal images, for the part `use`."""
     names = [p.relative_to(root).as_posix() for p in images_in(folder)]
-    return [DatasetImage(name, "normal", "", "", part) for name in names]
+    return [DatasetImage(name, "normal", "", "", use) for name in names]
 
 
 def anomalous(
-    root: Path, folder: Path, masks: Path, endings: tuple[str, ...], part: Part = "test"
+    root: Path, folder: Path, masks: Path, endings: tuple[str, ...], use: Part = "test"
 ) -> list[DatasetImage]:
     """The images right in `folder` as anomalies, each with its mask in `masks`/<defect>.
 
@@ -155,5 +155,5 @@ def anomalous(
         usual = f"{promised}/{path.stem}{endings[0]}.png" if promised else ""
         mask = next((by_stem[path.stem + e] for e in endings if path.stem + e in by_stem), usual)
         name = path.relative_to(root).as_posix()
-        images.append(DatasetImage(name, "anomalous", folder.name, mask, part))
+        images.append(DatasetImage(name, "anomalous", folder.name, mask, use))
     return images

@@ -1,4 +1,4 @@
-"""CSV tables that a dataset brings, read strictly: an unclear row is never guessed at."""
+"""The CSV tables of datasets, read strictly: an unclear row is refused and never guessed."""
 
 import csv
 from pathlib import Path
@@ -31,24 +31,24 @@ def rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) 
     return [bare | dict(zip(header, line, strict=True)) for line in lines if line]
 
 
-def one(cells: Cells, path: Path) -> DatasetImage:
+def image_of(cells: Cells, path: Path) -> DatasetImage:
     """The image of a row: image_path, label, part, defect_type, mask_path, all as text.
 
     Raises:
         DataError: no such label or part.
     """
-    label, part = cells["label"], cells["part"]
-    if label not in get_args(Label) or part not in get_args(Part):
+    label, use = cells["label"], cells["part"]
+    if label not in get_args(Label) or use not in get_args(Part):
         words = f"label {' or '.join(get_args(Label))}, part {' or '.join(get_args(Part))}"
-        raise _unclear(f"label `{label}`, part `{part}` of {cells['image_path']}", path, words)
+        raise _unclear(f"label `{label}`, part `{use}` of {cells['image_path']}", path, words)
     kind, mask = cells["defect_type"], cells["mask_path"]
-    return DatasetImage(cells["image_path"], label, kind, mask, part)  # type: ignore[arg-type]
+    return DatasetImage(cells["image_path"], label, kind, mask, use)  # type: ignore[arg-type]
 
 
-def _unclear(found: str, where: object, expected: str) -> DataError:
+def _unclear(fault: str, where: object, expected: str) -> DataError:
     return DataError(
-        f"the dataset's table is unclear: {found}",
+        f"the dataset's table is unclear: {fault}",
         where=where,
         expected=expected,
-        next_step="mend the table, then `admodels task refresh` of its task",
+        next_step="fix the table, then `admodels task refresh` of its task",
     )

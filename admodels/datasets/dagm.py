@@ -4,8 +4,8 @@
 <category>/{Train,Test}/Label/NNNN_label.PNG    coarse ellipses, of defective images only
 <category>/{Train,Test}/Label/Labels.txt    tabs: number, 1 if defective, file, 0, mask
 
-To learn from normal images alone, the defective images of Train are tested with: `Found.moved`
-says of which this is so, and the report counts them.
+Methods learn from normal images alone, so the defective images of Train are used for testing:
+`DatasetImage.moved` marks them, and the report counts them.
 """
 
 from pathlib import Path
@@ -25,29 +25,29 @@ OFFICIAL = Official(
 def find_images(root: Path, category: str) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself."""
     base = base_of(root, category)
-    return [one for name, part in PARTS.items() for one in _part(root, base / name, part)]
+    return [image for name, use in PARTS.items() for image in _images(root, base / name, use)]
 
 
-def _part(root: Path, folder: Path, part: Part) -> list[DatasetImage]:
-    """An image is defective if it has a mask, or if Labels.txt says so: then a mask is promised."""
+def _images(root: Path, folder: Path, use: Part) -> list[DatasetImage]:
+    """An image is defective if it has a mask, or if Labels.txt lists it; then it needs a mask."""
     labels = folder / "Label"
     masks = {p.stem.removesuffix("_label"): p.relative_to(root) for p in images_in(labels)}
-    told = _told_defective(labels / "Labels.txt")
+    listed = _listed_as_defective(labels / "Labels.txt")
     images = []
     for path in images_in(folder):
         name = path.relative_to(root).as_posix()
         usual = (labels / f"{path.stem}_label.PNG").relative_to(root)
-        if path.stem in masks or path.stem in told:
+        if path.stem in masks or path.stem in listed:
             mask = masks.get(path.stem, usual).as_posix()
             images.append(
-                DatasetImage(name, "anomalous", DEFECT, mask, "test", moved=part == "learn")
+                DatasetImage(name, "anomalous", DEFECT, mask, "test", moved=use == "learn")
             )
         else:
-            images.append(DatasetImage(name, "normal", "", "", part))
+            images.append(DatasetImage(name, "normal", "", "", use))
     return images
 
 
-def _told_defective(table: Path) -> set[str]:
+def _listed_as_defective(table: Path) -> set[str]:
     if not table.is_file():
         return set()
     lines = (line.split() for line in table.read_text(encoding="utf-8").splitlines())

@@ -20,13 +20,14 @@ LEARN = ("normal", "good")
 TABLE = "manifest.csv"
 REQUIRED = ("image_path", "label")
 OPTIONAL = ("part", "defect_type", "mask_path")
+PATHS = ("image_path", "mask_path")
 
 
 def find_images(root: Path, category: str) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
     Raises:
-        DataError: manifest.csv has other columns, or a row that says nothing clear.
+        DataError: manifest.csv has other columns, or a row without a known label or part.
     """
     base = base_of(root, category)
     if (base / TABLE).is_file():
@@ -45,12 +46,12 @@ def find_images(root: Path, category: str) -> list[DatasetImage]:
 def _from_table(root: Path, base: Path) -> list[DatasetImage]:
     above = base.relative_to(root)
 
-    def placed(cells: _tables.Cells) -> DatasetImage:
+    def image_of(cells: _tables.Cells) -> DatasetImage:
         is_normal = cells["label"] == "normal"
-        told = {column: value for column, value in cells.items() if value}
-        named = {c: (above / told[c]).as_posix() for c in ("image_path", "mask_path") if c in told}
+        filled = {column: value for column, value in cells.items() if value}
+        paths = {c: (above / filled[c]).as_posix() for c in PATHS if c in filled}
+        usual = {"part": "learn" if is_normal else "test"}
         kind = {} if is_normal else {"defect_type": "defect"}
-        filled = cells | {"part": "learn" if is_normal else "test"} | kind | told | named
-        return _tables.one(filled, base / TABLE)
+        return _tables.image_of(cells | usual | kind | filled | paths, base / TABLE)
 
-    return [placed(cells) for cells in _tables.rows(base / TABLE, REQUIRED, OPTIONAL)]
+    return [image_of(cells) for cells in _tables.rows(base / TABLE, REQUIRED, OPTIONAL)]

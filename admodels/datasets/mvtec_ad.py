@@ -31,16 +31,16 @@ def find_images(
 ) -> list[DatasetImage]:
     """The images below `root`/`category`, or below `root` where it is the category itself.
 
-    A mask is called like its image plus one of `endings`. Anomalous images outside test are told
-    as they are: validation refuses them by name.
+    A mask is called like its image plus one of `endings`. Anomalous images outside test stay as
+    they are, and validation refuses them by name.
     """
     base = base_of(root, category)
     images = []
-    for name, part in PARTS.items():
-        masks = base / ("ground_truth" if part == "test" else "no masks here")
+    for name, use in PARTS.items():
+        masks = base / ("ground_truth" if use == "test" else "no masks here")
         for folder in folders_in(base / name):
             if folder.name == "good":
-                images += normal(root, folder, part)
+                images += normal(root, folder, use)
             else:
-                images += anomalous(root, folder, masks, endings, part)
+                images += anomalous(root, folder, masks, endings, use)
     return images

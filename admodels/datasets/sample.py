@@ -66,7 +66,7 @@ def photograph(category: str) -> bytes:
             f"no packaged sample `{category}`",
             where="category",
             expected=f"one of {', '.join(CATEGORIES)}, from scikit-image/CATEGORY.png",
-            next_step="mend the task in params.yaml",
+            next_step="fix the task in params.yaml",
         )
     return (files("skimage") / "data" / f"{category}.png").read_bytes()
 

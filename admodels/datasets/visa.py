@@ -44,8 +44,8 @@ def find_images(root: Path, category: str) -> list[DatasetImage]:
 
 
 def _from_split(cells: _tables.Cells, table: Path) -> DatasetImage:
-    """The row in our words; what is no word of theirs stays, and is refused."""
+    """The row in our words; a word that is none of theirs stays, and is refused."""
     label, kind = WORDS.get(cells["label"], (cells["label"], ""))
-    part = mvtec_ad.PARTS.get(cells["split"], cells["split"])
-    named = {"image_path": cells["image"], "mask_path": cells["mask"]}
-    return _tables.one(named | {"label": label, "defect_type": kind, "part": part}, table)
+    use = mvtec_ad.PARTS.get(cells["split"], cells["split"])
+    paths = {"image_path": cells["image"], "mask_path": cells["mask"]}
+    return _tables.image_of(paths | {"label": label, "defect_type": kind, "part": use}, table)

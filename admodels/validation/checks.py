@@ -1,11 +1,10 @@
 """What a task's images must and should be before anything is learnt from them.
 
-Great Expectations judges (`judging`) a table of one row per image (`inspection` reads the pixels).
+Great Expectations (`judge`) checks the table of the images (`table`), which has one row per image.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, names_text
 from admodels.foundation.licences import is_non_commercial, is_stated
-from admodels.foundation.manifest import SPLITS, DatasetImage, ManifestRow
+from admodels.foundation.manifest import SPLITS
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
 from admodels.inference.conformal import images_needed
@@ -25,8 +24,6 @@ from admodels.validation.similarity import HASH_BITS, Pair
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from admodels.validation.inspect import Facts
 
 GREY_LEVELS = 255
 NO = (False,)
@@ -46,7 +43,7 @@ class Severities(Strict):
     same_size: Severity
     same_mode: Severity
     same_bit_depth: Severity
-    fits_contract: Severity
+    fits_rules: Severity
     side: Severity
     brightness: Severity
     contrast: Severity
@@ -75,7 +72,7 @@ class Validate(Strict):
     severity: Severities
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _refuse_crossed_bounds(self) -> Self:
         if self.min_brightness > self.max_brightness:
             raise ValueError("min_brightness is above max_brightness")
         return self
@@ -101,89 +98,6 @@ class Finding:
     observed: float | None
     unexpected_count: int
     unexpected: list[str]
-
-
-def frame(
-    found: Sequence[DatasetImage],
-    facts: "Sequence[tuple[ManifestRow, Facts]]",
-    unreadable: dict[str, str],
-    splits: dict[str, list[ManifestRow]],
-    faults: dict[str, str],
-) -> "pd.DataFrame":
-    """One row per image found, sorted by path: manifest columns, facts, what is wrong with it.
-
-    `unreadable` is the reason by image path, and `faults` what a test image has against the
-    contract. An image in none of `splits` has its dataset's part.
-    """
-    import pandas as pd
-
-    from admodels.validation.inspect import Facts
-
-    split_of = {row.image_path: name for name, rows in splits.items() for row in rows}
-    known = {row.image_path: _described(row, fact) for row, fact in facts}
-    names = (f.name for model in (DatasetImage, ManifestRow, Facts) for f in fields(model))
-    derived = (
-        *("split", "problem", "contract_fault", "is_learnable"),
-        *("size", "shorter_side_px", "perceptual_hash"),
-    )
-    records = [
-        asdict(one)
-        | known.get(one.image_path, {})
-        | {
-            "image_id": one.image_path.rsplit(".", 1)[0],
-            "split": split_of.get(one.image_path, one.part),
-            "problem": unreadable.get(one.image_path, ""),
-            "contract_fault": faults.get(one.image_path, ""),
-            "is_learnable": int(one.part == "learn" and one.image_path in known),
-            "perceptual_hash": "",
-        }
-        for one in sorted(found, key=lambda one: one.image_path)
-    ]
-    table = pd.DataFrame(records, columns=list(dict.fromkeys((*names, *derived))))
-    numbers = ["brightness", "contrast", "sharpness", "mask_area_share", "shorter_side_px"]
-    table[numbers] = table[numbers].astype(float)
-    _compare(table)
-    _relate(table)
-    return table
-
-
-def _relate(table: "pd.DataFrame") -> None:
-    """Add what only the other images of the task tell of one: copies of it, missing mattes."""
-    splits_of = table.groupby("image_sha256")["split"].agg(
-        lambda found: " + ".join(sorted({*found}))
-    )
-    table["splits_of_same_image"] = table["image_sha256"].map(splits_of)
-    mattes = table["foreground_path"][table["split"].isin(("learn", "train", "validation"))]
-    if mattes.any():
-        table.loc[mattes.index[mattes == ""], "matte_problem"] = "missing"
-    table["is_copy"] = table["image_sha256"].notna() & table.duplicated(
-        ["image_sha256", "split"], keep=False
-    )
-
-
-def _compare(table: "pd.DataFrame") -> None:
-    """Replace the thumbnails by what they tell: hashes, and the oddity of images to learn from."""
-    known = table["thumbnail"].notna()
-    data = b"".join(table.pop("thumbnail")[known])
-    thumbnails = np.frombuffer(data, dtype=np.uint16).reshape(-1, similarity.CELLS)
-    table["oddity"] = math.nan
-    if len(thumbnails):
-        hashes = similarity.perceptual_hashes(thumbnails)
-        table.loc[known, "perceptual_hash"] = [row.tobytes().hex() for row in hashes]
-    learnt = (table["is_learnable"] == 1) & (table["label"] == "normal")
-    if learnt.any():
-        odd = similarity.oddity(thumbnails[learnt[known].to_numpy()])
-        table.loc[learnt, "oddity"] = odd.round(2)
-
-
-def _described(row: ManifestRow, fact: "Facts") -> dict[str, Any]:
-    return {
-        **asdict(row),
-        **asdict(fact),
-        "bit_depth": f"{row.bit_depth} bit",
-        "size": f"{row.width} x {row.height} px",
-        "shorter_side_px": min(row.width, row.height),
-    }
 
 
 def checks(
@@ -252,7 +166,7 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
     ]
     return [
         *usual,
-        Check("fits_contract", fits, "in", "contract_fault", ("",)),
+        Check("fits_rules", fits, "in", "rule_fault", ("",)),
         Check("side", large, "between", "shorter_side_px", (bounds.min_side_px, None)),
         Check("brightness", lit, "between", "brightness", (darkest, brightest)),
         Check("contrast", seen, "between", "contrast", (bounds.min_contrast, None)),
@@ -316,8 +230,8 @@ def findings(
     """Let Great Expectations judge the table, and write its Data Docs to the folder `site`."""
     todo = {check.name: check for check in checks(table, pairs, bounds, needs)}
     severities: dict[str, Severity] = {n: getattr(bounds.severity, n, "error") for n in todo}
-    found = results(task, table, list(todo.values()), severities, site)
-    return [_finding(check, severities[name], found[name]) for name, check in todo.items()]
+    outcomes = results(task, table, list(todo.values()), severities, site)
+    return [_finding(check, severities[name], outcomes[name]) for name, check in todo.items()]
 
 
 def _finding(check: Check, severity: Severity, result: Any) -> Finding:
@@ -336,21 +250,21 @@ def _finding(check: Check, severity: Severity, result: Any) -> Finding:
     )
 
 
-def refusal(task: str, found: Sequence[Finding]) -> DataError | None:
-    """The error that stops the pipeline, naming every check and image; None: go on."""
-    failed = [f for f in found if f.severity == "error" and not f.success]
+def refusal(task: str, findings: Sequence[Finding]) -> DataError | None:
+    """The error that stops the pipeline and names every failed check and its images, if any."""
+    failed = [f for f in findings if f.severity == "error" and not f.success]
     if not failed:
         return None
     return DataError(
         f"task `{task}` fails {names_text(f.name for f in failed)}",
-        where="\n            ".join(_named(f) for f in failed),
+        where="\n            ".join(_finding_text(f) for f in failed),
         expected=" ".join(f.expected for f in failed),
-        next_step=f"read data/validation/{task}/docs/index.html, mend the source, then "
+        next_step=f"read data/validation/{task}/docs/index.html, fix the source, then "
         f"`admodels task refresh {task}`",
     )
 
 
-def _named(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     if not finding.unexpected:
         return f"{finding.name}: {finding.observed}"
     more = finding.unexpected_count - len(finding.unexpected)
@@ -358,8 +272,8 @@ def _named(finding: Finding) -> str:
     return f"{finding.name} ({finding.unexpected_count}): {names}"
 
 
-def report(table: "pd.DataFrame", found: Sequence[Finding]) -> dict[str, Any]:
-    """What was found, as plain values that are the same on every run."""
+def report(table: "pd.DataFrame", findings: Sequence[Finding]) -> dict[str, Any]:
+    """The figures and findings as plain values, which are the same on every run."""
     anomalous = table[table["label"] == "anomalous"]
     return {
         "images": len(table),
@@ -369,5 +283,5 @@ def report(table: "pd.DataFrame", found: Sequence[Finding]) -> dict[str, Any]:
         "defect_types": {
             str(k): int(v) for k, v in sorted(anomalous["defect_type"].value_counts().items())
         },
-        "checks": [asdict(f) for f in found],
+        "checks": [asdict(finding) for finding in findings],
     }

@@ -1,4 +1,4 @@
-"""Great Expectations' Data Docs: readable with no network, and the same bytes on every run.
+"""Great Expectations' Data Docs: without a network, and the same bytes on every run.
 
 As built, each page links a dozen files of content delivery networks (without them it is unstyled
 text), loads a logo with the time in its address, and carries random ids and load times.
@@ -46,7 +46,7 @@ def make_offline(site: Path) -> None:
 def _offline(text: str, vendor: str) -> str:
     def local(match: re.Match[str]) -> str:
         address = match["script"] or match["link"] or ""
-        copy = next((copy for part, copy in VENDORED.items() if part in address), None)
+        copy = next((copy for text, copy in VENDORED.items() if text in address), None)
         if copy is None:
             return ""
         if match["script"]:

@@ -45,23 +45,23 @@ Inspected = tuple[DatasetImage, ManifestRow, Facts]
 
 
 def inspect_images(
-    found: Sequence[DatasetImage], root: Path, reading: Reading
+    images: Sequence[DatasetImage], root: Path, reading: Reading
 ) -> tuple[list[Inspected], list[UnreadableImage]]:
     """Every image that can be read, in order, and the refusals of the others."""
 
-    def inspected_or_refused(one: DatasetImage) -> Inspected | UnreadableImage:
+    def inspect(image: DatasetImage) -> Inspected | UnreadableImage:
         try:
-            return one, *describe_image(one, root, reading)
+            return image, *describe_image(image, root, reading)
         except UnreadableImage as error:
             return error
 
-    outcomes = load.in_threads(inspected_or_refused, found, f"inspect {root.name}")
+    outcomes = load.in_threads(inspect, images, f"inspect {root.name}")
     refused = [o for o in outcomes if isinstance(o, UnreadableImage)]
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
 
 def learnt_window(learnt: Sequence[ManifestRow], root: Path) -> tuple[int, int] | None:
-    """The window (low, high) of the images with more than 8 bits; None: there is none to learn of.
+    """The window (low, high) of the images with more than 8 bits, None without such an image.
 
     From the darkest to the brightest value of the images to learn from, but for the TAILS of each,
     and WINDOW_MARGIN of that span more at both ends: a camera of 12 bits in files of 16 fills the
@@ -84,12 +84,12 @@ def learnt_window(learnt: Sequence[ManifestRow], root: Path) -> tuple[int, int] 
 
 
 def look_of(row: ManifestRow, facts: Facts) -> Look:
-    """What the contract asks of an image."""
+    """What the rules look at in an image."""
     about = (facts.is_grey, facts.brightness, facts.contrast)
     return Look(row.width, row.height, row.bit_depth, *about)
 
 
-def learnt_contract(
+def learnt_rules(
     looks: Sequence[Look],
     reading: Reading,
     *,
@@ -98,7 +98,7 @@ def learnt_contract(
     brightness: tuple[float, float],
     min_contrast: float,
 ) -> ImageRules:
-    """What all of `looks`, those of the images to learn from, keep to."""
+    """The rules that all of `looks` keep to: those of the images to learn from."""
     widths, heights = [look.width for look in looks], [look.height for look in looks]
     ratios = [look.width / look.height for look in looks]
     seen = [look.brightness for look in looks]
@@ -120,29 +120,29 @@ def learnt_contract(
     )
 
 
-def describe_image(found: DatasetImage, root: Path, reading: Reading) -> tuple[ManifestRow, Facts]:
+def describe_image(listed: DatasetImage, root: Path, reading: Reading) -> tuple[ManifestRow, Facts]:
     """The manifest row and the facts of one image, read and decoded once, as are mask and matte.
 
     Raises:
         UnreadableImage: the file does not give an image.
     """
-    data = (root / found.image_path).read_bytes()
-    image = decode.decode_image(data, found.image_path, reading)
-    mask = root / found.mask_path
-    mask_data = mask.read_bytes() if found.mask_path and mask.is_file() else None
-    matte = root / FOREGROUND / PurePosixPath(found.image_path).with_suffix(".png")
+    data = (root / listed.image_path).read_bytes()
+    image = decode.decode_image(data, listed.image_path, reading)
+    mask = root / listed.mask_path
+    mask_data = mask.read_bytes() if listed.mask_path and mask.is_file() else None
+    matte = root / FOREGROUND / PurePosixPath(listed.image_path).with_suffix(".png")
     matte_data = matte.read_bytes() if matte.is_file() else None
     row = ManifestRow(
-        image_id=str(PurePosixPath(found.image_path).with_suffix("")),
-        image_path=found.image_path,
+        image_id=str(PurePosixPath(listed.image_path).with_suffix("")),
+        image_path=listed.image_path,
         image_sha256=hashlib.sha256(data).hexdigest(),
         width=image.width,
         height=image.height,
         mode=image.mode,
         bit_depth=image.bit_depth,
-        label=found.label,
-        defect_type=found.defect_type,
-        mask_path=found.mask_path,
+        label=listed.label,
+        defect_type=listed.defect_type,
+        mask_path=listed.mask_path,
         mask_sha256="" if mask_data is None else hashlib.sha256(mask_data).hexdigest(),
         foreground_path="" if matte_data is None else matte.relative_to(root).as_posix(),
         foreground_sha256="" if matte_data is None else hashlib.sha256(matte_data).hexdigest(),

@@ -6,6 +6,7 @@ cell is brighter than in most images of the task, so that only what sets an imag
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,22 +57,27 @@ def _usual(thumbnails: Thumbnails) -> tuple[Float32, Float32]:
     return middle, np.median(np.abs(values - middle), axis=0) * 1.4826  # of a normal distribution
 
 
+def _chunks(thumbnails: Thumbnails) -> Iterator[Thumbnails]:
+    for start in range(0, len(thumbnails), CHUNK_IMAGES):
+        yield thumbnails[start : start + CHUNK_IMAGES]
+
+
 def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
     """Is each cell of an image brighter than in most of these images?"""
     middle, _ = _usual(thumbnails)
-    chunks = (thumbnails[at : at + CHUNK_IMAGES] for at in range(0, len(thumbnails), CHUNK_IMAGES))
-    return np.concatenate([np.packbits(_relative(c) > middle, axis=1) for c in chunks])
+    chunks = [np.packbits(_relative(c) > middle, axis=1) for c in _chunks(thumbnails)]
+    return np.concatenate(chunks)
 
 
 def oddity(thumbnails: Thumbnails) -> Float64:
     """(N,): how far the oddest cells of an image are from usual; 1 is the median of all images."""
     middle, spread = _usual(thumbnails)
-    found = np.empty(len(thumbnails))
-    for at in range(0, len(thumbnails), CHUNK_IMAGES):
-        away = np.abs(_relative(thumbnails[at : at + CHUNK_IMAGES]) - middle)
-        away /= spread + LEAST_SPREAD
-        found[at : at + CHUNK_IMAGES] = np.sort(away, axis=1)[:, -ODDEST_CELLS:].mean(axis=1)
-    return found / max(float(np.median(found)), 1e-9)
+    chunks = []
+    for chunk in _chunks(thumbnails):
+        distances = np.abs(_relative(chunk) - middle) / (spread + LEAST_SPREAD)
+        chunks.append(np.sort(distances, axis=1)[:, -ODDEST_CELLS:].mean(axis=1))
+    distance = np.concatenate(chunks).astype(np.float64)
+    return np.asarray(distance / max(float(np.median(distance)), 1e-9))
 
 
 def nearest(queries: Hashes, base: Hashes, own: Int64) -> NDArray[np.int32]:
@@ -79,20 +85,20 @@ def nearest(queries: Hashes, base: Hashes, own: Int64) -> NDArray[np.int32]:
 
     `own[i]` is the row of `base` that is query i itself, or -1.
     """
-    found = np.full((len(queries), 2), -1, dtype=np.int32)
+    near = np.full((len(queries), 2), -1, dtype=np.int32)
     candidates = min(2, len(base))
     starts = range(0, len(queries) if candidates else 0, CHUNK_IMAGES)
-    for at in progress(starts, len(starts), "compare images"):
-        part = slice(at, at + CHUNK_IMAGES)
+    for start in progress(starts, len(starts), "compare images"):
+        chunk = slice(start, start + CHUNK_IMAGES)
         bits, rows = cv2.batchDistance(
-            queries[part], base, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=candidates
+            queries[chunk], base, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=candidates
         )
-        is_own = rows[:, 0] == own[part]
+        is_own = rows[:, 0] == own[chunk]
         chosen = np.where(is_own, candidates - 1, 0)
         line = np.arange(len(rows))
         known = ~is_own if candidates == 1 else np.full(len(rows), True)
-        found[part][known] = np.stack([rows[line, chosen], bits[line, chosen]], axis=1)[known]
-    return found
+        near[chunk][known] = np.stack([rows[line, chosen], bits[line, chosen]], axis=1)[known]
+    return near
 
 
 def near_pairs(table: "pd.DataFrame", limit: int) -> list[Pair]:
