@@ -1,9 +1,10 @@
 # make repro   the whole pipeline, from nothing to the report
-# make test    what CI runs
+# make check   format, lint, types and the fast tests: before a commit
+# make test    the same and the slow tests: what CI runs
 # Needs Python 3.11 (or 3.12, 3.13), git and make; everything else goes into .venv.
 
 .DELETE_ON_ERROR:
-.PHONY: help install history repro test
+.PHONY: help install history repro lint check test
 
 # DVC runs its stages through /bin/sh: `python` must be ours there too.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -17,16 +18,16 @@ PIP := python -m pip --disable-pip-version-check install -q -q -c constraints.tx
 STAMP = { echo "$(CURDIR)"; cat pyproject.toml constraints.txt; }
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 # The stamp holds what was installed, so a second run needs no network and a moved folder is redone.
 install:
 	@if ! $(STAMP) | cmp -s - .venv/.installed; then \
 	  set -e; \
 	  PATH="$${PATH#*:}"; python=; \
-	  for found in python3.11 python3 python3.12 python3.13; do \
-	    "$$found" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null && \
-	      { python=$$found; break; }; \
+	  for name in python3.11 python3 python3.12 python3.13; do \
+	    "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null && \
+	      { python=$$name; break; }; \
 	  done; \
 	  [ "$$python" ] || { echo "make: Python 3.11 is needed and not found" >&2; exit 2; }; \
 	  echo "installing into .venv (some gigabytes; minutes)"; \
@@ -59,8 +60,17 @@ repro: install history
 	esac
 	@admodels report
 
-test: install
+lint: install
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile
+
+# Whole files in order, and the end of the longer queue to whoever is idle: a module's fixtures are
+# built once, and no long file is the last one.
+PYTEST := OMP_NUM_THREADS=1 pytest -q -n 2 --dist worksteal
+
+check: lint
+	@$(PYTEST) -m "not slow"
+
+test: lint
+	@$(PYTEST)
