@@ -92,6 +92,20 @@ def test_brightness_and_contrast_of_an_exposure_do_not_count():
 
 
 @pytest.mark.parametrize("chunk", [7, 1024])
+def test_hashes_and_oddity_are_those_of_their_definition_in_chunks_of_any_size(monkeypatch, chunk):
+    monkeypatch.setattr(similarity, "CHUNK_IMAGES", chunk)
+    grey = noise(50) / 256
+    values = (grey - grey.mean(axis=1, keepdims=True)) / grey.std(axis=1, keepdims=True)
+    middle = np.median(values, axis=0)
+    bits_set = np.unpackbits(perceptual_hashes(noise(50)), axis=1)
+    sure = np.abs(values - middle) > 1e-5  # the code computes in single precision
+    np.testing.assert_array_equal(bits_set[sure], (values > middle)[sure])
+    spread = np.median(np.abs(values - middle), axis=0) * 1.4826 + similarity.LEAST_SPREAD
+    oddest = np.sort(np.abs(values - middle) / spread, axis=1)[:, -5:].mean(axis=1)
+    np.testing.assert_allclose(oddity(noise(50)), oddest / np.median(oddest), rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
 def test_chunks_change_nothing_and_the_nearest_is_that_of_brute_force(monkeypatch, chunk):
     monkeypatch.setattr(similarity, "CHUNK_IMAGES", chunk)
     hashes = perceptual_hashes(noise(50))

@@ -355,6 +355,7 @@ def test_manifests_of_an_earlier_run_do_not_outlive_a_refusal(tiny: Path) -> Non
     refused("train/good/003.png")
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_3_and_says_what_to_do(tiny: Path) -> None:
     (RAW / "train/good/003.png").write_bytes(b"")
     done = subprocess.run(
