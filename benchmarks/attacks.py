@@ -21,8 +21,8 @@ from pathlib import Path
 from admodels.foundation.errors import AdmodelsError
 from admodels.sources.archive import LARGEST_RATIO, LONGEST_HEADER_BYTES, SMALL_BYTES, extract
 from admodels.sources.download import download
-from tests import test_downloading as http
-from tests.test_extraction import special, surroundings, tar_of, zip_of
+from tests import test_download as http
+from tests.test_archive import special, surroundings, tar_of, zip_of
 
 ZEROS = SMALL_BYTES + (1 << 20)
 ESCAPES = {
@@ -92,7 +92,7 @@ def archives(folder: Path) -> dict[str, Path]:
 
 
 def told(error: AdmodelsError) -> str:
-    plain = error.found.encode("ascii", "backslashreplace").decode().replace("|", "\\|")
+    plain = error.fault.encode("ascii", "backslashreplace").decode().replace("|", "\\|")
     return " ".join(plain.split())[:110]
 
 

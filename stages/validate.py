@@ -39,7 +39,7 @@ def _write_report(
             "licence": block.licence,
             "non_commercial": is_non_commercial(block.licence),
             "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
-            "refused": refusal.found if refusal else None,
+            "refused": refusal.fault if refusal else None,
         }
         write_json(partial / "report.json", about | checks.report(images.table, findings))
         near, odd = pictures.pair_rows(images.pairs), pictures.odd_rows(images.table)

@@ -156,7 +156,7 @@ def test_a_preset_is_written(command: Command) -> None:
         "params.yaml has the values of presets/official.yaml\n",
     )
     assert load()["methods"]["draem"]["reconstructive_width"] == 128
-    assert command("check") == (0, "params.yaml is good\n", "")
+    assert command("check") == (0, "params.yaml is valid\n", "")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_doctor_says_when_a_source_went_away(command: Command, tmp_path: Pat
     photos = drawn(tmp_path / "photos")
     command(*task_words(photos))
     shutil.rmtree(photos)
-    assert f"- tasks.line_brick: {photos} is not there: bring it back\n" in command("doctor")[1]
+    assert f"- tasks.line_brick: {photos} is missing: restore or mount it\n" in command("doctor")[1]
 
 
 def test_the_doctor_survives_params_that_are_bad(command: Command) -> None:

@@ -301,7 +301,7 @@ def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> N
     refusal = checks.refusal("tiny", [warning, passed, error])
     assert refusal is not None
     assert refusal.exit_code == 3
-    assert refusal.found == "task `tiny` fails mask_size"
+    assert refusal.fault == "task `tiny` fails mask_size"
     assert "mask_size (25): b.png, c.png and 23 more" in str(refusal)
     assert "same_size" not in str(refusal)
 

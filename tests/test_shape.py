@@ -18,16 +18,13 @@ NOT_PARTICIPLES = {"images_needed", "speed", "seed", "need", "feed"}
 # What is left of the first house, by wing; it may only fall.
 NAMES_LEFT = {
     "bundles": 8,
-    "cli": 9,
     "evaluation": 10,
-    "foundation": 9,
     "images": 11,
     "inference": 2,
     "methods": 61,
     "nights": 92,
     "report": 9,
     "scoring": 46,
-    "sources": 10,
     "synthesis": 13,
     "tracking": 5,
 }
@@ -38,7 +35,6 @@ PARTICIPLES_LEFT = {
     "nights": 12,
     "report": 1,
     "scoring": 6,
-    "sources": 4,
     "synthesis": 5,
     "tracking": 4,
 }

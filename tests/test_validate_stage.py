@@ -91,7 +91,7 @@ def refused(*named: str) -> str:
     for name in named:
         assert name in str(caught.value)
     assert list(MANIFESTS.rglob("*.csv")) == []
-    assert report()["refused"] == caught.value.found
+    assert report()["refused"] == caught.value.fault
     assert (VALIDATION / "docs/index.html").is_file()
     return str(caught.value)
 

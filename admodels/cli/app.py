@@ -49,13 +49,13 @@ def task_add(
         release, licence_of_source = _pin(source, category, mirror or ()), NOT_STATED
     block: dict[str, Any] = {"dataset": dataset, "category": category, "kind": kind}
     block |= {"licence": licence or licence_of_source, "source": release}
-    brought = _pin_textures(textures) if textures else None
+    textures_block = _pin_textures(textures) if textures else None
     with editing.edit_params() as document:
         editing.add(document, "tasks", name, block)
         if run:
             document["run"]["tasks"].append(name)
-        if brought:
-            editing.merge(document, {"textures": brought})
+        if textures_block:
+            editing.merge(document, {"textures": textures_block})
     typer.echo(f"tasks.{name} is in params.yaml, pinned to {release['sha256'][:12]}")
     typer.echo(f"licence of its images: {licence_text(block['licence'])}")
 
@@ -154,10 +154,10 @@ def preset(name: Annotated[str, typer.Argument(help="quick, cpu or official")]) 
 @app.command()
 def check() -> None:
     """Check the whole of params.yaml."""
-    from admodels.cli.check import check as checked
+    from admodels.cli.check import check as check_params
 
-    checked()
-    typer.echo("params.yaml is good")
+    check_params()
+    typer.echo("params.yaml is valid")
 
 
 @app.command()
@@ -168,7 +168,7 @@ def codes() -> None:
 
 @track_app.command("sync")
 def track_sync() -> None:
-    """Bring MLflow up to what `dvc exp show` says."""
+    """Update MLflow to what `dvc exp show` says."""
     from admodels.tracking import sync
 
     typer.echo(sync.sync(Path()))
@@ -200,14 +200,14 @@ def doctor(
     ] = None,
     ledger: Annotated[Path, nights.LEDGER] = Path("ledger"),
 ) -> None:
-    """Say what this machine is, and what is missing with the command that makes it."""
+    """Print what this machine is, and each missing thing with the command that makes it."""
     if max_age is not None:
         _dead_man(ledger, max_age)
-    from admodels.cli import doctor as found
+    from admodels.cli import doctor as checks
 
-    for what, how in found.machine():
+    for what, how in checks.machine():
         typer.echo(f"{what:22} {how}")
-    missing = list(found.missing())
+    missing = list(checks.missing())
     for line in missing:
         typer.echo(f"- {line}")
     if not missing:
@@ -217,8 +217,8 @@ def doctor(
 def _dead_man(ledger: Path, max_age: str) -> NoReturn:
     from admodels.nights import history
 
-    is_well, told = history.dead_man(ledger, history.age_of(max_age))
-    typer.echo(told)
+    is_well, verdict = history.dead_man(ledger, history.age_of(max_age))
+    typer.echo(verdict)
     raise typer.Exit(0 if is_well else errors.ALARM)
 
 

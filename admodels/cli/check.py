@@ -21,7 +21,7 @@ from admodels.validation.checks import Validate
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
 RESERVED = "mean"
 MOVED = {"assets": "write what stands below `assets.textures` below `textures`, and no `assets`"}
-SAMPLE = "sample"  # the dataset and the kind of source that are drawn, not brought
+SAMPLE = "sample"  # the dataset and the kind of source that are drawn here
 
 
 def roots() -> dict[str, Any]:
@@ -48,15 +48,15 @@ def problems(content: Mapping[str, Any]) -> list[str]:
     """What is wrong with the plain values of a params file, each with its key path."""
     models = roots()
     unknown = sorted(set(content) - set(models))
-    found = [f"{key}: {MOVED.get(key, 'no such root key')}" for key in unknown]
-    found += [f"{key}: this root key is missing" for key in models if key not in content]
+    faults = [f"{key}: {MOVED.get(key, 'no such root key')}" for key in unknown]
+    faults += [f"{key}: this root key is missing" for key in models if key not in content]
     typed: dict[str, Any] = {}
     for key in models.keys() & content.keys():
         try:
             typed[key] = parse(content[key], models[key], key)
         except ConfigurationError as error:
-            found.append(error.found)
-    return sorted(found) or list(_contradictions(typed))
+            faults.append(error.fault)
+    return sorted(faults) or list(_contradictions(typed))
 
 
 def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
@@ -103,11 +103,11 @@ def check(path: Path = PARAMS_FILE, where: Path | None = None) -> None:
     Raises:
         ConfigurationError: names every problem.
     """
-    found = problems(load(path))
-    if found:
+    faults = problems(load(path))
+    if faults:
         raise ConfigurationError(
-            "\n  ".join([f"{len(found)} problem{'s' * (len(found) > 1)} in the params", *found]),
+            "\n  ".join([f"{len(faults)} problem{'s' * (len(faults) > 1)} in the params", *faults]),
             where=where or path,
             expected="the keys of presets/*.yaml with their types and bounds, names that exist",
-            next_step="mend these keys, then `admodels check`",
+            next_step="correct these keys, then `admodels check`",
         )

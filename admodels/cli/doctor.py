@@ -58,7 +58,7 @@ def missing(root: Path = Path()) -> Iterator[str]:
     for key, source in sources.items():
         place = root / Path(source.location).expanduser()
         if source.kind != "sample" and "://" not in source.location and not place.exists():
-            yield f"{key}: {source.location} is not there: bring it back"
+            yield f"{key}: {source.location} is missing: restore or mount it"
     for name in run.tasks:
         yield from _unless(root, f"data/raw/{name}", f"fetch@{name}")
     yield from _unless(root, "data/textures", "textures")

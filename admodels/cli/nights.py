@@ -1,4 +1,4 @@
-"""The commands of the night: scoring, verdicts, what people say and hear, whose bundle counts."""
+"""The commands of the night: scoring, verdicts, feedback, alerts, models of the registry."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +18,7 @@ LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and v
 LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
 MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
-LOG = typer.Option(envvar="ADMODELS_LOG", help="how stderr speaks, e.g. to a log collector")
+LOG = typer.Option(envvar="ADMODELS_LOG", help="the form of stderr; json for a log collector")
 ALIAS = typer.Option(help="of the registered model admodels-TASK")
 FAIL_IF = typer.Option(help=f"e.g. 'unreadable>2%' or 'flagged>20': it then ends with {ALARM}")
 ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
@@ -55,9 +55,9 @@ def score(
         summary = score_folder(source, model, out, alpha=budget, csv=csv, engine=chosen)
     typer.echo(summary)
     images, unreadable = expected_images(summary.statuses)
-    told = asdict(summary) | {"images": images, "unreadable": unreadable}
-    code = ALARM if any(limit.is_exceeded(images, told) for limit in limits) else 0
-    _tell(told | {"exit_code": code})
+    counts = asdict(summary) | {"images": images, "unreadable": unreadable}
+    code = ALARM if any(limit.is_exceeded(images, counts) for limit in limits) else 0
+    _print_json(counts | {"exit_code": code})
     raise typer.Exit(code)
 
 
@@ -84,9 +84,9 @@ def nightly(
     limits = [Limit.of(text) for text in fail_if]
     with _engine(engine, ray_address, ray_workers) as chosen:
         options = night.Options(models, settle_seconds, rehash, limits, pictures, chosen)
-        told = night.nightly(params.lines(lines), ledger, options)
-    _tell(told)
-    raise typer.Exit(told["exit_code"])
+        summary = night.nightly(params.lines(lines), ledger, options)
+    _print_json(summary)
+    raise typer.Exit(summary["exit_code"])
 
 
 @app.command()
@@ -117,9 +117,9 @@ def watch(
     from admodels.scoring import lines as params
 
     options = night.Options(models, settle_seconds)
-    told = night.watch(params.lines(lines), ledger, options, every_seconds, _tell)
-    _tell(told)
-    raise typer.Exit(told["exit_code"])
+    summary = night.watch(params.lines(lines), ledger, options, every_seconds, _print_json)
+    _print_json(summary)
+    raise typer.Exit(summary["exit_code"])
 
 
 @app.command()
@@ -130,7 +130,7 @@ def calibrate(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
     models: Annotated[Path, MODELS] = Path("data/models"),
 ) -> None:
-    """Rest the promise of a line on its own normal images, and judge all its scores anew."""
+    """Calibrate a line with its own normal images, and compute all its verdicts anew."""
     from admodels.inference.conformal import smallest_alpha
     from admodels.nights import calibrate as calibrating
     from admodels.nights import verdicts
@@ -145,9 +145,9 @@ def calibrate(
         pinned.look_up([line])
         model, _, _ = pinned.of(line)
         manifests = Path("data/manifests")
-        found = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
+        calibration = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
-    count = len(found.scores)
+    count = len(calibration.scores)
     typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")
 
 
@@ -159,7 +159,7 @@ def rethreshold(
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
-    """Say what another budget changes, from the ledger alone; nothing is scored."""
+    """Print what another budget changes, from the ledger alone; nothing is scored."""
     from admodels.nights import verdicts
     from admodels.scoring import lines as params
     from admodels.scoring.ledger import open_ledger
@@ -179,7 +179,7 @@ def feedback(
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
-    """Keep what people said of images (fine, defect), and say what the promise was worth."""
+    """Keep what people said of images (fine, defect); print the false-alarm rate that it shows."""
     from admodels.nights import feedback as said
     from admodels.scoring import lines as params
     from admodels.scoring.ledger import open_ledger
@@ -187,7 +187,7 @@ def feedback(
     with open_ledger(ledger) as held:
         for name in said.take(held, table):
             typer.echo(said.realised(held, name, params.find_line(name, lines).alpha))
-            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` heeds it")
+            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` uses it")
 
 
 @app.command()
@@ -199,9 +199,9 @@ def alert(
     code: Annotated[
         str, typer.Option(envvar="MONITOR_EXIT_STATUS", help="how the scheduler saw it end")
     ] = "",
-    always: Annotated[bool, typer.Option(help="tell of a good night as well")] = False,
+    always: Annotated[bool, typer.Option(help="also report a night without faults")] = False,
 ) -> None:
-    """Tell people of a night that needs them (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
+    """Report a night that needs people (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
     from admodels.nights import alerts
 
     for fault in alerts.alert(ledger, log, code, always):
@@ -242,7 +242,7 @@ def promote(
 
 @app.command()
 def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
-    """Let the bundle that was promoted before count again; a second time undoes it."""
+    """Use the bundle that was promoted before; a second call undoes the first."""
     from admodels.tracking import registry
 
     typer.echo(registry.rollback(Path(), task, alias))
@@ -260,10 +260,10 @@ def _engine(
     return on_cluster(address, workers)
 
 
-def _tell(told: dict[str, Any]) -> None:
+def _print_json(summary: dict[str, Any]) -> None:
     import json
 
-    typer.echo(json.dumps(told, sort_keys=True))
+    typer.echo(json.dumps(summary, sort_keys=True))
 
 
 def _default_alpha() -> float:

@@ -72,11 +72,11 @@ class AdmodelsError(Exception):
 
     exit_code = BUG
 
-    def __init__(self, found: str, *, where: object, expected: str, next_step: str) -> None:
+    def __init__(self, fault: str, *, where: object, expected: str, next_step: str) -> None:
         super().__init__(
-            f"{found}\n  where:    {where}\n  expected: {expected}\n  next:     {next_step}"
+            f"{fault}\n  where:    {where}\n  expected: {expected}\n  next:     {next_step}"
         )
-        self.found = found
+        self.fault = fault
 
 
 class ConfigurationError(AdmodelsError):

@@ -112,9 +112,9 @@ def _row(cells: list[str], where: str) -> ManifestRow:
     return ManifestRow(**{**values, **{name: int(text) for name, text in numbers.items()}})  # type: ignore[arg-type]
 
 
-def _not_a_manifest(found: str, where: object) -> DataError:
+def _not_a_manifest(fault: str, where: object) -> DataError:
     return DataError(
-        found,
+        fault,
         where=where,
         expected=f"a CSV with the columns {', '.join(COLUMNS)}, written by the validate stage",
         next_step="dvc repro validate",
@@ -122,12 +122,12 @@ def _not_a_manifest(found: str, where: object) -> DataError:
 
 
 def splits(
-    found_rows: list[tuple[DatasetImage, ManifestRow]], split: Split, seed: int, task: str
+    image_rows: list[tuple[DatasetImage, ManifestRow]], split: Split, seed: int, task: str
 ) -> dict[str, list[ManifestRow]]:
     """The rows of each of `SPLITS`.
 
     Learnable normal images are ordered by sha256("<seed>:<image_sha256>"): the first
-    calibration_share of them calibrate (unless the dataset brings a calibration part), the last
+    calibration_share of them calibrate (unless the dataset has a calibration part), the last
     validation_share validate, the rest train. Counts are rounded half up and are at least 1.
 
     Raises:
@@ -135,11 +135,11 @@ def splits(
             from it; fewer normal images than `min_normal_images`; the same content in two
             splits, which would make the figures of one of them false.
     """
-    _refuse_shared_ids(task, [row for _, row in found_rows])
-    _refuse_anomalous_outside_test(task, found_rows)
+    _refuse_shared_ids(task, [row for _, row in image_rows])
+    _refuse_anomalous_outside_test(task, image_rows)
     parts: dict[Part, list[ManifestRow]] = {"learn": [], "calibration": [], "test": []}
-    for found, row in found_rows:
-        parts[found.part].append(row)
+    for image, row in image_rows:
+        parts[image.part].append(row)
     learn = sorted(parts["learn"], key=lambda row: (_rank(row, seed), row.image_path))
     if len(learn) < split.min_normal_images:
         raise _refusal(
@@ -149,14 +149,14 @@ def splits(
             f"at least {split.min_normal_images} (params key `split.min_normal_images`)",
             "add normal images to the source",
         )
-    brought = parts["calibration"]
-    calibrating = 0 if brought else _share(len(learn), split.calibration_share)
+    given = parts["calibration"]
+    calibrating = 0 if given else _share(len(learn), split.calibration_share)
     training = len(learn) - _share(len(learn), split.validation_share)
     calibrating, training = _past_copies(learn, calibrating), _past_copies(learn, training)
     shared_out = {
         "train": learn[calibrating:training],
         "validation": learn[training:],
-        "calibration": brought or learn[:calibrating],
+        "calibration": given or learn[:calibrating],
         "test": parts["test"],
     }
     _refuse_shared_content(task, shared_out)
@@ -172,16 +172,16 @@ def _share(count: int, share: float) -> int:
     return max(1, int(count * share + 0.5))
 
 
-def _past_copies(rows: list[ManifestRow], at: int) -> int:
-    """`at`, moved on until no two copies of an image stand on both sides of it."""
-    while 0 < at < len(rows) and rows[at].image_sha256 == rows[at - 1].image_sha256:
-        at += 1
-    return at
+def _past_copies(rows: list[ManifestRow], border: int) -> int:
+    """`border`, moved on until no two copies of an image stand on both sides of it."""
+    while 0 < border < len(rows) and rows[border].image_sha256 == rows[border - 1].image_sha256:
+        border += 1
+    return border
 
 
-def _refusal(task: str, found: str, where: str, expected: str, remedy: str) -> DataError:
+def _refusal(task: str, fault: str, where: str, expected: str, remedy: str) -> DataError:
     step = f"{remedy}, then `admodels task refresh {task}`"
-    return DataError(found, where=where, expected=expected, next_step=step)
+    return DataError(fault, where=where, expected=expected, next_step=step)
 
 
 def _refuse_shared_ids(task: str, rows: list[ManifestRow]) -> None:
@@ -202,9 +202,13 @@ def _refuse_shared_ids(task: str, rows: list[ManifestRow]) -> None:
 
 
 def _refuse_anomalous_outside_test(
-    task: str, found_rows: list[tuple[DatasetImage, ManifestRow]]
+    task: str, image_rows: list[tuple[DatasetImage, ManifestRow]]
 ) -> None:
-    wrong = [f.image_path for f, _ in found_rows if f.label == "anomalous" and f.part != "test"]
+    wrong = [
+        image.image_path
+        for image, _ in image_rows
+        if image.label == "anomalous" and image.part != "test"
+    ]
     if wrong:
         raise _refusal(
             task,

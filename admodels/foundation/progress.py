@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, total: int, label: str) -> None:
         self._total, self._label, self._start = total, label, time.monotonic()
-        self._told = 0  # of LINES_PER_RUN
+        self._lines = 0  # written, of LINES_PER_RUN
         self._bar = None
         if sys.stderr.isatty() and not is_json():
             self._bar = tqdm(total=total, desc=label, delay=SHORT_SECONDS)
@@ -40,8 +40,8 @@ class Progress:
 
     def _write(self, done: int, seconds: float) -> None:
         reached = done * LINES_PER_RUN // self._total
-        if seconds >= SHORT_SECONDS and reached > self._told:
-            self._told = reached
+        if seconds >= SHORT_SECONDS and reached > self._lines:
+            self._lines = reached
             rate = done / max(seconds, 1e-9)
             left = f"{rate:.3g}/s, {(self._total - done) / rate:.0f} s left"
             state = f"{done}/{self._total} after {seconds:.0f} s, {left}"

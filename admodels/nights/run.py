@@ -241,7 +241,7 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
         known = StorageError.of(error) if isinstance(error, OSError) else error
         LOG.error("%s: %s: %s", name, type(known).__name__, known)
         report.exit_code = known.exit_code
-        report.told.append(known.found)
+        report.told.append(known.fault)
     except Exception as error:  # a bug on one line must not cost the others their night
         LOG.exception("%s: a bug", name)
         report.exit_code = BUG

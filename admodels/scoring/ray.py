@@ -49,7 +49,7 @@ class _Worker:
         try:
             found[0] = list(self._rows(names))
         except AdmodelsError as error:
-            found[0] = f"{os.uname().nodename}: {error.found}"
+            found[0] = f"{os.uname().nodename}: {error.fault}"
         return {"found": found}
 
     def _rows(self, names: Iterator[str]) -> Iterator[Read]:

@@ -140,7 +140,7 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except Unsettled:
         return Read(None, looks)
     except UnreadableImage as error:
-        return Read(_refused(row, Status(error.reason), error.found), looks)
+        return Read(_refused(row, Status(error.reason), error.fault), looks)
     except Refused as error:
         return Read(_refused(row, error.status, error.reason), looks)
     except FileNotFoundError:

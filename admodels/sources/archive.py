@@ -75,7 +75,7 @@ def is_archive(file: Path) -> bool:
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is one that file managers leave behind."""
     # __MACOSX is where macOS archives keep the ._ files
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+    return any(name.startswith(".") or name == "__MACOSX" for name in PurePosixPath(path).parts)
 
 
 class _Room:
@@ -111,16 +111,16 @@ class _Room:
             UnsafeMember: another member has this path, or one that differs in case alone.
         """
         path = PurePosixPath(name)
-        for part, is_folder in ((path, False), *((above, True) for above in path.parents[:-1])):
-            entry = (str(part), is_folder)
-            seen = unicodedata.normalize("NFC", str(part)).casefold()
+        for place, is_folder in ((path, False), *((above, True) for above in path.parents[:-1])):
+            entry = (str(place), is_folder)
+            seen = unicodedata.normalize("NFC", str(place)).casefold()
             before = self._taken.setdefault(seen, entry)
             if before is not entry and not (is_folder and before == entry):
-                raise UnsafeMember(f"members `{before[0]}` and `{part}` are one to some systems")
+                raise UnsafeMember(f"members `{before[0]}` and `{place}` are one to some systems")
         return self._folder / path
 
     def write(self, data: IO[bytes], path: Path) -> None:
-        """Write by hand: Python before 3.11.4 has no safe `extract`, and modes do not matter."""
+        """Write a plain file; `tarfile.data_filter` would let links in, and a zip has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise UnsafeMember(f"`{path.name}` came with another archive already")

@@ -48,14 +48,14 @@ def download(urls: Sequence[str], pin: str, remedy: str) -> Path:
         other, faults = "", []
         for url in urls:
             try:
-                part = _whole(url)
+                partial = _whole(url)
             except BROKEN as error:
                 faults.append(f"{url}: {error}")
                 continue
-            sha256 = sha256_of(part)
+            sha256 = sha256_of(partial)
             if sha256.startswith(pin):
-                return part.replace(DOWNLOADS / f"{sha256}.whole")
-            part.unlink()
+                return partial.replace(DOWNLOADS / f"{sha256}.whole")
+            partial.unlink()
             other = sha256
             faults.append(f"{url}: its sha256 is {sha256}")
     if other:
@@ -78,19 +78,19 @@ def _key(url: str) -> str:
 
 
 def _whole(url: str) -> Path:
-    """The file with all that `url` gives, after as many tries as bring something."""
-    part = DOWNLOADS / f"{_key(url)}.part"
+    """The file with all that `url` gives, tried again as long as more bytes come."""
+    partial = DOWNLOADS / f"{_key(url)}.part"
     tries = 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = partial.stat().st_size if partial.exists() else 0
         try:
-            _continue(url, part)
-            return part
+            _continue(url, partial)
+            return partial
         except BROKEN as error:
             status = error.code if isinstance(error, HTTPError) else 500
             if status == RANGE_REFUSED:
-                part.unlink(missing_ok=True)
-            grown = part.exists() and part.stat().st_size > before
+                partial.unlink(missing_ok=True)
+            grown = partial.exists() and partial.stat().st_size > before
             tries = 0 if grown else tries + 1
             hopeless = status < 500 and status not in WORTH_ANOTHER_TRY
             if hopeless or tries == TRIES_WITHOUT_A_BYTE:
@@ -98,23 +98,23 @@ def _whole(url: str) -> Path:
             time.sleep(PAUSE_SECONDS * tries)
 
 
-def _continue(url: str, part: Path) -> None:
-    """Bring what is missing of `part`; all of it, unless the server says that it is the same."""
-    version = part.with_suffix(".version")  # the server's own mark of what has come so far
-    have = part.stat().st_size if part.exists() and version.exists() else 0
+def _continue(url: str, partial: Path) -> None:
+    """Download what is missing of `partial`; all of it, unless the server says it is the same."""
+    version = partial.with_suffix(".version")  # the server's own mark of what has come so far
+    have = partial.stat().st_size if partial.exists() and version.exists() else 0
     headers = {"User-Agent": "admodels"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": version.read_text("ascii")}
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as reply:
-        told = reply.headers.get("Content-Range", "")
-        if reply.status == PARTIAL and not told.startswith(f"bytes {have}-"):
-            raise HTTPException(f"asked for bytes from {have}, got {told}")
+        given = reply.headers.get("Content-Range", "")
+        if reply.status == PARTIAL and not given.startswith(f"bytes {have}-"):
+            raise HTTPException(f"asked for bytes from {have}, got {given}")
         have = have if reply.status == PARTIAL else 0
         _mark(version, reply.headers)
         promised = have + int(reply.headers.get("Content-Length") or 0)
         shown = Progress(promised // MIB, "download, MiB")
-        with part.open("ab" if have else "wb") as file:
+        with partial.open("ab" if have else "wb") as file:
             while data := reply.read(CHUNK_BYTES):
                 file.write(data)
                 shown.at(file.tell() // MIB)

@@ -2,7 +2,7 @@
 
 A pin is the SHA-256 of what a source holds: the tree of a folder, the bytes of an archive or a
 download, the photograph behind a sample, the text of a list. Hidden files (.DS_Store, ._x) are
-neither hashed nor copied. A list (NAME.urls) brings several files: a line is the SHA-256 of one
+neither hashed nor copied. A list (NAME.urls) names several files: a line is the SHA-256 of one
 and its URLs, mirrors in the order to be tried; archives are unpacked over each other.
 """
 
@@ -32,19 +32,19 @@ SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are
 def tree_sha256(root: Path, category: str = "") -> str:
     """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times.
 
-    Of a dataset that holds the category as a sub-folder, only what `fetch` brings counts.
+    Of a dataset that holds the category as a sub-folder, only what `fetch` copies counts.
     """
     tree = hashlib.sha256()
-    base, paths = _brought(root, category)
+    base, paths = _wanted_files(root, category)
     for path in progress(paths, len(paths), "hash files"):
         tree.update(f"{path}\0{sha256_of(base / path)}\n".encode())
     return tree.hexdigest()
 
 
-def _brought(root: Path, category: str) -> tuple[Path, list[str]]:
-    """The files to bring, and the folder that their paths are relative to."""
-    base, only = _narrowed(root, category)
-    return base, sorted(f"{part}{path}" for part in only for path in _files(base / part))
+def _wanted_files(root: Path, category: str) -> tuple[Path, list[str]]:
+    """The folder that paths are relative to, and the sorted paths of the files that count."""
+    base, only = _narrow_root(root, category)
+    return base, sorted(f"{inner}{path}" for inner in only for path in _files(base / inner))
 
 
 def _files(root: Path) -> list[str]:
@@ -55,7 +55,7 @@ def _files(root: Path) -> list[str]:
         OSError: a folder cannot be listed; a part of a dataset is never taken for the whole.
     """
     paths = []
-    for folder, _, names in os.walk(root, followlinks=True, onerror=_raised):
+    for folder, _, names in os.walk(root, followlinks=True, onerror=_raise):
         if Path(folder).is_symlink() and Path(folder).resolve() in Path(folder).absolute().parents:
             raise DataError(
                 "a link leads back to a folder above it",
@@ -76,7 +76,7 @@ def _files(root: Path) -> list[str]:
     return kept
 
 
-def _raised(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error
 
 
@@ -88,19 +88,19 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _narrowed(root: Path, category: str) -> tuple[Path, tuple[str, ...]]:
+def _narrow_root(root: Path, category: str) -> tuple[Path, tuple[str, ...]]:
     """The category's folder where `root`, or the only folder in it, is a whole dataset.
 
-    A folder, and the parts of it that count: all of it is one part without a name.
+    A folder, and those inside it that count; `("",)` where all of it counts.
     """
     inside = [p for p in root.iterdir() if not is_hidden(p.name)]
     outer = [root, *(inside if len(inside) == 1 and inside[0].is_dir() else [])]
-    found = [folder for folder in outer if category and (folder / category).is_dir()]
-    if not found:
+    datasets = [folder for folder in outer if category and (folder / category).is_dir()]
+    if not datasets:
         return root, ("",)
-    if (found[0] / SPLIT_TABLES).is_dir():
-        return found[0], (f"{category}/", f"{SPLIT_TABLES}/")
-    return found[0] / category, ("",)
+    if (datasets[0] / SPLIT_TABLES).is_dir():
+        return datasets[0], (f"{category}/", f"{SPLIT_TABLES}/")
+    return datasets[0] / category, ("",)
 
 
 def pin_source(location: str, category: str = "", mirrors: Sequence[str] = ()) -> Source:
@@ -141,15 +141,15 @@ def _existing(location: str) -> Path:
             "source is missing",
             where=location,
             expected="a folder, an archive, an http(s) or file URL, or scikit-image/NAME.png",
-            next_step="mount or restore it, or mend `source.location` in params.yaml",
+            next_step="mount or restore it, or correct `source.location` in params.yaml",
         )
     return path
 
 
 def fetch(source: Source, category: str, target: Path) -> None:
-    """Bring the source to the folder `target`, whole or not at all.
+    """Copy or download the source to the folder `target`, whole or not at all.
 
-    Of a dataset that holds the category as a sub-folder, only that folder is brought.
+    Of a dataset that holds the category as a sub-folder, only that folder is copied.
 
     Raises:
         SourceError: the source cannot be reached.
@@ -169,7 +169,7 @@ def fetch_source(source: Source, category: str, content: Path, refresh: str) -> 
         refuse_other(source, _sample_sha256(photograph), refresh)
         sample.draw(photograph, content)
     elif source.kind == "path":
-        _copy(*_brought(_folder(source.location), category), content)
+        _copy(*_wanted_files(_folder(source.location), category), content)
         refuse_other(source, tree_sha256(content), refresh)
     else:
         unpacked = content / ".unpacked"  # hidden: nothing of this name can come out of an archive
@@ -179,8 +179,8 @@ def fetch_source(source: Source, category: str, content: Path, refresh: str) -> 
                 shutil.copyfile(file, unpacked / PurePosixPath(urlsplit(name).path).name)
             else:
                 extract(file, unpacked, name, f"pack the dataset anew, then `{refresh}`")
-        base, parts = _narrowed(unpacked, category)
-        for path in sorted(base.iterdir() if parts == ("",) else (base / part for part in parts)):
+        base, parts = _narrow_root(unpacked, category)
+        for path in sorted(base.iterdir() if parts == ("",) else (base / inner for inner in parts)):
             path.replace(content / path.name)
         shutil.rmtree(unpacked)
 
@@ -203,13 +203,13 @@ def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
                 f"line {number} of the list is `{line}`",
                 where=source.location,
                 expected="a SHA-256 and at least one URL, between blanks",
-                next_step=f"mend the list, then {remedy}",
+                next_step=f"correct the list, then {remedy}",
             )
         if pin:
-            yield download(mirrors, pin, f"mend the list, then {remedy}"), mirrors[0]
+            yield download(mirrors, pin, f"correct the list, then {remedy}"), mirrors[0]
 
 
-def bring_file(location: str, pin: str, target: Path, key: str) -> None:
+def fetch_file(location: str, pin: str, target: Path, key: str) -> None:
     """One file by path or URL; `pin` is the start of its SHA-256 and stands at `key`.
 
     Raises:
@@ -217,16 +217,16 @@ def bring_file(location: str, pin: str, target: Path, key: str) -> None:
         DataError: it differs from its pin: its weights could be anything.
     """
     if location.startswith(URL_SCHEMES):
-        origin = download([location], pin, f"mend `{key}`")
+        origin = download([location], pin, f"correct `{key}`")
     else:
         origin = _existing(location)
-    found = sha256_of(origin)
-    if not found.startswith(pin):
+    sha256 = sha256_of(origin)
+    if not sha256.startswith(pin):
         raise DataError(
-            f"file differs from its pin: its sha256 is {found}",
+            f"file differs from its pin: its sha256 is {sha256}",
             where=location,
             expected=f"the pinned {pin}",
-            next_step=f"take the right file; if the change is meant, mend `{key}`",
+            next_step=f"take the right file; if the change is meant, correct `{key}`",
         )
     with whole_file(target) as partial:
         shutil.copyfile(origin, partial)
@@ -254,7 +254,7 @@ def _folder(location: str) -> Path:
             "source is not a folder",
             where=location,
             expected="a folder, for `kind: path`",
-            next_step="mend `source.kind` in params.yaml (an archive is `kind: archive`)",
+            next_step="correct `source.kind` in params.yaml (an archive is `kind: archive`)",
         )
     return path
 

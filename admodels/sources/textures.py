@@ -1,4 +1,4 @@
-"""Brings the textures that anomalies are painted with: a folder, archive or URL, or the packaged.
+"""Fetches the textures that anomalies are painted with: a folder, archive or URL, or the packaged.
 
 The packaged ones are photographs inside the wheels of scikit-image and scikit-learn (never
 brick, gravel or grass, which are the sample tasks) and procedural textures drawn here.
@@ -120,7 +120,7 @@ def _draw(target: Path) -> None:
         for variant in range(VARIANTS):
             rng = np.random.default_rng([SEED, kind, variant])
             path = target / "procedural" / f"{name}_{variant}.png"
-            decode.write_png(path, _coloured(plane(rng), rng))
+            decode.write_png(path, _in_colours(plane(rng), rng))
 
 
 def _halves(rgb: UInt8) -> dict[str, UInt8]:
@@ -132,7 +132,7 @@ def _halves(rgb: UInt8) -> dict[str, UInt8]:
     return {"left": middle[:, :side], "right": middle[:, width - side :]}
 
 
-def _coloured(plane: Float64, rng: np.random.Generator) -> UInt8:
+def _in_colours(plane: Float64, rng: np.random.Generator) -> UInt8:
     """A plane as RGB: its range, stretched to 0..1, runs through three random colours."""
     colours = rng.uniform(0, 255, size=(3, 3))
     unit = (plane - plane.min()) / (plane.max() - plane.min())
@@ -140,7 +140,7 @@ def _coloured(plane: Float64, rng: np.random.Generator) -> UInt8:
     return np.asarray(np.rint(np.stack(channels, axis=-1)), dtype=np.uint8)
 
 
-def _turned(rng: np.random.Generator) -> Float64:
+def _turn(rng: np.random.Generator) -> Float64:
     """The two coordinates (2, P, P), px, turned by a random angle."""
     y, x = np.indices((TEXTURE_PX, TEXTURE_PX)).astype(np.float64)
     angle = rng.uniform(0, np.pi)
@@ -158,29 +158,29 @@ def _noise(rng: np.random.Generator, roughness: float = 1.5) -> Float64:
 
 
 def _checks(rng: np.random.Generator) -> Float64:
-    y, x = _turned(rng) // rng.uniform(12, 40)
+    y, x = _turn(rng) // rng.uniform(12, 40)
     return np.asarray((y + x) % 2 + 0.1 * _noise(rng))
 
 
 def _stripes(rng: np.random.Generator) -> Float64:
-    y, _ = _turned(rng)
+    y, _ = _turn(rng)
     return np.asarray(np.sin(2 * np.pi * y / rng.uniform(8, 40)) + 0.1 * _noise(rng))
 
 
 def _dots(rng: np.random.Generator) -> Float64:
     period = rng.uniform(14, 36)
-    y, x = _turned(rng) % period - period / 2
+    y, x = _turn(rng) % period - period / 2
     return np.asarray((np.hypot(y, x) < period * rng.uniform(0.2, 0.4)) + 0.1 * _noise(rng))
 
 
 def _rings(rng: np.random.Generator) -> Float64:
     """Wood: rings around a far heart, bent by noise."""
-    y, x = _turned(rng) + rng.uniform(50, 300, size=(2, 1, 1))
+    y, x = _turn(rng) + rng.uniform(50, 300, size=(2, 1, 1))
     return np.asarray(np.sin(np.hypot(y, 0.3 * x) / rng.uniform(2, 5) + 0.7 * _noise(rng, 1.8)))
 
 
 def _marble(rng: np.random.Generator) -> Float64:
-    y, _ = _turned(rng)
+    y, _ = _turn(rng)
     return np.asarray(np.abs(np.sin(y / rng.uniform(15, 40) + 2 * _noise(rng, 1.6))))
 
 

@@ -197,7 +197,7 @@ def resolve(address: str, repo: Path, cache: Path) -> Resolved:
     except SourceError as error:
         if address not in known or not _is_whole(cache, known[address].sha256):
             raise
-        note = f"scored with the last version known: {error.found}"
+        note = f"scored with the last version known: {error.fault}"
     else:
         write_json(path, {name: copy.model_dump() for name, copy in known.items()})
         kept = {copy.sha256 for copy in known.values()}

@@ -169,7 +169,7 @@ def _matte_problem(row: ManifestRow, data: bytes | None) -> str:
         if data is not None:
             decode.decode_matte(data, row.foreground_path, row)
     except DataError as error:
-        return error.found
+        return error.fault
     return ""
 
 

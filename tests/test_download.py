@@ -21,7 +21,7 @@ from admodels.sources.download import DOWNLOADS, download
 REPO = Path(__file__).parents[1]
 DATA = random.Random(5).randbytes(3_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-REMEDY = "`mend it`"
+REMEDY = "`admodels task refresh x`"
 
 
 class Unruly(BaseHTTPRequestHandler):

@@ -334,7 +334,7 @@ def test_a_list_that_is_wrong_brings_nothing(tmp_path, served):
     for lines, named in (
         ((good, "abc http://x/1.zip"), r"line 2 of the list is `abc http"),
         ((good, pin_of(one)), "line 2 of the list"),
-        ((good, f"{'0' * 64} {url}/2.zip"), r"differs from its pin[\s\S]*mend the list"),
+        ((good, f"{'0' * 64} {url}/2.zip"), r"differs from its pin[\s\S]*correct the list"),
         ((good, f"{pin_of(two)} {url}/2.zip"), "came with another archive"),
     ):
         with pytest.raises(DataError, match=named):
