@@ -30,7 +30,7 @@ from admodels.nights.drift.statistics import (
     FLOORS,
     IQR_OF_NORMAL,
     PAST_NIGHTS,
-    Finding,
+    Comparison,
     judge,
     values,
 )
@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[str, Callable[[UInt8], UInt8]]] = {
 }
 
 
-def found_in(night: Records, reference: Records, rng: np.random.Generator) -> dict[str, Finding]:
+def found_in(night: Records, reference: Records, rng: np.random.Generator) -> dict[str, Comparison]:
     """In a night of eight hours whose images come in any order."""
     ours = values(reference, reference)
     times = np.sort(rng.integers(0, 8 * HOUR, len(night)))

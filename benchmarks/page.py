@@ -14,7 +14,6 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +98,7 @@ def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) ->
     report = LineReport("in", 0.02, [ledger.run], **known, **keys)
     told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
     told |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
-    ledger.finish(told | {"versions": {}, "lines": {LINE: asdict(report)}})
+    ledger.finish(told | {"versions": {}, "lines": {LINE: report.content()}})
 
 
 def opening(browser: Browser, address: str, slowdown: int) -> dict[str, object]:

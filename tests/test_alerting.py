@@ -202,7 +202,7 @@ def test_the_summary_of_a_night_before_is_not_taken_for_this_one(
 ) -> None:
     text = told(monkeypatch, kept(tmp_path), None, status)
     assert words in text
-    assert "it told no summary" in text
+    assert "it wrote no summary" in text
     assert "press_3" not in text
 
 
@@ -222,12 +222,12 @@ def test_the_end_of_a_log_counts_and_nothing_before_it(tmp_path: Path, monkeypat
     with log.open("ab") as file:
         file.write(b"\xff" * 2000 + b"\nBusyError: another run\n  next: wait <!here> `x`\x1b[2J\n")
     text = told(monkeypatch, ledger, log, "75")
-    assert "it told no summary; the end of its log:" in text
+    assert "it wrote no summary; the end of its log:" in text
     assert "press_3" not in text
     assert text.endswith("BusyError: another run\n  next: wait (!here> 'x'?[2J\n```")
     assert "exit code unknown" in told(monkeypatch, ledger, log, "")
     log.write_text("", encoding="utf-8")
-    assert told(monkeypatch, ledger, log, "2").endswith("it told no summary\n```")
+    assert told(monkeypatch, ledger, log, "2").endswith("it wrote no summary\n```")
 
 
 def test_a_thousand_failing_lines_make_a_short_message(tmp_path: Path, monkeypatch) -> None:
@@ -269,7 +269,7 @@ def test_a_webhook_that_is_none_is_a_sentence() -> None:
     assert "no http or https address" in other
     assert SECRET not in fault + other
     (none,) = send("s", "b", {})
-    assert none.startswith("nobody is told")
+    assert none.startswith("no alert was sent")
 
 
 def people(url: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from admodels.nights.drift.hints import hint
 from admodels.nights.drift.statistics import (
     EFFECT,
     LEVEL,
-    Finding,
+    Comparison,
     Past,
     can_tell,
     judge,
@@ -23,14 +23,14 @@ from tests import cards
 SECOND = 10**9
 
 
-def night(values: Float64, reference: Float64, past: tuple[float, ...] = ()) -> Finding:
+def night(values: Float64, reference: Float64, past: tuple[float, ...] = ()) -> Comparison:
     """One statistic, linear and with a floor that does not count, of images in their order."""
     times = np.arange(len(values)) * SECOND
     given = {"anomaly_score": values[:, None]}, {"anomaly_score": reference[:, None]}
     return judge(*given, {"anomaly_score": [(e, e) for e in past]}, times)["anomaly_score"]
 
 
-def test_a_finding_is_a_rank_test_and_a_robust_effect() -> None:
+def test_a_comparison_is_a_rank_test_and_a_robust_effect() -> None:
     rng = np.random.default_rng(3)
     ours, theirs = rng.normal(5, 2, 60), rng.normal(9, 2, 40)
     found = night(theirs, ours)
@@ -184,7 +184,7 @@ def look(count: int, seed: int) -> Records:
     return (level + rng.normal(0, 10, (count, 64, 64, 1))).repeat(3, axis=3).astype(np.uint8)
 
 
-def judged(pixels: UInt8) -> dict[str, Finding]:
+def judge_images(pixels: UInt8) -> dict[str, Comparison]:
     reference = cards.appearances(look(60, seed=1))
     night = values(cards.appearances(pixels), reference)
     return judge(night, values(reference, reference), {}, np.arange(len(pixels)))
@@ -193,14 +193,14 @@ def judged(pixels: UInt8) -> dict[str, Finding]:
 def test_a_veil_at_one_place_is_a_spot_there_and_defects_anywhere_are_not() -> None:
     rng = np.random.default_rng(2)
     pixels = look(60, seed=2)
-    assert [name for name, found in judged(pixels).items() if found.alarm] == []
+    assert [name for name, found in judge_images(pixels).items() if found.alarm] == []
     for image in pixels[:20]:  # a third of the night is defective
         y, x = rng.integers(0, 48, 2)
         image[y : y + 16, x : x + 16] = 230
-    assert not judged(pixels)["spot"].alarm
+    assert not judge_images(pixels)["spot"].alarm
     veiled = look(60, seed=3)
     veiled[:, 16:24, 40:48] = veiled[:, 16:24, 40:48] // 4 + 75
-    found = judged(veiled)
+    found = judge_images(veiled)
     assert [name for name, one in found.items() if one.alarm] == ["spot"]
     assert found["spot"].place == pytest.approx((44 / 64, 20 / 64), abs=1 / CELLS)
     assert hint(found).endswith("dirt on the lens, or something new there")
@@ -211,7 +211,7 @@ def test_every_statistic_has_values_a_floor_and_words() -> None:
     named = set(values(reference, reference)) | {"anomaly_score"}
     assert named == set(statistics.FLOORS)
     for name in named:
-        found = Finding(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
+        found = Comparison(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
         assert hint({name: found}), name
     assert set(statistics.RATIOS) < set(APPEARANCE.names)
 
@@ -230,11 +230,11 @@ def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
     assert alarms == 0
 
 
-def finding(night: float, reference: float, **more: object) -> Finding:
-    return Finding(night, reference, 5.0, 0.0, **{"alarm": "calibration"} | more)
+def compare(night: float, reference: float, **more: object) -> Comparison:
+    return Comparison(night, reference, 5.0, 0.0, **{"alarm": "calibration"} | more)
 
 
-DARK = finding(60, 100, since="2026-11-26T02:14:09+00:00")
+DARK = compare(60, 100, since="2026-11-26T02:14:09+00:00")
 
 
 @pytest.mark.parametrize(
@@ -244,38 +244,44 @@ DARK = finding(60, 100, since="2026-11-26T02:14:09+00:00")
             {"brightness": DARK},
             "40 % darker since 02:14, sharpness unchanged: lighting or exposure",
         ),
-        ({"sharpness": finding(1, 4), "noise": finding(1, 2)}, "75 % less sharp: focus, or a veil"),
-        ({"noise": finding(8, 1), "sharpness": finding(4, 1)}, "more noise by a factor of 8: sens"),
         (
-            {"shift_x": finding(20, 0), "spot": finding(9, 0, place=(0.1, 0.9), share=0.4)},
+            {"sharpness": compare(1, 4), "noise": compare(1, 2)},
+            "75 % less sharp: focus, or a veil",
+        ),
+        (
+            {"noise": compare(8, 1), "sharpness": compare(4, 1)},
+            "more noise by a factor of 8: sens",
+        ),
+        (
+            {"shift_x": compare(20, 0), "spot": compare(9, 0, place=(0.1, 0.9), share=0.4)},
             "20 px to the right: camera or fixture moved",
         ),
         (
-            {"shift_x": finding(-4, 0), "spot": finding(9, 0, place=(0.1, 0.9), share=0.05)},
+            {"shift_x": compare(-4, 0), "spot": compare(9, 0, place=(0.1, 0.9), share=0.05)},
             "another contrast 10 % from the left and 90 % from the top: dirt on the lens",
         ),
-        ({"red": finding(1.2, 1), "blue": finding(0.8, 1)}, "20 % redder: white balance"),
+        ({"red": compare(1.2, 1), "blue": compare(0.8, 1)}, "20 % redder: white balance"),
         (
-            {"brightness": DARK, "shift_y": finding(-7, 0)},
+            {"brightness": DARK, "shift_y": compare(-7, 0)},
             "40 % darker since 02:14, sharpness unchanged: lighting or exposure; 7 px up: camera",
         ),
         (
-            {n: finding(3, 1) for n in ("brightness", "contrast", "noise")}
-            | {"spot": finding(9, 0, share=0.7)},
+            {n: compare(3, 1) for n in ("brightness", "contrast", "noise")}
+            | {"spot": compare(9, 0, share=0.7)},
             "brighter by a factor of 3, more contrast by a factor of 3, more noise by a factor of "
             "3: another product, or another view",
         ),
         (
-            {"anomaly_score": finding(0.5, 0.25)},
+            {"anomaly_score": compare(0.5, 0.25)},
             "higher scores (median 0.5, not 0.25) from images that look as ever: most are defec",
         ),
         (
-            {"brightness": finding(90, 89, alarm="past nights", past=Past(20, 100.0, 0.0))},
+            {"brightness": compare(90, 89, alarm="past nights", past=Past(20, 100.0, 0.0))},
             "10 % darker, sharpness unchanged",
         ),
-        ({"brightness": finding(60, 100, alarm="")}, ""),
+        ({"brightness": compare(60, 100, alarm="")}, ""),
     ],
 )
-def test_a_hint_names_the_cause(alarms: dict[str, Finding], words: str) -> None:
+def test_a_hint_names_the_cause(alarms: dict[str, Comparison], words: str) -> None:
     assert hint(alarms).startswith(words)
     assert bool(hint(alarms)) == bool(words)

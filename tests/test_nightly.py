@@ -126,16 +126,16 @@ def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
 
 
 def test_a_bug_on_one_line_is_told_and_kept_to_it(plant: Path, monkeypatch) -> None:
-    from admodels.scoring import rows
+    from admodels.inference import model
 
-    inner = rows.statistics
+    inner = model.statistics
 
     def broken(rgb):
         if rgb.shape[0] == 65:
             raise ZeroDivisionError("a bug")
         return inner(rgb)
 
-    monkeypatch.setattr(rows, "statistics", broken)
+    monkeypatch.setattr(model, "statistics", broken)
     cards.card(plant / "press" / "odd.png", 50, side=65)
     told = run({"press": line("press"), "weld": line("weld")})
     assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (1, 0)
@@ -261,7 +261,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, object], str]:
     return process.returncode, json.loads(lines[-1]) if lines else {}, told
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number: int) -> None:
     draw(plant / "many", 250)
@@ -283,7 +282,6 @@ def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number
         assert (len(found), found["path"].nunique()) == (256, 250)
 
 
-@pytest.mark.slow
 def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant: Path) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
 
@@ -297,7 +295,6 @@ def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant:
     assert len(table("scores")) == 6
 
 
-@pytest.mark.slow
 def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
     process = command(plant, "watch", "--every-seconds", "0.2")

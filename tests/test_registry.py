@@ -44,7 +44,7 @@ def plant(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def promote(name: str) -> registry.Move:
+def promote(name: str) -> registry.AliasMove:
     return registry.promote(Path(), Path(name), "champion")
 
 
@@ -97,7 +97,7 @@ def test_a_bundle_is_registered_once_as_it_is_with_what_it_is_and_how_it_measure
     assert again.now.tags["admodels.model_fingerprint"] == of("one")
     assert "version 1, draem: image_auroc 0.9, false_alarm_rate not measured\nbefore" in str(again)
     assert "version 2, draem: image_auroc not measured" in str(promote("two"))
-    kept = registry.resolve(ADDRESS, Path(), plant / "cache").folder
+    kept = registry.fetch_version(ADDRESS, Path(), plant / "cache").folder
     names = [p.relative_to(kept).as_posix() for p in sorted(kept.rglob("*")) if p.is_file()]
     assert names == ["bundle.json", "golden/00.png", "golden/01.png", "model.safetensors"]
     for name in names:
@@ -110,7 +110,7 @@ def test_a_bundle_that_fails_its_own_test_is_not_promoted(plant: Path) -> None:
         file.write(b"x")
     with pytest.raises(BundleError, match=r"model\.safetensors is missing or was changed"):
         promote("two")
-    assert registry.resolve(ADDRESS, Path(), plant / "cache").version == "1"
+    assert registry.fetch_version(ADDRESS, Path(), plant / "cache").version == "1"
 
 
 def test_while_the_registry_is_away_the_last_champion_scores_and_the_night_says_so(
@@ -133,7 +133,7 @@ def test_where_there_is_no_registry_none_is_made(
 ) -> None:
     (plant / "mlflow.db").unlink()
     with pytest.raises(SourceError, match="no such database"):
-        registry.resolve(ADDRESS, Path(), plant / "cache")
+        registry.fetch_version(ADDRESS, Path(), plant / "cache")
     with pytest.raises(SourceError, match="no such database"):
         registry.rollback(Path(), "stripes", "champion")
     assert not (plant / "mlflow.db").exists()

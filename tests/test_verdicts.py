@@ -105,16 +105,16 @@ def test_deleted_verdicts_are_made_again_with_the_same_bytes(place: Path) -> Non
 def test_a_preview_says_exactly_what_another_budget_changes(place: Path) -> None:
     before = set(flagged(place))
     with held(place) as ledger:
-        told = verdicts.change(ledger, "press", 0.4)
+        told = verdicts.change_of_alpha(ledger, "press", 0.4)
         assert set(flagged(place)) == before  # a preview
         verdicts.rebuild(ledger, "press", 0.4)
         after = set(flagged(place))
         assert (told.flagged, told.more, told.fewer) == (len(after), len(after - before), 0)
         assert told.more == 2
-        told = verdicts.change(ledger, "press", 0.1)
+        told = verdicts.change_of_alpha(ledger, "press", 0.1)
         verdicts.rebuild(ledger, "press", 0.1)
         assert (told.more, told.fewer) == (0, len(after - set(flagged(place))))
-        told = verdicts.change(ledger, "press", 0.01)
+        told = verdicts.change_of_alpha(ledger, "press", 0.01)
     assert (told.flagged, told.missing) == (0, 90)
     assert "90 more normal images" in str(told)
 
@@ -210,7 +210,7 @@ def test_what_people_say_gives_the_realised_rate(place: Path) -> None:
     with held(place) as ledger:
         assert feedback.take(ledger, say(place, rows)) == {"press": 3}
         feedback.take(ledger, say(place, [("140.png", "fine"), ("070.png", "defect")]))
-        told = feedback.realised(ledger, "press", ALPHA)
+        told = feedback.count_false_alarms(ledger, "press", ALPHA)
     assert (told.scored, told.flagged, told.reviewed, told.false_alarms) == (10, 3, 2, 1)
     assert told.missed == 1
     false = 3 * 1 / 2

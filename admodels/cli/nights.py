@@ -134,16 +134,16 @@ def calibrate(
     from admodels.inference.conformal import smallest_alpha
     from admodels.nights import calibrate as calibrating
     from admodels.nights import verdicts
-    from admodels.nights.deploy import Pinned
+    from admodels.nights.deploy import BundleChoice
     from admodels.scoring import lines as params
     from admodels.scoring.ledger import open_ledger
     from admodels.scoring.stopping import on_signals
 
     line = params.find_line(name, lines)
     with on_signals() as stop, open_ledger(ledger) as held:
-        pinned = Pinned(models, ledger)
-        pinned.look_up([line])
-        model, _, _ = pinned.of(line)
+        bundles = BundleChoice(models, ledger)
+        bundles.look_up([line])
+        model, _, _ = bundles.of(line)
         manifests = Path("data/manifests")
         calibration = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
         verdicts.rebuild(held, name, line.alpha)
@@ -167,7 +167,7 @@ def rethreshold(
     names = [name] if name else list(params.lines(lines))
     with open_ledger(ledger) as held:
         for each in names:
-            typer.echo(verdicts.change(held, each, alpha))
+            typer.echo(verdicts.change_of_alpha(held, each, alpha))
             if write:
                 verdicts.rebuild(held, each, alpha)
     typer.echo(f"written; set `alpha: {alpha:g}` in {lines} to keep it" if write else "a preview")
@@ -186,7 +186,7 @@ def feedback(
 
     with open_ledger(ledger) as held:
         for name in said.take(held, table):
-            typer.echo(said.realised(held, name, params.find_line(name, lines).alpha))
+            typer.echo(said.count_false_alarms(held, name, params.find_line(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` uses it")
 
 

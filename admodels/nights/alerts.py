@@ -1,7 +1,7 @@
-"""Tell people of a night that needs them, by webhook or mail.
+"""Send people an alert about a night that needs them, by webhook or mail.
 
-Addresses and secrets come from the environment (ADMODELS_ALERT_..., see deploy/RUNBOOK.md) and are
-never told. A channel that fails is a sentence for stderr, not an error.
+Addresses and secrets come from the environment (ADMODELS_ALERT_..., see deploy/RUNBOOK.md) and
+appear in no message. A channel that fails is a sentence for stderr, not an error.
 """
 
 import json
@@ -26,13 +26,13 @@ WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP"
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
 DEADLINE_SECONDS = 30.0  # of a channel, whatever it does
 PORTS = {"smtp": 587, "smtps": 465, "smtp-plain": 25}
-LOG_LINES, LINES_TOLD, LETTERS_PER_LINE = 15, 20, 300
+LOG_LINES, LINES_NAMED, LETTERS_PER_LINE = 15, 20, 300
 Channel = Callable[[str, str, Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a night ended: its exit code if known, its summary if it told one, else its log's end."""
+    """The end of a night: its exit code if known, its summary, or else the end of its log."""
 
     code: int | None
     night: NightSummary | None
@@ -40,20 +40,20 @@ class Outcome:
 
 
 def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str]:
-    """Tell how the last night ended if it was not well; what went wrong with that.
+    """Send how the last night ended if it did not end well; what went wrong in sending.
 
     `status` is how the scheduler saw it end, or empty; a summary that contradicts it is that of a
     night before.
     """
     try:
         ended = _outcome(ledger, log, status)
-    except OSError as error:  # people must hear of that, too
+    except OSError as error:  # people must learn of that, too
         ended = Outcome(_code(status), None, str(error))
     if ended.night and ended.night.whole and ended.code == 0 and not always:
         return []
     index = (ledger / "pages/index.html").absolute()
-    told = message(ended, os.uname().nodename, str(index) if index.exists() else "")
-    return send(*told, os.environ)
+    subject, body = message(ended, os.uname().nodename, str(index) if index.exists() else "")
+    return send(subject, body, os.environ)
 
 
 def _outcome(ledger: Path, log: Path | None, status: str) -> Outcome:
@@ -63,15 +63,15 @@ def _outcome(ledger: Path, log: Path | None, status: str) -> Outcome:
             for line in deque((line for line in lines if line.strip()), LOG_LINES):
                 night = NightSummary.of(line)
                 end = "" if night else end + line  # what stands above a summary is an older night's
-    elif not killed_night(ledger, found := last(ledger)):
-        night = found
+    elif not killed_night(ledger, whole := last(ledger)):
+        night = whole
     if night and code in (None, night.exit_code):
         return Outcome(night.exit_code, night)
     return Outcome(code, None, end)
 
 
 def _code(status: str) -> int | None:
-    """As a shell tells it, from a number or from systemd's name of a signal (KILL)."""
+    """As a shell has it, from a number or from systemd's name of a signal (KILL)."""
     if status.isdecimal():
         return int(status)
     number = getattr(signal, f"SIG{status}", None)
@@ -82,11 +82,11 @@ def message(ended: Outcome, host: str, index: str) -> tuple[str, str]:
     """Subject and body, plain text; `index` is where the page over nights is, or empty."""
     night, code = ended.night, "unknown" if ended.code is None else str(ended.code)
     subject = f"admodels on {host}: night {night.run if night else '?'}, exit code {code}"
-    body = "\n".join(_told(ended, code, index)).splitlines()
+    body = "\n".join(_sentences(ended, code, index)).splitlines()
     return _plain(subject), _plain("\n".join(line[:LETTERS_PER_LINE] for line in body))
 
 
-def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
+def _sentences(ended: Outcome, code: str, index: str) -> Iterator[str]:
     night = ended.night
     if night:
         yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
@@ -99,7 +99,7 @@ def _told(ended: Outcome, code: str, index: str) -> Iterator[str]:
         yield from (f"page: {fault}" for fault in night.page_faults)
         yield from _lines(night.lines)
     else:
-        yield "it told no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
+        yield "it wrote no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
 
 
 def _lines(lines: Mapping[str, LineSummary]) -> Iterator[str]:
@@ -110,12 +110,12 @@ def _lines(lines: Mapping[str, LineSummary]) -> Iterator[str]:
         flagged=sum(line.flagged or 0 for line in lines.values()),
     )
     yield f"lines: {len(lines)}; {_counts(total)}"
-    bad = [(name, line) for name, line in lines.items() if line.exit_code or line.told]
-    for name, line in bad[:LINES_TOLD]:
-        why = "; ".join(text.partition("\n")[0] for text in line.told)
+    bad = [(name, line) for name, line in lines.items() if line.exit_code or line.messages]
+    for name, line in bad[:LINES_NAMED]:
+        why = "; ".join(text.partition("\n")[0] for text in line.messages)
         yield f"- {name}: exit code {line.exit_code}, {_counts(line)}; {why}"
-    if bad[LINES_TOLD:]:
-        yield f"and {len(bad) - LINES_TOLD} more"
+    if bad[LINES_NAMED:]:
+        yield f"and {len(bad) - LINES_NAMED} more"
 
 
 def _counts(line: LineSummary) -> str:
@@ -130,10 +130,10 @@ def _plain(text: str) -> str:
 
 
 def send(subject: str, body: str, environment: Mapping[str, str]) -> list[str]:
-    """Tell it on every channel of the environment; what went wrong, free of secrets."""
+    """Send it on every channel of the environment; what went wrong, free of secrets."""
     channels = {key: channel for key, channel in CHANNELS.items() if environment.get(key)}
     if not channels:
-        return [f"nobody is told: set {' or '.join(CHANNELS)}"]
+        return [f"no alert was sent: set {' or '.join(CHANNELS)}"]
     faults = dict.fromkeys(channels, f"no answer after {DEADLINE_SECONDS:g} s")
 
     def work(key: str) -> None:
@@ -162,8 +162,8 @@ def _webhook(subject: str, body: str, environment: Mapping[str, str]) -> None:
     """One field, the one that Slack, Mattermost and Google Chat have in common."""
     if not environment[WEBHOOK].startswith(("https://", "http://")):
         raise LookupError("no http or https address")
-    told = json.dumps({"text": f"{subject}\n```\n{body}\n```"}).encode()
-    request = Request(environment[WEBHOOK], told, {"Content-Type": "application/json"})
+    payload = json.dumps({"text": f"{subject}\n```\n{body}\n```"}).encode()
+    request = Request(environment[WEBHOOK], payload, {"Content-Type": "application/json"})
     build_opener(_NoRedirect).open(request, timeout=STEP_SECONDS).close()
 
 

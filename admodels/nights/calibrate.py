@@ -45,21 +45,21 @@ def calibrate(
     """
     scores, looks = _scores(ledger, line, model, approved, stop, tile)
     learnt = _learnt(manifests / model.task)
-    if found_again := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
-        told = f"the model learnt from {len(found_again)} of the images: {names_text(found_again)}"
-        raise _refused(told, approved, "images that training has not seen")
+    if known := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
+        reason = f"the model learnt from {len(known)} of the images: {names_text(known)}"
+        raise _refusal(reason, approved, "images that training has not seen")
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     for sha256, verdict in feedback.read(feedback.path_of(ledger, line)).items():
-        known = ledger.index.score(sha256, *fingerprints)
+        score = ledger.index.score(sha256, *fingerprints)
         if verdict == feedback.DEFECT:
             scores.pop(sha256, None)
             looks.pop(sha256, None)
-        elif sha256 not in learnt and known is not None and math.isfinite(known):
-            scores[sha256] = known
+        elif sha256 not in learnt and score is not None and math.isfinite(score):
+            scores[sha256] = score
     if not scores:
-        raise _refused("no image to calibrate with", approved, "normal images of this line")
+        raise _refusal("no image to calibrate with", approved, "normal images of this line")
     ordered = sorted(scores.items(), key=lambda item: (item[1], item[0]))
-    found = Calibration(
+    calibration = Calibration(
         origin="line",
         scores=tuple(score for _, score in ordered),
         images=tuple(sha256 for sha256, _ in ordered),
@@ -67,8 +67,8 @@ def calibrate(
     if looks:
         with durable_file(reference_path(ledger, line, *fingerprints)) as partial:
             write_records(partial, np.stack([looks[sha256] for sha256 in sorted(looks)]))
-    keep_calibration(calibration_path(ledger, line, *fingerprints), found)
-    return found
+    keep_calibration(calibration_path(ledger, line, *fingerprints), calibration)
+    return calibration
 
 
 def _scores(
@@ -76,27 +76,28 @@ def _scores(
 ) -> tuple[dict[str, float], dict[str, Records]]:
     """image_sha256 -> score, and appearance, of every image; what is known is not scored again."""
     bundle, names = model.load(), files(approved)
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     looks: dict[str, Records] = {}
     bad: list[str] = []
     fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
 
     def known(sha256: str) -> float | None:
-        return found.get(sha256, ledger.index.score(sha256, *fingerprints))
+        return scores.get(sha256, ledger.index.score(sha256, *fingerprints))
 
     read = rows(approved, names, bundle, line, known, stop, tile)
-    for one in progress(read, len(names), f"calibrate {line}"):
-        if one.row is not None and one.row.anomaly_score is not None:
-            found[one.row.image_sha256] = one.row.anomaly_score
-            if one.appearance is not None:
-                looks[one.row.image_sha256] = one.appearance
-        elif one.row is None or one.row.status != Status.NOT_AN_IMAGE:
-            bad.append(one.row.path if one.row else "a file that is being written")
+    for result in progress(read, len(names), f"calibrate {line}"):
+        row = result.row
+        if row is not None and row.anomaly_score is not None:
+            scores[row.image_sha256] = row.anomaly_score
+            if result.appearance is not None:
+                looks[row.image_sha256] = result.appearance
+        elif row is None or row.status != Status.NOT_AN_IMAGE:
+            bad.append(row.path if row else "a file that is being written")
     if stop():
         raise Interrupted(stop.signal, approved)
     if bad:
-        raise _refused(f"{len(bad)} images cannot be scored: {names_text(bad)}", approved, "images")
-    return found, looks
+        raise _refusal(f"{len(bad)} images cannot be scored: {names_text(bad)}", approved, "images")
+    return scores, looks
 
 
 def _learnt(folder: Path) -> dict[str, str]:
@@ -106,7 +107,10 @@ def _learnt(folder: Path) -> dict[str, str]:
     return {row.image_sha256: row.image_path for row in rows}
 
 
-def _refused(found: str, where: Path, expected: str) -> DataError:
+def _refusal(reason: str, where: Path, expected: str) -> DataError:
     return DataError(
-        found, where=where, expected=expected, next_step="choose other images, then calibrate again"
+        reason,
+        where=where,
+        expected=expected,
+        next_step="choose other images, then calibrate again",
     )

@@ -12,7 +12,7 @@ LOG = logging.getLogger(__name__)
 BUNDLES = "bundles"  # in the ledger: copies of what the registry holds
 
 
-class Pinned:
+class BundleChoice:
     """The bundles of lines; an address of the registry means the same for as long as this lives."""
 
     def __init__(self, models: Path, ledger: Path) -> None:
@@ -27,13 +27,13 @@ class Pinned:
             from admodels.tracking import registry
 
             try:
-                found = registry.resolve(address, Path(), self._cache)
+                copy = registry.fetch_version(address, Path(), self._cache)
             except Exception as error:  # of these lines alone: `of` raises it
                 self._failed[address] = error
                 continue
-            self._held[address] = (found.folder, f"{address} version {found.version}", found.note)
-            if found.note:
-                LOG.warning("%s: %s", address, found.note)
+            self._held[address] = (copy.folder, f"{address} version {copy.version}", copy.note)
+            if copy.note:
+                LOG.warning("%s: %s", address, copy.note)
 
     def of(self, line: Line) -> tuple[Model, str, str]:
         """The line's model, what it is called, and a note if it may not be the one that counts now.
@@ -53,6 +53,6 @@ class Pinned:
                 f"a bundle of task `{model.task}`",
                 where=name,
                 expected=f"one of the line's task, `{line.task}`",
-                next_step="mend `model` or `task` of the line",
+                next_step="correct `model` or `task` of the line",
             )
         return model.tiled(line.tile), name, note

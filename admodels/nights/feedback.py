@@ -21,7 +21,7 @@ COLUMNS = ("image_sha256", "verdict")
 
 
 @dataclass(frozen=True)
-class Realised:
+class FalseAlarms:
     """A line's alarms as far as people looked at them.
 
     `rate` is the estimated share of normal images that were flagged, None without a reviewed
@@ -69,17 +69,17 @@ def read(path: Path) -> dict[str, str]:
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         table = csv.DictReader(file)
-        found = {row.get("image_sha256", ""): row.get("verdict", "") for row in table}
-    if not set(found.values()) <= {FINE, DEFECT}:
-        raise _refused("other verdicts than fine and defect", path)
-    return found
+        verdicts = {row.get("image_sha256", ""): row.get("verdict", "") for row in table}
+    if not set(verdicts.values()) <= {FINE, DEFECT}:
+        raise _refusal("other verdicts than fine and defect", path)
+    return verdicts
 
 
 def take(ledger: Ledger, path: Path) -> dict[str, int]:
     """Keep what an operator's CSV says, the later word counts; how many images of each line.
 
-    It has the columns `line`, `verdict` (fine or defect), and `path` or `image_sha256`; more are
-    let be, so that a table of ours with one column added will do.
+    It has the columns `line`, `verdict` (fine or defect), and `path` or `image_sha256`; others are
+    ignored, so that a table of ours with one column added will do.
 
     Raises:
         DataError: another CSV, another word, or a file that the ledger does not know.
@@ -87,11 +87,11 @@ def take(ledger: Ledger, path: Path) -> dict[str, int]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         if not {"line", "verdict"} <= set(table.fieldnames or ()):
-            raise _refused(f"the columns are {table.fieldnames}", path)
+            raise _refusal(f"the columns are {table.fieldnames}", path)
         rows = [row for row in table if row["verdict"]]
     wrong = {row["verdict"] for row in rows} - {FINE, DEFECT}
     if wrong:
-        raise _refused(f"verdicts that are neither fine nor defect: {names_text(wrong)}", path)
+        raise _refusal(f"verdicts that are neither fine nor defect: {names_text(wrong)}", path)
     said: dict[str, dict[str, str]] = {}
     unknown = []
     for row in rows:
@@ -101,7 +101,7 @@ def take(ledger: Ledger, path: Path) -> dict[str, int]:
         else:
             unknown.append(f"{row['line']}: {row.get('path')}")
     if unknown:
-        raise _refused(f"files that the ledger does not know: {names_text(unknown)}", path)
+        raise _refusal(f"files that the ledger does not know: {names_text(unknown)}", path)
     for line, verdicts in said.items():
         target = path_of(ledger, line)
         _write(target, (read(target) | verdicts).items())
@@ -138,7 +138,7 @@ def collect(ledger: Ledger, line: str, images: Path, target: Path) -> tuple[int,
     return fine - len(left), len(left)
 
 
-def realised(ledger: Ledger, line: str, alpha: float) -> Realised:
+def count_false_alarms(ledger: Ledger, line: str, alpha: float) -> FalseAlarms:
     """What the feedback says of all verdicts of a line."""
     said = read(path_of(ledger, line))
     counts = dict.fromkeys(("scored", "flagged", "reviewed", "false_alarms", "missed"), 0)
@@ -151,13 +151,13 @@ def realised(ledger: Ledger, line: str, alpha: float) -> Realised:
                 counts["reviewed"] += flagged and sha256 in said
                 counts["false_alarms"] += flagged and said.get(sha256) == FINE
                 counts["missed"] += not flagged and said.get(sha256) == DEFECT
-    return Realised(line, alpha=alpha, **counts)
+    return FalseAlarms(line, alpha=alpha, **counts)
 
 
-def _refused(found: str, path: Path) -> DataError:
+def _refusal(reason: str, path: Path) -> DataError:
     return DataError(
-        found,
+        reason,
         where=path,
         expected="a CSV with the columns line, path or image_sha256, and verdict: fine or defect",
-        next_step="mend the CSV; nothing of it was taken",
+        next_step="correct the CSV; nothing of it was taken",
     )

@@ -15,13 +15,13 @@ UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days
 
 
 class LineSummary(BaseModel):
-    """What the summary of a night says of one line, as far as people are told."""
+    """What pages and alerts show of one line in the summary of a night."""
 
     exit_code: int
     images: int = 0
     unreadable: int = 0
     flagged: int | None = None
-    told: list[str] = []
+    messages: list[str] = Field(default=[], alias="told")
 
 
 class NightSummary(BaseModel):
@@ -33,7 +33,7 @@ class NightSummary(BaseModel):
     seconds: float
     host: str
     lines: dict[str, LineSummary]
-    whole: bool = True  # it told of all its rows, on its page too
+    whole: bool = True  # all its rows are in it, and on its page
     page: str = ""  # where it is
     page_faults: list[str] = []
 
@@ -46,8 +46,8 @@ class NightSummary(BaseModel):
             return None
 
     @property
-    def ended(self) -> datetime:
-        """When it was told."""
+    def end(self) -> datetime:
+        """When it was written."""
         return self.started + timedelta(seconds=self.seconds)
 
 
@@ -79,29 +79,29 @@ def age_of(text: str) -> timedelta:
     Raises:
         ConfigurationError: other words.
     """
-    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if not found:
+    words = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not words:
         raise ConfigurationError(
             f"no age: `{text}`",
             where="--max-age",
             expected="a number and m, h or d, such as `8h`",
             next_step="take more than from a night's start to now, less than from night to night",
         )
-    return int(found[1]) * UNITS[found[2]]
+    return int(words[1]) * UNITS[words[2]]
 
 
 def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
-    """Whether the last night came to its end within `max_age`, and what there is to say of it."""
+    """Whether the last night came to its end within `max_age`, and a sentence on it."""
     night = last(ledger)
     if lost := killed_night(ledger, night):
         return False, f"night {lost} was killed before its end"
     if night is None:
         return False, f"no night has come to its end in {ledger}"
-    age = datetime.now(UTC) - night.ended
+    age = datetime.now(UTC) - night.end
     if age < -CLOCK_TOLERANCE:
         return False, f"night {night.run} ended in the future: a clock is or was wrong"
-    told = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
+    state = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
     ended = night.exit_code < SIGNALLED and (night.whole or night.page_faults)
     if not ended and not _is_at_work(ledger):
-        return False, f"{told}: it was stopped before its end"
-    return age <= max_age, told if age <= max_age else f"{told}: too long ago"
+        return False, f"{state}: it was stopped before its end"
+    return age <= max_age, state if age <= max_age else f"{state}: too long ago"

@@ -30,15 +30,15 @@ class Limit:
         Raises:
             ConfigurationError: other words.
         """
-        found = re.fullmatch(r"(unreadable|flagged)>(\d+(?:\.\d+)?)(%?)", text.replace(" ", ""))
-        if not found:
+        words = re.fullmatch(r"(unreadable|flagged)>(\d+(?:\.\d+)?)(%?)", text.replace(" ", ""))
+        if not words:
             raise ConfigurationError(
-                f"no limit: `{text}`",
+                f"`{text}` is no limit",
                 where="--fail-if",
                 expected="`unreadable>2%` or `flagged>20`, with or without the %",
-                next_step="mend it, and quote it: the shell takes > for itself",
+                next_step="correct it, and quote it: a shell takes > for itself",
             )
-        return cls(found[1], float(found[2]), bool(found[3]))
+        return cls(words[1], float(words[2]), bool(words[3]))
 
     def is_exceeded(self, images: int, counts: Mapping[str, Any]) -> bool:
         """Whether the counts exceed it; those of no image exceed no share."""

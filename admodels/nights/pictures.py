@@ -34,7 +34,7 @@ ALWAYS = 5  # the worst of a night get a picture though they are not flagged
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PictureRow:
     """A row that should have a picture."""
 
     path: str
@@ -55,11 +55,11 @@ def draw(
     The map is not kept when an image is scored, so these few are scored once more.
     """
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-    todo: dict[Path, Wanted] = {}
-    for wanted in _wanted(ledger, source.line, fingerprints, alpha, most):
-        path = ledger.folder / picture_path(source.line, wanted.image_sha256, *fingerprints)
+    todo: dict[Path, PictureRow] = {}
+    for row in _rows_to_draw(ledger, source.line, fingerprints, alpha, most):
+        path = ledger.folder / picture_path(source.line, row.image_sha256, *fingerprints)
         if not path.exists():
-            todo.setdefault(path, wanted)
+            todo.setdefault(path, row)
     if not todo:
         return 0
     bundle = model.load()
@@ -67,20 +67,23 @@ def draw(
     drawn = 0
     for start in range(0, len(todo), at_once):
         if not stop():
-            part = list(todo.items())[start : start + at_once]
-            drawn += _draw(part, source, bundle, _limits(calibration))
+            chunk = list(todo.items())[start : start + at_once]
+            drawn += _draw(chunk, source, bundle, _limits(calibration))
     return drawn
 
 
 def _draw(
-    part: list[tuple[Path, Wanted]], source: LineImages, bundle: Bundle, limits: tuple[float, float]
+    chunk: list[tuple[Path, PictureRow]],
+    source: LineImages,
+    bundle: Bundle,
+    limits: tuple[float, float],
 ) -> int:
     canvases: dict[Path, UInt8] = {}
     maps, planes = [], []
-    for target, wanted in part:
-        rgb = _rgb(source, wanted, bundle)
+    for target, row in chunk:
+        rgb = _rgb(source, row, bundle)
         if rgb is not None:
-            canvases[target] = _shrunk(rgb)
+            canvases[target] = _shrink(rgb)
             if source.tile is not None:
                 maps.append(tiling.score_tiles(bundle, rgb, source.tile, with_map=True)[1])
             else:
@@ -94,9 +97,9 @@ def _draw(
     return len(canvases)
 
 
-def _wanted(
+def _rows_to_draw(
     ledger: Ledger, line: str, fingerprints: tuple[str, str], alpha: float, most: int
-) -> list[Wanted]:
+) -> list[PictureRow]:
     """Rows of tonight by this model: a killed run may have had another."""
 
     def candidates() -> Iterator[tuple[bool, float, str, str]]:
@@ -111,17 +114,17 @@ def _wanted(
                         yield bool(flagged), score, path, sha256
 
     worst = heapq.nlargest(most, candidates())
-    kept = [one for at, one in enumerate(worst) if one[0] or at < ALWAYS]
-    return [Wanted(path, sha256) for _, _, path, sha256 in kept]
+    kept = [image for rank, image in enumerate(worst) if image[0] or rank < ALWAYS]
+    return [PictureRow(path, sha256) for _, _, path, sha256 in kept]
 
 
-def _rgb(source: LineImages, wanted: Wanted, bundle: Bundle) -> UInt8 | None:
+def _rgb(source: LineImages, row: PictureRow, bundle: Bundle) -> UInt8 | None:
     """The image, unless the file has changed since it was scored."""
-    data = same_contents(source.folder, wanted.path, wanted.image_sha256)
-    return None if data is None else decode_image(data, wanted.path, bundle.contract).rgb
+    data = same_contents(source.folder, row.path, row.image_sha256)
+    return None if data is None else decode_image(data, row.path, bundle.contract).rgb
 
 
-def _shrunk(rgb: UInt8) -> UInt8:
+def _shrink(rgb: UInt8) -> UInt8:
     scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
     if scale == 1:
         return rgb

@@ -28,7 +28,7 @@ from admodels.foundation.errors import (
 from admodels.foundation.files import sha256_of
 from admodels.nights import pictures as overlays
 from admodels.nights import verdicts
-from admodels.nights.deploy import Pinned
+from admodels.nights.deploy import BundleChoice
 from admodels.nights.drift import history
 from admodels.nights.limits import Limit, expected_images
 from admodels.nights.page import content, render
@@ -89,14 +89,20 @@ class LineReport:
     contract_fingerprint: str | None = None
     seconds: float = 0.0
     exit_code: int = 0
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
-    def take(self, counts: Counts, untold: Counter[str]) -> None:
-        """What the engine counted, and the statuses of rows that no run has told of yet."""
+    def take(self, counts: Counts, before: Counter[str]) -> None:
+        """Take over what the engine counted, and the statuses of rows that were there before."""
         self.found, self.old = len(counts.paths), counts.old
         self.unsettled, self.reused = counts.unsettled, counts.reused
-        self.statuses = dict(sorted((counts.statuses + untold).items()))
+        self.statuses = dict(sorted((counts.statuses + before).items()))
         self.images, self.unreadable = expected_images(self.statuses)
+
+    def content(self) -> dict[str, Any]:
+        """What runs/RUN.json holds of the line; `messages` are its key `told`."""
+        fields = asdict(self)
+        fields["told"] = fields.pop("messages")
+        return fields
 
 
 def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[str, Any]:
@@ -107,28 +113,29 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         StorageError: the ledger cannot be used at all.
     """
     with on_signals() as stop, open_ledger(folder) as ledger:
-        told = _pass(ledger, lines, options, Pinned(options.models, folder), stop, {})
-        _finish(ledger, told, stop)
-        return told
+        bundles = BundleChoice(options.models, folder)
+        summary = _look(ledger, lines, options, bundles, stop, {})
+        _finish(ledger, summary, stop)
+        return summary
 
 
-def _finish(ledger: Ledger, told: dict[str, Any], stop: Stop) -> None:
-    """The summary, then the page, which reads it: only with both has the run told of its rows."""
-    ledger.finish(told | {"whole": False})
+def _finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:
+    """Write the summary, then the page, which reads it; only with both is the run `whole`."""
+    ledger.finish(summary | {"whole": False})
     if stop():
-        told |= {"whole": False, "exit_code": SIGNALLED + stop.signal}
+        summary |= {"whole": False, "exit_code": SIGNALLED + stop.signal}
     else:
-        _write_page(ledger, told)
-    ledger.finish(told)
+        _write_page(ledger, summary)
+    ledger.finish(summary)
 
 
-def _write_page(ledger: Ledger, told: dict[str, Any]) -> None:
-    """The page of the night, whose failure is told as that of a line is."""
+def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
+    """Write the page of the night; its failure is reported as that of a line is."""
     report = LineReport()
-    with _isolated("page", report):
-        told["page"] = shown(str(render.write(ledger, told["run"]).resolve()))
-    told["page_faults"], told["whole"] = report.told, not report.told
-    told["exit_code"] = _worst({told["exit_code"], report.exit_code})
+    with _isolate("page", report):
+        summary["page"] = shown(str(render.write(ledger, summary["run"]).resolve()))
+    summary["page_faults"], summary["whole"] = report.messages, not report.messages
+    summary["exit_code"] = _worst({summary["exit_code"], report.exit_code})
 
 
 def watch(
@@ -136,44 +143,44 @@ def watch(
     folder: Path,
     options: Options,
     every_seconds: float,
-    tell: Callable[[dict[str, Any]], None],
+    publish: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """A night after the other, each of many looks, until a signal; `tell` hears of what is new."""
+    """Run night after night, each of many looks, until a signal; `publish` gets what is new."""
     with on_signals() as stop:
         while True:
             with open_ledger(folder) as ledger:
-                told = _watched(ledger, lines, options, every_seconds, tell, stop)
+                summary = _watch_a_day(ledger, lines, options, every_seconds, publish, stop)
             if stop():
-                return told
+                return summary
 
 
-def _watched(
+def _watch_a_day(
     ledger: Ledger,
     lines: Mapping[str, Line],
     options: Options,
     every_seconds: float,
-    tell: Callable[[dict[str, Any]], None],
+    publish: Callable[[dict[str, Any]], None],
     stop: Stop,
 ) -> dict[str, Any]:
-    pinned, reports = Pinned(options.models, ledger.folder), dict[str, LineReport]()
+    bundles, reports = BundleChoice(options.models, ledger.folder), dict[str, LineReport]()
     known, began = dict[str, Any](), time.monotonic()
     while True:
-        told = _pass(ledger, lines, options, pinned, stop, reports, WATCHED_PARTS)
-        each = {name: (one.statuses, one.exit_code, one.told) for name, one in reports.items()}
-        news = {name: one for name, one in each.items() if any(one)}
+        summary = _look(ledger, lines, options, bundles, stop, reports, WATCHED_PARTS)
+        states = {name: (r.statuses, r.exit_code, r.messages) for name, r in reports.items()}
+        news = {name: state for name, state in states.items() if any(state)}
         if news != known and not stop():
-            tell(told)
+            publish(summary)
             known = news
         if stop() or time.monotonic() - began >= WATCHED_SECONDS:
             break
         _pause(every_seconds, stop)
         if stop():
             break
-    _finish(ledger, told, stop)
+    _finish(ledger, summary, stop)
     for name in lines:
-        with _isolated(name, LineReport()):
+        with _isolate(name, LineReport()):
             ledger.compact(name)
-    return told
+    return summary
 
 
 def _pause(seconds: float, stop: Stop) -> None:
@@ -182,25 +189,25 @@ def _pause(seconds: float, stop: Stop) -> None:
         time.sleep(min(0.2, seconds))
 
 
-def _pass(
+def _look(
     ledger: Ledger,
     lines: Mapping[str, Line],
     options: Options,
-    pinned: Pinned,
+    bundles: BundleChoice,
     stop: Stop,
     reports: dict[str, LineReport],
     parts: int = 1,
 ) -> dict[str, Any]:
-    """One look at every line; `reports` has those of the look before and gets those of this."""
+    """Look once at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
-    pinned.look_up(lines.values())
+    bundles.look_up(lines.values())
     # Lines of one bundle follow each other, so that it is loaded once.
     for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
         if not stop():
             before = reports.get(name)
             reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
-            with _isolated(name, report):
-                model, report.bundle, note = pinned.of(line)
+            with _isolate(name, report):
+                model, report.bundle, note = bundles.of(line)
                 source = _source(name, line, options)
                 _score(ledger, source, model, options, stop, report)
                 ledger.compact(name, parts)  # first: judging reads all parts, several times
@@ -221,8 +228,8 @@ def _pass(
         "started": began.isoformat(timespec="seconds"),
         "host": os.uname().nodename,
         "seconds": round(time.monotonic() - start, 2),
-        "unclaimed": _unclaimed(lines),
-        "lines": {name: asdict(reports[name]) for name in lines if name in reports},
+        "unclaimed": _count_files_of_no_line(lines),
+        "lines": {name: reports[name].content() for name in lines if name in reports},
     }
 
 
@@ -231,8 +238,8 @@ def _worst(codes: set[int]) -> int:
 
 
 @contextmanager
-def _isolated(name: str, report: LineReport) -> Iterator[None]:
-    """One line's failure is its own; that of the ledger's index is everybody's."""
+def _isolate(name: str, report: LineReport) -> Iterator[None]:
+    """Keep a failure to its line; that of the ledger's index ends the night."""
     try:
         yield
     except sqlite3.Error:
@@ -241,11 +248,11 @@ def _isolated(name: str, report: LineReport) -> Iterator[None]:
         known = StorageError.of(error) if isinstance(error, OSError) else error
         LOG.error("%s: %s: %s", name, type(known).__name__, known)
         report.exit_code = known.exit_code
-        report.told.append(known.fault)
+        report.messages.append(known.fault)
     except Exception as error:  # a bug on one line must not cost the others their night
         LOG.exception("%s: a bug", name)
         report.exit_code = BUG
-        report.told.append(f"{type(error).__name__}: {error}")
+        report.messages.append(f"{type(error).__name__}: {error}")
 
 
 def _source(name: str, line: Line, options: Options) -> LineImages:
@@ -265,8 +272,8 @@ def _score(
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
-        untold = ledger.untold(source.line)
-        report.take(score_line(ledger, source, model, stop, options.engine), untold)
+        before = ledger.statuses_of_tonight(source.line)
+        report.take(score_line(ledger, source, model, stop, options.engine), before)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
 
@@ -283,7 +290,7 @@ def _judge(
 ) -> None:
     name, alpha = source.line, line.alpha
     calibration = verdicts.ensure_calibration(ledger, name, model)
-    drift = history.watch(ledger, name, model, calibration)
+    drift = history.judge_runs(ledger, name, model, calibration)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     if report.images:
         kept = (calibration, alpha, options.pictures, stop)
@@ -300,8 +307,8 @@ def _judge(
     if line.fdr is not None:
         report.listed = verdicts.write_list(ledger, name, alpha, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
-    report.told += [*_alarms(report, options.limits), *filter(None, [note])]
-    report.exit_code = ALARM if report.told else 0
+    report.messages += [*_alarms(report, options.limits), *filter(None, [note])]
+    report.exit_code = ALARM if report.messages else 0
 
 
 def _alarms(report: LineReport, limits: Sequence[Limit]) -> Iterator[str]:
@@ -312,8 +319,11 @@ def _alarms(report: LineReport, limits: Sequence[Limit]) -> Iterator[str]:
         yield f"drift: {report.drift}"
 
 
-def _unclaimed(lines: Mapping[str, Line]) -> int:
-    """How many files of the lines' folders match no line's pattern; a lost folder is told there."""
+def _count_files_of_no_line(lines: Mapping[str, Line]) -> int:
+    """How many files of the lines' folders match no line's pattern.
+
+    A folder that is not there counts none here: its line fails.
+    """
     patterns: dict[str, list[str]] = {}
     for line in lines.values():
         patterns.setdefault(line.folder, []).append(line.pattern or "*")

@@ -77,10 +77,10 @@ def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
     return of_bundle
 
 
-def keep_calibration(path: Path, found: Calibration) -> None:
+def keep_calibration(path: Path, calibration: Calibration) -> None:
     """Write it, whole or not at all."""
     with durable_file(path) as partial:
-        write_json(partial, found.model_dump(mode="json"))
+        write_json(partial, calibration.model_dump(mode="json"))
 
 
 def judge_group(
@@ -97,7 +97,7 @@ def judge_group(
 
 
 def drift_folder(ledger: Ledger, line: str) -> Path:
-    """Where `admodels.nights.drift.history` keeps what it found of each run of a line."""
+    """Where `admodels.nights.drift.history` keeps its record of each run of a line."""
     return ledger.folder / "drift" / folder_name(line)
 
 
@@ -108,8 +108,8 @@ def drifted_runs(ledger: Ledger, line: str) -> set[str]:
 
 
 def _calibration_of(ledger: Ledger, line: str, key: tuple[str, str]) -> Float64:
-    found = read_calibration(calibration_path(ledger, line, *key))
-    return np.array(found.scores if found else (), np.float64)
+    calibration = read_calibration(calibration_path(ledger, line, *key))
+    return np.array(calibration.scores if calibration else (), np.float64)
 
 
 def picture_path(line: str, image_sha256: str, model: str, contract: str) -> str:
@@ -121,8 +121,8 @@ def _with_pictures(verdicts: pa.Table, held: set[str]) -> pa.Table:
     names = ("line", "image_sha256", "model_fingerprint", "contract_fingerprint")
     keys = zip(*(verdicts[name].to_pylist() for name in names), strict=True)
     paths = [path if (path := picture_path(*key)) in held else "" for key in keys]
-    at = verdicts.schema.get_field_index("overlay_path")
-    return verdicts.set_column(at, verdicts.schema.field(at), pa.array(paths, pa.string()))
+    column = verdicts.schema.get_field_index("overlay_path")
+    return verdicts.set_column(column, verdicts.schema.field(column), pa.array(paths, pa.string()))
 
 
 def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
@@ -135,7 +135,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
 
     def groups() -> Iterator[pa.Table]:
         for run, _, verdicts in judge_group(ledger, line, alpha):
-            scored, flagged = _counted(verdicts)
+            scored, flagged = _counts(verdicts)
             counts[:2] += scored, flagged
             if run in tonight:
                 counts[2:] += scored, flagged
@@ -148,7 +148,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
 
 
 @dataclass(frozen=True)
-class Change:
+class AlphaChange:
     """What another alpha does to a line's verdicts.
 
     `missing` normal images more would be needed for the last model's calibration to promise it.
@@ -166,7 +166,7 @@ class Change:
         return f"{self.line}: {self.flagged} flagged, {self.more} more and {self.fewer} fewer"
 
 
-def change(ledger: Ledger, line: str, alpha: float) -> Change:
+def change_of_alpha(ledger: Ledger, line: str, alpha: float) -> AlphaChange:
     """What `rebuild` with this alpha would change, against the verdicts that stand."""
     path = ledger.folder / "verdicts" / f"{folder_name(line)}.parquet"
     before: set[tuple[object, ...]] = set()
@@ -178,7 +178,7 @@ def change(ledger: Ledger, line: str, alpha: float) -> Change:
         flagged, more = flagged + len(now), more + len(now - before)
         calibration = _calibration_of(ledger, line, tables.model_of(scores))
         missing = images_missing(len(calibration), alpha)
-    return Change(line, flagged, more, len(before) - (flagged - more), missing)
+    return AlphaChange(line, flagged, more, len(before) - (flagged - more), missing)
 
 
 def _flagged_keys(verdicts: pa.Table) -> set[tuple[object, ...]]:
@@ -186,7 +186,7 @@ def _flagged_keys(verdicts: pa.Table) -> set[tuple[object, ...]]:
     return set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
 
 
-def _counted(verdicts: pa.Table) -> tuple[int, int]:
+def _counts(verdicts: pa.Table) -> tuple[int, int]:
     """How many rows have a p-value, and how many are flagged."""
     flagged = pc.sum(verdicts["is_anomalous"]).as_py() or 0
     return len(verdicts) - verdicts["p_value"].null_count, flagged

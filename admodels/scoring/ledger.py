@@ -103,13 +103,13 @@ class Ledger:
                     for group in tables.by_model(pa.Table.from_batches([batch])):
                         yield path.parent.name, group
 
-    def untold(self, line: str) -> Counter[str]:
+    def statuses_of_tonight(self, line: str) -> Counter[str]:
         """The statuses of rows of tonight that stand here already."""
-        found = Counter[str]()
+        statuses = Counter[str]()
         for run in self.tonight(line):
             for _, rows in self.groups(line, run):
-                found.update(rows["status"].to_pylist())
-        return found
+                statuses.update(rows["status"].to_pylist())
+        return statuses
 
     def compact(self, line: str, at_most: int = 1) -> None:
         """Make one part of a run's parts if it has more than `at_most`; of one, look at all runs.

@@ -35,7 +35,7 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter: n
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasMove:
     """An alias that went from one version to another, or came to its first."""
 
     address: str
@@ -43,11 +43,11 @@ class Move:
     before: "ModelVersion | None"
 
     def __str__(self) -> str:
-        told = f"{self.address} is {_told(self.now)}"
-        return told if self.before is None else f"{told}\nbefore it was {_told(self.before)}"
+        now = f"{self.address} is {_words(self.now)}"
+        return now if self.before is None else f"{now}\nbefore it was {_words(self.before)}"
 
 
-class Copy(Strict):
+class KnownVersion(Strict):
     """Which version an address meant when the registry was asked last, and its files' folder."""
 
     version: str
@@ -55,7 +55,7 @@ class Copy(Strict):
 
 
 @dataclass(frozen=True)
-class Resolved:
+class LocalVersion:
     """A local copy of a version; `note` says why it may not be the one that counts now."""
 
     folder: Path
@@ -63,13 +63,13 @@ class Resolved:
     note: str = ""
 
 
-def _told(version: "ModelVersion") -> str:
+def _words(version: "ModelVersion") -> str:
     tags = version.tags
     figures = (f"{key} {tags.get(f'admodels.{key}', 'not measured')}" for key in MEASURED)
     return f"version {version.version}, {tags.get('admodels.method')}: {', '.join(figures)}"
 
 
-def promote(repo: Path, folder: Path, alias: str) -> Move:
+def promote(repo: Path, folder: Path, alias: str) -> AliasMove:
     """Register the bundle in `folder`, once, and let the alias of its task point to it.
 
     Raises:
@@ -79,11 +79,11 @@ def promote(repo: Path, folder: Path, alias: str) -> Move:
     """
     loaded = bundles.load(folder, runtime.device())
     name, tags = f"admodels-{loaded.task}", _tags(repo, folder, loaded)
-    with sync.reached(repo) as client:
-        return _moved(client, name, alias, _registered(client, repo, name, folder, tags))
+    with sync.connect(repo) as client:
+        return _move_alias(client, name, alias, _register(client, repo, name, folder, tags))
 
 
-def rollback(repo: Path, task: str, alias: str) -> Move:
+def rollback(repo: Path, task: str, alias: str) -> AliasMove:
     """Let the alias and `previous-ALIAS` change places.
 
     Raises:
@@ -91,20 +91,20 @@ def rollback(repo: Path, task: str, alias: str) -> Move:
         SourceError: the registry is away.
     """
     name, previous = f"admodels-{task}", f"previous-{alias}"
-    with sync.reached(repo, must_exist=True) as client:
-        now = _found(lambda: client.get_model_version_by_alias(name, previous))
+    with sync.connect(repo, must_exist=True) as client:
+        now = _version(lambda: client.get_model_version_by_alias(name, previous))
         if now is None:
-            raise _absent(f"models:/{name}@{previous}")
-        return _moved(client, name, alias, now)
+            raise _no_version(f"models:/{name}@{previous}")
+        return _move_alias(client, name, alias, now)
 
 
-def _moved(client: "MlflowClient", name: str, alias: str, now: "ModelVersion") -> Move:
-    before = _found(lambda: client.get_model_version_by_alias(name, alias))
+def _move_alias(client: "MlflowClient", name: str, alias: str, now: "ModelVersion") -> AliasMove:
+    before = _version(lambda: client.get_model_version_by_alias(name, alias))
     # A number over REST is text.
     if before is not None and int(before.version) != int(now.version):
         client.set_registered_model_alias(name, f"previous-{alias}", str(before.version))
     client.set_registered_model_alias(name, alias, str(now.version))
-    return Move(f"models:/{name}@{alias}", now, before)
+    return AliasMove(f"models:/{name}@{alias}", now, before)
 
 
 def _tags(repo: Path, folder: Path, loaded: bundles.Bundle) -> dict[str, str]:
@@ -119,8 +119,8 @@ def _tags(repo: Path, folder: Path, loaded: bundles.Bundle) -> dict[str, str]:
     cell = f"{loaded.method}/{loaded.task}"
     costs = _json(repo / f"data/costs/evaluate/{cell}.json")
     if costs.get("model_fingerprint") == loaded.model_fingerprint:
-        found = _json(repo / f"data/evaluation/{cell}/metrics.json")
-        known = {key: found[key] for key in MEASURED if found.get(key) is not None}
+        metrics = _json(repo / f"data/evaluation/{cell}/metrics.json")
+        known = {key: metrics[key] for key in MEASURED if metrics.get(key) is not None}
         tags |= {f"admodels.{key}": str(value) for key, value in known.items()}
     return tags
 
@@ -140,7 +140,7 @@ def _revision(repo: Path) -> str:
     return "workspace" if changed else git("rev-parse", "HEAD").strip() or "workspace"
 
 
-def _registered(
+def _register(
     client: "MlflowClient", repo: Path, name: str, folder: Path, tags: dict[str, str]
 ) -> "ModelVersion":
     """The version that holds the bundle, made where there is none."""
@@ -159,7 +159,7 @@ def _registered(
     return client.create_model_version(name, source, run.info.run_id, tags=tags)
 
 
-def _found(ask: Callable[[], "ModelVersion"]) -> "ModelVersion | None":
+def _version(ask: Callable[[], "ModelVersion"]) -> "ModelVersion | None":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -170,16 +170,16 @@ def _found(ask: Callable[[], "ModelVersion"]) -> "ModelVersion | None":
         return None
 
 
-def _absent(address: str) -> BundleError:
+def _no_version(address: str) -> BundleError:
     return BundleError(
         "the registry has no such version",
         where=address,
         expected="a version of a model that `admodels promote` made, or an alias of one",
-        next_step="`admodels promote METHOD TASK`, or mend `model` of the line",
+        next_step="`admodels promote METHOD TASK`, or correct `model` of the line",
     )
 
 
-def resolve(address: str, repo: Path, cache: Path) -> Resolved:
+def fetch_version(address: str, repo: Path, cache: Path) -> LocalVersion:
     """A copy below `cache` of what models:/NAME@ALIAS or models:/NAME/VERSION means now.
 
     While the registry is away it is what the address meant last, with a note.
@@ -190,10 +190,10 @@ def resolve(address: str, repo: Path, cache: Path) -> Resolved:
         StorageError: the local database cannot be used.
     """
     path, note = cache / "known.json", ""
-    known = parse(_json(path), dict[str, Copy], "", path)
+    known = parse(_json(path), dict[str, KnownVersion], "", path)
     try:
-        with sync.reached(repo, must_exist=True) as client:
-            known[address] = _copied(client, address, cache)
+        with sync.connect(repo, must_exist=True) as client:
+            known[address] = _fetch(client, address, cache)
     except SourceError as error:
         if address not in known or not _is_whole(cache, known[address].sha256):
             raise
@@ -205,14 +205,14 @@ def resolve(address: str, repo: Path, cache: Path) -> Resolved:
             if folder.is_dir() and folder.name not in kept:
                 shutil.rmtree(folder)
     copy = known[address]
-    return Resolved(cache / copy.sha256 / FOLDER, copy.version, note)
+    return LocalVersion(cache / copy.sha256 / FOLDER, copy.version, note)
 
 
-def _copied(client: "MlflowClient", address: str, cache: Path) -> Copy:
+def _fetch(client: "MlflowClient", address: str, cache: Path) -> KnownVersion:
     """The version that the address means; afterwards its files are in `cache`."""
     name, _, alias = address.removeprefix("models:/").partition("@")
     model, _, number = name.partition("/")
-    version = _found(
+    version = _version(
         lambda: (
             client.get_model_version_by_alias(name, alias)
             if alias
@@ -220,8 +220,8 @@ def _copied(client: "MlflowClient", address: str, cache: Path) -> Copy:
         )
     )
     if version is None or not re.fullmatch(HEX, version.tags.get(SHA256, "")):
-        raise _absent(address)
-    copy = Copy(version=str(version.version), sha256=version.tags[SHA256])
+        raise _no_version(address)
+    copy = KnownVersion(version=str(version.version), sha256=version.tags[SHA256])
     if not _is_whole(cache, copy.sha256):
         with whole_folder(cache / copy.sha256) as building:
             client.download_artifacts(str(version.run_id), FOLDER, str(building))

@@ -115,7 +115,7 @@ def sync(repo: Path) -> SyncSummary:
         StorageError: the SQLite database cannot be written.
     """
     shown = list(_revisions(repo))
-    with reached(repo) as client:
+    with connect(repo) as client:
         where = experiment(client, repo, EXPERIMENT)
         counts = {"created": 0, "updated": 0, "unchanged": 0}
         skipped = 0
@@ -128,8 +128,8 @@ def sync(repo: Path) -> SyncSummary:
 
 
 @contextmanager
-def reached(repo: Path, *, must_exist: bool = False) -> Iterator["MlflowClient"]:
-    """A client of the store of `repo`; what goes wrong in there is told as errors of ours.
+def connect(repo: Path, *, must_exist: bool = False) -> Iterator["MlflowClient"]:
+    """A client of the store of `repo`; what goes wrong in there is raised as errors of ours.
 
     Raises:
         SourceError: the tracking server is away, or there is no database where one `must_exist`.
@@ -152,9 +152,9 @@ def reached(repo: Path, *, must_exist: bool = False) -> Iterator["MlflowClient"]
 
 def experiment(client: "MlflowClient", repo: Path, name: str) -> str:
     """The id of the experiment of that name; its files stand below `repo`, or on the server."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
     is_local = tracking_uri(repo).startswith("sqlite:")
     local = (repo.resolve() / "mlruns").as_uri() if is_local else None
     return client.create_experiment(name, artifact_location=local)
@@ -195,7 +195,7 @@ def _log(client: "MlflowClient", run: "Run", cell: Cell) -> None:
 
 
 def _revisions(repo: Path) -> Iterator[dict[str, Any]]:
-    """The workspace, the commit and its experiments, as `dvc exp show` tells them."""
+    """The workspace, the commit and its experiments, as `dvc exp show` lists them."""
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--no-fetch"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
     baselines = json.loads(done.stdout) if done.returncode == 0 else []
@@ -226,7 +226,7 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
     short = rev if rev == "workspace" else rev[:7]
     title = revision.get("experiment") or revision.get("branch") or short
     for method, tasks in metrics.items():
-        for task, found in tasks.items():
+        for task, figures in tasks.items():
             if task == MEAN:
                 continue
             tags = {"dvc.rev": rev, "admodels.method": method, "admodels.task": task}
@@ -243,7 +243,7 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
                 tags=tags,
                 name=f"{title} {method} {task}",
                 params=_params(params, method, task),
-                metrics=_numbers(found) | _numbers({"cost": costs}),
+                metrics=_numbers(figures) | _numbers({"cost": costs}),
                 curves=list(_curve(training, method, task)),
                 tables={name: _rows_of(text, method, task) for name, text in tables.items()},
             )
@@ -343,5 +343,5 @@ def _shown(text: str) -> str:
 
 def _gist(text: str) -> str:
     """The last line that says something; SQLAlchemy adds the statement and a link below it."""
-    told = (line.strip() for line in reversed(text.splitlines()))
-    return next((line for line in told if line and not line.startswith(("[SQL", "(Back"))), "")
+    lines = (line.strip() for line in reversed(text.splitlines()))
+    return next((line for line in lines if line and not line.startswith(("[SQL", "(Back"))), "")

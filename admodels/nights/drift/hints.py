@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from admodels.nights.drift.statistics import RATIOS, Finding
+from admodels.nights.drift.statistics import RATIOS, Comparison
 
-Alarms = Mapping[str, Finding]
+Alarms = Mapping[str, Comparison]
 
 WORDS = {  # for more, for less
     "brightness": ("brighter", "darker"),
@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
 MOVED = "camera or fixture moved"
 COLOUR = "white balance or colour of the light"
-RULES = (  # the first that fits a statistic tells its cause
+RULES = (  # the first that fits a statistic names its cause
     Rule("brightness", "lighting or exposure", ("noise-", "contrast", "sharpness+")),
     Rule("noise+", "sensor noise, as from gain or heat", ("sharpness+", "spot")),
     Rule("sharpness-", "focus, or a veil on the whole lens", ("noise-", "contrast", "spot")),
@@ -64,9 +64,9 @@ RULES = (  # the first that fits a statistic tells its cause
 )
 
 
-def hint(findings: Alarms) -> str:
+def hint(comparisons: Alarms) -> str:
     """The likely causes of what raised an alarm; empty where nothing did."""
-    alarms = {name: found for name, found in findings.items() if found.alarm}
+    alarms = {name: comparison for name, comparison in comparisons.items() if comparison.alarm}
     groups = {GROUPS[name] for name in alarms if name in GROUPS}
     if alarms and not groups:
         return (
@@ -74,8 +74,8 @@ def hint(findings: Alarms) -> str:
             "most are defective, or they changed in a way that no statistic sees"
         )
     if "spot" in groups and len(groups) >= OTHER_SCENE_GROUPS:
-        told = ", ".join(_change(name, alarms[name]) for name in alarms if name in WORDS)
-        return f"{told}: another product, or another view"
+        changes = ", ".join(_change(name, alarms[name]) for name in alarms if name in WORDS)
+        return f"{changes}: another product, or another view"
     return "; ".join(_causes(alarms))
 
 
@@ -90,27 +90,35 @@ def _causes(alarms: Alarms) -> Iterator[str]:
             yield f"{_change(name, alarms[name])}{', sharpness unchanged' * unchanged}: {cause}"
 
 
-def _kinds(name: str, found: Finding) -> set[str]:
+def _kinds(name: str, comparison: Comparison) -> set[str]:
     """The words of the rules that fit an alarm."""
-    small = found.share is not None and found.share <= SPOT_SHARE
-    return {name, f"{name}{'+' if found.night > _base(found) else '-'}", f"{name}!" * small}
+    small = comparison.share is not None and comparison.share <= SPOT_SHARE
+    return {
+        name,
+        f"{name}{'+' if comparison.night > _base(comparison) else '-'}",
+        f"{name}!" * small,
+    }
 
 
-def _base(found: Finding) -> float:
+def _base(comparison: Comparison) -> float:
     """What the night is compared with."""
-    return found.past.median if found.past and found.alarm == "past nights" else found.reference
+    return (
+        comparison.past.median
+        if comparison.past and comparison.alarm == "past nights"
+        else comparison.reference
+    )
 
 
-def _change(name: str, found: Finding) -> str:
+def _change(name: str, comparison: Comparison) -> str:
     """E.g. `40 % darker since 02:14`."""
     when = ""
-    for word, time in (("since", found.since), ("until", found.until)):
+    for word, time in (("since", comparison.since), ("until", comparison.until)):
         if time is not None:
             when = f" {word} {datetime.fromisoformat(time):%H:%M}"
     if name == "spot":
-        x, y = (round(100 * at) for at in found.place or (0, 0))
+        x, y = (round(100 * share) for share in comparison.place or (0, 0))
         return f"another contrast {x} % from the left and {y} % from the top{when}"
-    base, night = _base(found), found.night
+    base, night = _base(comparison), comparison.night
     words = WORDS[name][night < base]
     if name in RATIOS and night > 2 * base:
         return f"{words} by a factor of {night / base:.2g}{when}"

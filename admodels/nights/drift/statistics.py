@@ -2,7 +2,7 @@
 
 Every statistic is judged alike. Against the reference: a rank test that is hardly ever wrong, and a
 difference that matters. Against the past nights: whether the night's effect could be one of theirs.
-Medians and ranks hardly heed defects, as long as most images are normal.
+Defects hardly change medians and ranks as long as most images are normal.
 
 The limits are from `benchmarks/drift.py`, which simulates years of stable lines and plants faults
 in real images. They are constants: with others, the benchmark's promise is void.
@@ -64,7 +64,7 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Comparison:
     """One statistic of a night: `night` and `reference` are medians in the statistic's own unit.
 
     `effect`: their difference in robust standard deviations of the reference, of logarithms where
@@ -90,17 +90,18 @@ def values(records: Records, reference: Records) -> dict[str, Float64]:
 
     K is 1, but for `spot` the number of cells: how a cell's detail compares with its neighbours'.
     """
-    found = {
+    columns = {
         name: np.log(np.maximum(records[name].astype(float), SMALLEST_RATIO))[:, None]
         for name in RATIOS
     }
-    for name, profile, length in (("shift_x", "columns", "width"), ("shift_y", "rows", "height")):
+    axes = ("shift_x", "columns", "width"), ("shift_y", "rows", "height")
+    for name, profile, length in axes:
         shift = shifts(records[profile].astype(float), reference[profile].astype(float).mean(0))
-        found[name] = (shift / PROFILE_BINS * records[length])[:, None]
+        columns[name] = (shift / PROFILE_BINS * records[length])[:, None]
     detail = records["detail"].astype(np.float32).reshape(-1, CELLS, CELLS)
     blurred = [cv2.GaussianBlur(cells, (0, 0), NEIGHBOURS_SIGMA) for cells in detail]
-    found["spot"] = (detail - np.array(blurred)).reshape(len(records), -1).astype(float)
-    return found
+    columns["spot"] = (detail - np.array(blurred)).reshape(len(records), -1).astype(float)
+    return columns
 
 
 def shifts(profiles: Float64, reference: Float64) -> Float64:
@@ -113,12 +114,12 @@ def shifts(profiles: Float64, reference: Float64) -> Float64:
     windows = sliding_window_view(profiles, len(inner), axis=1)
     windows = windows - windows.mean(axis=2, keepdims=True)
     match = windows @ inner / (np.linalg.norm(windows, axis=2) + 1e-9)
-    at = match.argmax(axis=1)
-    middle = np.clip(at, 1, 2 * REACH - 1)
-    left, here, right = (match[np.arange(len(at)), middle + step] for step in (-1, 0, 1))
+    best = match.argmax(axis=1)
+    middle = np.clip(best, 1, 2 * REACH - 1)
+    left, here, right = (match[np.arange(len(best)), middle + step] for step in (-1, 0, 1))
     bend = np.minimum(left - 2 * here + right, -1e-12)
-    found: Float64 = at - REACH + np.where(middle == at, (left - right) / (2 * bend), 0.0)
-    return found
+    bins: Float64 = best - REACH + np.where(middle == best, (left - right) / (2 * bend), 0.0)
+    return bins
 
 
 def judge(
@@ -126,21 +127,23 @@ def judge(
     reference: Mapping[str, Float64],
     past: Mapping[str, PastNights],
     mtimes: Int64,
-) -> dict[str, Finding]:
+) -> dict[str, Comparison]:
     """Each statistic of a night whose (N,) images were written at `mtimes` (ns) against both.
 
     NaN is a value that an image lacks. `past` is of the past trusted nights.
     A statistic of too few images is left out.
     """
     order = np.argsort(mtimes, kind="stable")
-    found = {}
+    comparisons = {}
     for name, ours in reference.items():
         theirs = night[name][order]
         has = ~np.isnan(theirs).any(axis=1)
         if can_tell(int(has.sum()), *ours.shape):
             before = past.get(name, ())
-            found[name] = _of_night(name, theirs[has], ours, before, mtimes[order][has])
-    return found
+            comparisons[name] = _compare_in_order(
+                name, theirs[has], ours, before, mtimes[order][has]
+            )
+    return comparisons
 
 
 def can_tell(night: int, reference: int, columns: int) -> bool:
@@ -149,30 +152,30 @@ def can_tell(night: int, reference: int, columns: int) -> bool:
     return bool(z_squared >= special.ndtri(LEVEL / 2 / columns) ** 2)
 
 
-def _of_night(
+def _compare_in_order(
     name: str,
     night: Float64,
     reference: Float64,
     past: PastNights,
     mtimes: Int64,
-) -> Finding:
+) -> Comparison:
     """Of (n, K) values in the order of time: the part that alone raises an alarm, or the whole."""
-    whole, column = _finding(name, night, reference, past)
-    at = change_point(night[:, column])
-    parts = night[:at], night[at:]
-    few = not all(can_tell(len(part), *reference.shape) for part in parts)
-    if few or mtimes[at - 1] == mtimes[at]:
+    whole, column = _compare(name, night, reference, past)
+    change = change_point(night[:, column])
+    halves = night[:change], night[change:]
+    few = not all(can_tell(len(half), *reference.shape) for half in halves)
+    if few or mtimes[change - 1] == mtimes[change]:
         return whole
-    before, after = (_finding(name, part, reference, past)[0] for part in parts)
+    before, after = (_compare(name, half, reference, past)[0] for half in halves)
     if bool(before.alarm) == bool(after.alarm):
         return whole
-    time = datetime.fromtimestamp(int(mtimes[at]) // 10**9).astimezone().isoformat()
+    time = datetime.fromtimestamp(int(mtimes[change]) // 10**9).astimezone().isoformat()
     return replace(after, since=time) if after.alarm else replace(before, until=time)
 
 
-def _finding(
+def _compare(
     name: str, night: Float64, reference: Float64, past: PastNights
-) -> tuple[Finding, int]:
+) -> tuple[Comparison, int]:
     """Of (n, K) values, and the column with the largest change that is one."""
     ours, theirs = np.median(reference, axis=0), np.median(night, axis=0)
     low, high = np.percentile(reference, [25, 75], axis=0)
@@ -182,7 +185,7 @@ def _finding(
     effect = np.sign(rank_effect) * np.minimum(np.abs(median_effect), np.abs(rank_effect))
     changed = (p_value <= LEVEL) & (np.abs(effect) >= EFFECT)
     column = int(np.argmax(np.where(changed, np.abs(effect), -p_value)))
-    found = Finding(
+    comparison = Comparison(
         night=float(theirs[column]),
         reference=float(ours[column]),
         effect=float(effect[column]),
@@ -190,20 +193,23 @@ def _finding(
         alarm="calibration" if changed[column] else "",
     )
     if name == "spot":
-        return _of_a_place(found, column, float(changed.mean())), column
+        return _as_spot(comparison, column, float(changed.mean())), column
     if name in RATIOS:
-        found = replace(found, night=math.exp(found.night), reference=math.exp(found.reference))
-    return _with_past(found, len(night), past), column
+        night_median, median = math.exp(comparison.night), math.exp(comparison.reference)
+        comparison = replace(comparison, night=night_median, reference=median)
+    return _with_past(comparison, len(night), past), column
 
 
-def _of_a_place(found: Finding, cell: int, share: float) -> Finding:
+def _as_spot(comparison: Comparison, cell: int, share: float) -> Comparison:
     """A spot; the largest of many effects has no normal past that it could be compared with."""
     row, column = divmod(cell, CELLS)
     place = ((column + 0.5) / CELLS, (row + 0.5) / CELLS)
-    return replace(found, night=abs(found.effect), reference=0.0, place=place, share=share)
+    return replace(
+        comparison, night=abs(comparison.effect), reference=0.0, place=place, share=share
+    )
 
 
-def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
+def _with_past(comparison: Comparison, images: int, past: PastNights) -> Comparison:
     """The prediction interval of the next night's effect, that of few images being wider.
 
     A line whose trusted nights differ among themselves, by more than medians of so many images
@@ -213,18 +219,18 @@ def _with_past(found: Finding, images: int, past: PastNights) -> Finding:
     past = past[-most:]
     count = len(past)
     if count < least:
-        return found
+        return comparison
     medians, effects = np.array(past).T
-    difference = abs(found.effect - float(effects.mean()))
+    difference = abs(comparison.effect - float(effects.mean()))
     nightly, sampling = float(effects.var(ddof=1)), MEDIAN_VARIANCE / images
     variance = nightly * (1 + 1 / count) + sampling
     p_value = 2 * float(special.stdtr(count - 1, -difference / math.sqrt(variance)))
     needed = EFFECT + NIGHTLY_SPREADS * math.sqrt(max(0.0, nightly - sampling))
     needed = min(needed, MOST_EFFECT)
-    alarm: Alarm = found.alarm if abs(found.effect) >= needed else ""
+    alarm: Alarm = comparison.alarm if abs(comparison.effect) >= needed else ""
     if not alarm and p_value <= LEVEL and difference >= PAST_EFFECT:
         alarm = "past nights"
-    return replace(found, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
+    return replace(comparison, past=Past(count, float(np.median(medians)), p_value), alarm=alarm)
 
 
 def rank_test(night: Float64, reference: Float64) -> tuple[Float64, Float64]:

@@ -138,7 +138,9 @@ def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most:
         report,
         before,
         worst_run(drifts),
-        _flagged(rows) if rows["is_anomalous"].null_count < len(rows) else report.get("flagged"),
+        _flagged_count(rows)
+        if rows["is_anomalous"].null_count < len(rows)
+        else report.get("flagged"),
         _worst(ledger, name, report, rows, most),
         unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),
         len(unreadable),
@@ -156,7 +158,7 @@ def _rows(ledger: Ledger, line: str, runs: list[str], report: Json) -> pa.Table:
     return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
 
 
-def _flagged(rows: pa.Table) -> int:
+def _flagged_count(rows: pa.Table) -> int:
     return int(pc.sum(rows["is_anomalous"]).as_py() or 0)
 
 
@@ -170,7 +172,7 @@ def _worst(
     if not len(rows):
         return []
     unjudged = rows["is_anomalous"].null_count == len(rows)
-    wanted = min(UNJUDGED if unjudged else _flagged(rows) + ALWAYS, most)
+    wanted = min(UNJUDGED if unjudged else _flagged_count(rows) + ALWAYS, most)
     order = [("anomaly_score", "descending"), ("path", "ascending"), ("image_sha256", "ascending")]
     worst = rows.take(pc.select_k_unstable(rows, wanted, order))  # sorting all would copy all
     worst = worst.filter(pc.field("anomaly_score").is_valid())
@@ -206,7 +208,7 @@ def _changes(
         if new[what] != old.get(what):
             yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
     earlier = _rows(ledger, line, before["runs"], report)
-    now, then = _flagged(earlier), before.get("flagged")
+    now, then = _flagged_count(earlier), before.get("flagged")
     if then is not None and now != then:
         yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
     key = ["path", "image_sha256"]
