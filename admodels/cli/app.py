@@ -6,7 +6,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from admodels.cli import nights
+from admodels.cli import nights, registry, verdicts
+from admodels.cli.options import LEDGER
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
 
@@ -21,7 +22,8 @@ app = typer.Typer(
 task_app = typer.Typer(help="Dataset categories to learn.", no_args_is_help=True)
 line_app = typer.Typer(help="Folders of new images to score.", no_args_is_help=True)
 track_app = typer.Typer(help="MLflow, as a projection of what DVC knows.", no_args_is_help=True)
-app.add_typer(nights.app)
+for group in (nights, verdicts, registry):
+    app.add_typer(group.app)
 app.add_typer(task_app, name="task")
 app.add_typer(line_app, name="line")
 app.add_typer(track_app, name="track")
@@ -198,7 +200,7 @@ def doctor(
         str | None,
         typer.Option(help=f"e.g. 8h: ask only whether a night ended since; else {errors.ALARM}"),
     ] = None,
-    ledger: Annotated[Path, nights.LEDGER] = Path("ledger"),
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
     """Print what this machine is, and each missing thing with the command that makes it."""
     if max_age is not None:

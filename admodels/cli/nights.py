@@ -1,4 +1,4 @@
-"""The commands of the night: scoring, verdicts, feedback, alerts, models of the registry."""
+"""Commands that score: a folder, a night, files as they arrive; page and alert of a night."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from admodels.cli.options import LEDGER, LINES, MODELS
 from admodels.foundation.errors import ALARM, ConfigurationError
 from admodels.foundation.logs import log_as
 
@@ -14,12 +15,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-LEDGER = typer.Option(envvar="ADMODELS_LEDGER", help="the folder of scores and verdicts")
-LINES = typer.Option(help="a file with a block `lines:`, e.g. the inboxes of a plant")
-MODELS = typer.Option(help="holds a bundle as METHOD/TASK")
 SETTLE = typer.Option(min=0, help="younger files wait for the next run")
 LOG = typer.Option(envvar="ADMODELS_LOG", help="the form of stderr; json for a log collector")
-ALIAS = typer.Option(help="of the registered model admodels-TASK")
 FAIL_IF = typer.Option(help=f"e.g. 'unreadable>2%' or 'flagged>20': it then ends with {ALARM}")
 ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
 ADDRESS = typer.Option(envvar="RAY_ADDRESS", help="of a cluster; default: one that starts here")
@@ -90,19 +87,6 @@ def nightly(
 
 
 @app.command()
-def page(
-    run: Annotated[str | None, typer.Option(help="e.g. 000012; default: the last")] = None,
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-) -> None:
-    """Write the page of a night and the index over nights, from the ledger alone."""
-    from admodels.nights.page import render as morning_page
-    from admodels.scoring.ledger import open_ledger
-
-    with open_ledger(ledger) as held:
-        typer.echo(morning_page.write(held, run))
-
-
-@app.command()
 def watch(
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
@@ -123,71 +107,16 @@ def watch(
 
 
 @app.command()
-def calibrate(
-    name: Annotated[str, typer.Argument(metavar="LINE")],
-    folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-    models: Annotated[Path, MODELS] = Path("data/models"),
-) -> None:
-    """Calibrate a line with its own normal images, and compute all its verdicts anew."""
-    from admodels.inference.conformal import smallest_alpha
-    from admodels.nights import calibrate as calibrating
-    from admodels.nights import verdicts
-    from admodels.nights.deploy import BundleChoice
-    from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
-    from admodels.scoring.stopping import on_signals
-
-    line = params.find_line(name, lines)
-    with on_signals() as stop, open_ledger(ledger) as held:
-        bundles = BundleChoice(models, ledger)
-        bundles.look_up([line])
-        model, _, _ = bundles.of(line)
-        manifests = Path("data/manifests")
-        calibration = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
-        verdicts.rebuild(held, name, line.alpha)
-    count = len(calibration.scores)
-    typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")
-
-
-@app.command()
-def rethreshold(
-    alpha: Annotated[float, typer.Option(min=1e-9, max=1, help="the false-alarm budget")],
-    name: Annotated[str | None, typer.Option("--line", help="default: all lines")] = None,
-    write: Annotated[bool, typer.Option(help="write the verdicts, not only the preview")] = False,
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
+def page(
+    run: Annotated[str | None, typer.Option(help="e.g. 000012; default: the last")] = None,
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
 ) -> None:
-    """Print what another budget changes, from the ledger alone; nothing is scored."""
-    from admodels.nights import verdicts
-    from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
-
-    names = [name] if name else list(params.lines(lines))
-    with open_ledger(ledger) as held:
-        for each in names:
-            typer.echo(verdicts.change_of_alpha(held, each, alpha))
-            if write:
-                verdicts.rebuild(held, each, alpha)
-    typer.echo(f"written; set `alpha: {alpha:g}` in {lines} to keep it" if write else "a preview")
-
-
-@app.command()
-def feedback(
-    table: Annotated[Path, typer.Argument(help="CSV: line, path or image_sha256, verdict")],
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-) -> None:
-    """Keep what people said of images (fine, defect); print the false-alarm rate that it shows."""
-    from admodels.nights import feedback as said
-    from admodels.scoring import lines as params
+    """Write the page of a night and the index over nights, from the ledger alone."""
+    from admodels.nights.page import render as morning_page
     from admodels.scoring.ledger import open_ledger
 
     with open_ledger(ledger) as held:
-        for name in said.take(held, table):
-            typer.echo(said.count_false_alarms(held, name, params.find_line(name, lines).alpha))
-            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` uses it")
+        typer.echo(morning_page.write(held, run))
 
 
 @app.command()
@@ -206,46 +135,6 @@ def alert(
 
     for fault in alerts.alert(ledger, log, code, always):
         typer.echo(f"alert: {fault}", err=True)
-
-
-@app.command()
-def collect(
-    name: Annotated[str, typer.Argument(metavar="LINE")],
-    folder: Annotated[Path, typer.Argument(help="the source of a task, of layout `folder`")],
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-) -> None:
-    """Add the images that people called fine to those that a task learns from."""
-    from admodels.nights import feedback as said
-    from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
-
-    line = params.find_line(name, lines)
-    with open_ledger(ledger) as held:
-        kept, gone = said.collect(held, name, Path(line.folder), folder)
-    typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
-    typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")
-
-
-@app.command()
-def promote(
-    method: str,
-    task: str,
-    alias: Annotated[str, ALIAS] = "champion",
-    models: Annotated[Path, MODELS] = Path("data/models"),
-) -> None:
-    """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
-    from admodels.tracking import registry
-
-    typer.echo(registry.promote(Path(), models / method / task, alias))
-
-
-@app.command()
-def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
-    """Use the bundle that was promoted before; a second call undoes the first."""
-    from admodels.tracking import registry
-
-    typer.echo(registry.rollback(Path(), task, alias))
 
 
 def _engine(

@@ -1,0 +1,33 @@
+"""Commands that choose which bundle of MLflow's registry scores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from admodels.cli.options import MODELS
+
+app = typer.Typer()
+
+ALIAS = typer.Option(help="of the registered model admodels-TASK")
+
+
+@app.command()
+def promote(
+    method: str,
+    task: str,
+    alias: Annotated[str, ALIAS] = "champion",
+    models: Annotated[Path, MODELS] = Path("data/models"),
+) -> None:
+    """Put a bundle into MLflow's registry as models:/admodels-TASK@ALIAS, for lines to name."""
+    from admodels.tracking import registry
+
+    typer.echo(registry.promote(Path(), models / method / task, alias))
+
+
+@app.command()
+def rollback(task: str, alias: Annotated[str, ALIAS] = "champion") -> None:
+    """Use the bundle that was promoted before; a second call undoes the first."""
+    from admodels.tracking import registry
+
+    typer.echo(registry.rollback(Path(), task, alias))
