@@ -82,8 +82,8 @@ def show_speed(repeats: int) -> None:
     detector = Detector(official(), device=CPU, precision=torch.float32)
     frozen, heads = detector._backbone_for_scoring(), detector._heads_for_scoring()
     image = torch.randint(0, 256, (1, 3, 320, 320), dtype=torch.uint8)
-    taps = frozen.computed(image)
-    backbone = median_seconds(lambda: frozen.computed(image), repeats)
+    taps = frozen.compute(image)
+    backbone = median_seconds(lambda: frozen.compute(image), repeats)
     local = median_seconds(lambda: detector._descriptors(heads, taps), repeats)
     forms = [retrieval(80, 3, repeats), retrieval(40, 1, repeats)]
     fast, slow = (sum(form[i] for form in forms) for i in (0, 1))

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from admodels.bundles import runtime
 from admodels.methods.diffusionad.detector import Detector, DiffusionAd, training_noise
-from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
+from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noisy_image, x0_from_eps
 from admodels.methods.diffusionad.params import Params
 from admodels.methods.parts.training import Training
 from admodels.synthesis.anomalies import Batch
@@ -39,7 +39,7 @@ def reference_score(net: DiffusionAd, x0: torch.Tensor) -> torch.Tensor:
     schedule, estimates = alpha_bars(1000).to(x0.device), []
     for noise, step in zip(net.noise[0], (200, 400), strict=True):
         t = torch.tensor([step], device=x0.device)
-        x_t = noised(x0, schedule[t], noise[None])
+        x_t = noisy_image(x0, schedule[t], noise[None])
         estimates.append(x0_from_eps(x_t, schedule[t], net.denoiser(x_t, t)))
     guided = guided_x0(*estimates, schedule[[200]], 1.0)
     return net.segmentation(torch.cat([x0, guided], dim=1)).sigmoid().detach()
@@ -67,7 +67,7 @@ def training_step(*, checkpointing: bool) -> None:
     """One image in a batch of two, whose batch norm needs it: the denoiser holds one at a time."""
     params = official(batch_images=2, micro_batch_images=1, checkpointing=checkpointing)
     ours, cost = detector(params), runtime.Cost()
-    run = Training(ours.net, torch.optim.Adam(ours.net.parts()), params.ema_decay)
+    run = Training(ours.net, torch.optim.Adam(ours.net.parameter_groups()), params.ema_decay)
     x0 = torch.rand(2, 3, 256, 256, device=ours.device)
     mask = torch.zeros(2, 1, 256, 256, device=ours.device)
     ours._step(run, Batch(x0, x0, mask), *training_noise(params, 0, 0), 0, 1)

@@ -24,8 +24,8 @@ def main(task: str) -> None:
     textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))
     mattes = load.load_foreground(rows, raw, block.image_px, block.resize)
     kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
-    area = foreground(normal, mattes, kind)
-    samples = held_out.draw(rows, normal, textures, area, block, params.read("seed", int))
+    parts = foreground(normal, mattes, kind)
+    samples = held_out.draw(rows, normal, textures, parts, block, params.read("seed", int))
     held_out.write(Path("data/synthetic", task), samples)
 
 

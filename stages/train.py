@@ -54,12 +54,12 @@ def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> UI
 
 
 def _appearances(split: Path, task: str, reading: Reading) -> Records:
-    def look(row: manifest.ManifestRow) -> Records:
+    def record(row: manifest.ManifestRow) -> Records:
         rgb = load.load_image(row, Path("data/raw", task), reading).rgb
         return appearance(rgb, statistics(rgb))
 
     rows = manifest.read(split)
-    return load.stack_arrays(look, rows, (), APPEARANCE, f"look at images of {task}")
+    return load.stack_arrays(record, rows, (), APPEARANCE, f"look at images of {task}")
 
 
 def _training_data(

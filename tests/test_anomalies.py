@@ -7,7 +7,7 @@ from admodels.synthesis.anomalies import (
     Paint,
     anomaly_mask,
     apply,
-    drawn_paint,
+    draw_paint,
     interleave,
     synthetic_batch,
 )
@@ -146,7 +146,7 @@ def test_with_a_clean_share_of_one_nothing_is_painted():
 
 def test_an_empty_mask_leaves_a_clean_sample():
     blind = changed(clean_share=0.0, lattice_exponent_max=0, mask_threshold=0.99)
-    assert drawn_paint(interleave(TEXTURES[0].numpy()), blind, np.random.default_rng(0)) is None
+    assert draw_paint(interleave(TEXTURES[0].numpy()), blind, np.random.default_rng(0)) is None
     found = batch_of(blind)
     assert torch.equal(found.augmented, found.normal)
     assert not found.mask.any()
@@ -200,7 +200,7 @@ def test_image_opacity_is_drawn_evenly_from_its_range():
     texture = interleave(TEXTURES[0].numpy())
     rng = np.random.default_rng(2)
     generator = changed(image_opacity_min=0.2, augmenters_per_texture=0)
-    drawn = [drawn_paint(texture, generator, rng) for _ in range(600)]
+    drawn = [draw_paint(texture, generator, rng) for _ in range(600)]
     opacities = np.array([paint.image_opacity for paint in drawn if paint is not None])
     assert opacities.min() == pytest.approx(0.2, abs=0.01)
     assert opacities.max() == pytest.approx(0.8, abs=0.01)
@@ -209,8 +209,8 @@ def test_image_opacity_is_drawn_evenly_from_its_range():
 
 def test_augmenters_act_on_the_texture_unless_their_number_is_zero():
     texture = interleave(TEXTURES[0].numpy())
-    plain = drawn_paint(texture, changed(augmenters_per_texture=0), np.random.default_rng(1))
-    changed_texture = drawn_paint(texture, GENERATOR, np.random.default_rng(1))
+    plain = draw_paint(texture, changed(augmenters_per_texture=0), np.random.default_rng(1))
+    changed_texture = draw_paint(texture, GENERATOR, np.random.default_rng(1))
     assert np.array_equal(plain.appearance, texture)
     assert not np.array_equal(changed_texture.appearance, texture)
     assert np.array_equal(plain.mask, changed_texture.mask)

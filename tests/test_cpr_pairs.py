@@ -20,7 +20,7 @@ from admodels.methods.cpr.pairs import (
     Points,
     at_points,
     contrastive_loss,
-    drawn_points,
+    draw_points,
     far_distance_px,
     far_weights,
     hinge_loss,
@@ -29,7 +29,7 @@ from admodels.methods.cpr.pairs import (
     synthetic_sample,
 )
 from admodels.methods.cpr.params import Params
-from admodels.synthesis.anomalies import anomaly_mask, self_mixed
+from admodels.synthesis.anomalies import anomaly_mask, mix_with_itself
 from tests import tiny
 
 FAR_PX = 5.656854
@@ -115,7 +115,7 @@ def test_without_augmenters_an_image_mixed_with_itself_keeps_its_tiles():  # V19
         generator=tiny.PARAMS["cpr"]["generator"] | {"augmenters_per_self": 0}
     ).generator
     image = tiny.stripes(1, seed=3)[0].transpose(1, 2, 0)
-    mixed = self_mixed(image, generator, rng(0))
+    mixed = mix_with_itself(image, generator, rng(0))
 
     def tiles(pixels: np.ndarray) -> list[bytes]:
         cut = itertools.product(range(0, 64, 8), repeat=2)
@@ -205,7 +205,7 @@ def test_salt_and_pepper_hit_all_channels_of_at_most_three_in_a_hundred_pixels()
 def test_points_keep_their_promises():  # V18
     mask = np.zeros((320, 320), dtype=np.bool_)
     mask[100:140, 60:200] = True
-    found = drawn_points(mask, np.ones((320, 320), dtype=np.float32), 300, 30.0, rng(0))
+    found = draw_points(mask, np.ones((320, 320), dtype=np.float32), 300, 30.0, rng(0))
     for place, weight in (
         (found.positive, found.positive_weight),
         (found.anomaly, found.anomaly_weight),
@@ -231,7 +231,7 @@ def test_points_keep_their_promises():  # V18
 def test_a_short_list_is_padded_with_points_that_weigh_nothing():  # V18
     mask = np.zeros((64, 64), dtype=np.bool_)
     mask[3, 4] = mask[50, 7] = True
-    found = drawn_points(mask, np.ones((64, 64), dtype=np.float32), 300, FAR_PX, rng(0))
+    found = draw_points(mask, np.ones((64, 64), dtype=np.float32), 300, FAR_PX, rng(0))
     assert found.anomaly_weight.sum() == 2
     assert {tuple(p) for p in found.anomaly[0, :2].tolist()} == {(4, 3), (7, 50)}
     assert torch.equal(found.anomaly[0, 2:], torch.zeros(298, 2))
@@ -242,7 +242,7 @@ def test_a_short_list_is_padded_with_points_that_weigh_nothing():  # V18
 @pytest.mark.parametrize("anomalous", [False, True])
 def test_masks_of_one_value_give_points_of_one_kind(attention, anomalous):  # V18
     mask = np.full((64, 64), anomalous)
-    found = drawn_points(mask, attention, 300, FAR_PX, rng(0))
+    found = draw_points(mask, attention, 300, FAR_PX, rng(0))
     assert found.positive_weight.sum() == (0 if anomalous else 300)
     assert found.anomaly_weight.sum() == (300 if anomalous else 0)
     assert found.far_weight.sum() == (0 if anomalous or attention is None else 300)
@@ -254,7 +254,7 @@ def test_positives_are_drawn_in_proportion_to_attention():  # V18
     mask = np.zeros((320, 320), dtype=np.bool_)
     mask[:, :40] = True
     places = torch.cat(
-        [drawn_points(mask, attention, 300, FAR_PX, rng(1, n)).positive[0] for n in range(40)]
+        [draw_points(mask, attention, 300, FAR_PX, rng(1, n)).positive[0] for n in range(40)]
     ).numpy()
     seen = np.histogram2d(places[:, 1], places[:, 0], bins=8, range=[[0, 320]] * 2)[0]
     expected = (attention.astype(np.float64) * ~mask).reshape(8, 40, 8, 40).sum((1, 3))
@@ -360,7 +360,7 @@ def toy(parity: bool = True) -> tuple[Params, Points, Tensor, Tensor]:
     mask = np.zeros((64, 64), dtype=np.bool_)
     mask[20:40, 8:30] = True
     attention = np.ones((64, 64), dtype=np.float32)
-    points = Points.batch([drawn_points(mask, attention, 30, FAR_PX, rng(n)) for n in range(2)])
+    points = Points.batch([draw_points(mask, attention, 30, FAR_PX, rng(n)) for n in range(2)])
     doubled = Points(*(t.double() for t in vars(points).values()))
     descriptors, taps = torch.randn(2, 2, 4, 16, 16), torch.randn(2, 2, 6, 16, 16)
     return tiny_params(parity=parity), doubled, descriptors.double(), taps.double()
@@ -411,7 +411,7 @@ def test_equal_heads_without_negatives_cost_nothing():  # V15
 def test_of_a_texture_only_anomalies_are_unlike():  # V16
     mask = np.zeros((64, 64), dtype=np.bool_)
     mask[20:40, 8:30] = True
-    points = drawn_points(mask, None, 30, FAR_PX, rng(0))
+    points = draw_points(mask, None, 30, FAR_PX, rng(0))
     params, _, descriptors, taps = toy()
     q, r = descriptors.float()[:, :1]
     found = contrastive_loss(torch.cat([q, r]), taps.float()[:, 0], points, params)

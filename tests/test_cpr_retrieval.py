@@ -18,13 +18,8 @@ from torch.nn import functional as F
 from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr import closed_form, foreground, retrieval
-from admodels.methods.cpr.detector import (
-    Detector,
-    gaussian_blur,
-    packed,
-    unpacked,
-)
-from admodels.methods.cpr.heads import located, nearest_distance
+from admodels.methods.cpr.detector import Detector, gaussian_blur
+from admodels.methods.cpr.heads import nearest_distance, unit_vectors
 from admodels.methods.cpr.params import Params
 from admodels.methods.parts import frozen as frozen_taps
 from admodels.methods.parts.frozen import FrozenTaps
@@ -155,8 +150,10 @@ def test_a_cell_takes_its_nearest_word_and_the_lowest_of_equals():
     torch.manual_seed(0)
     features, book = torch.randn(6, 7, 9).double(), torch.randn(5, 6).double()
     away = torch.cdist(features.flatten(1).T, book)
-    assert torch.equal(retrieval.words(features, book), away.argmin(1).view(7, 9))
-    assert torch.equal(retrieval.words(features, book[[3, 1, 3, 1]]).unique(), torch.tensor([0, 1]))
+    assert torch.equal(retrieval.nearest_words(features, book), away.argmin(1).view(7, 9))
+    assert torch.equal(
+        retrieval.nearest_words(features, book[[3, 1, 3, 1]]).unique(), torch.tensor([0, 1])
+    )
 
 
 def test_planted_clusters_are_found():  # V9
@@ -165,13 +162,13 @@ def test_planted_clusters_are_found():  # V9
     codes = torch.stack([random_codes(n, 20) for n in range(6)])
     tap = (centres[codes] + 0.1 * torch.randn(6, 20, 20, 8)).permute(0, 3, 1, 2)
     frozen, images = known(tap)
-    book = closed_form.codebook(closed_form.sampled(frozen, images, 66), 12, seed=66)
+    book = closed_form.codebook(closed_form.sample_cells(frozen, images, 66), 12, seed=66)
     assert book.dtype == torch.float32
     match = torch.cdist(centres, book).argmin(1)
     assert sorted(match.tolist()) == list(range(12))
     torch.testing.assert_close(book[match], centres, rtol=0, atol=0.05)
     for image, code in zip(tap, codes, strict=True):
-        assert torch.equal(retrieval.words(image, book), match[code])
+        assert torch.equal(retrieval.nearest_words(image, book), match[code])
     bank = closed_form.image_histograms(frozen, images, book, 5)
     assert bank.dtype == torch.float64
     assert torch.equal(bank[4], retrieval.histograms(match[codes[4]], 5, 12))
@@ -215,7 +212,9 @@ def disc_taps(count: int = 6, side: int = 80) -> tuple[Tensor, Tensor]:
 def test_the_toy_disc_is_found_with_the_stated_numbers():  # V12
     taps, disc = disc_taps()
     frozen, images = known(taps)
-    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
+    part = closed_form.estimate_part(
+        frozen, images, closed_form.sample_cells(frozen, images, 66), seed=66
+    )
     assert part is not None
     axis = F.normalize(part.weight, dim=0)
     assert axis.tolist() == pytest.approx([0.9, 0, 0, 0, 0.43, 0, 0, 0], abs=0.03)
@@ -244,14 +243,16 @@ def test_ring_and_window_follow_the_side(side, ring, start, stop):  # V13
 
 
 def test_sharpening_has_the_stated_values():  # V13
-    found = foreground.sharpened(torch.tensor([0, 0.25, 0.5, 0.75, 1]).double())
+    found = foreground.attention(torch.tensor([0, 0.25, 0.5, 0.75, 1]).double())
     expected = [0.006693, 0.075858, 0.5, 0.924142, 0.993307]
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_in_a_hundred_cells_is_clamped_at_either_end():  # V11
     frozen, images = known(disc_taps()[0])
-    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
+    part = closed_form.estimate_part(
+        frozen, images, closed_form.sample_cells(frozen, images, 66), seed=66
+    )
     assert part is not None
     for clamped in (part.maps == 0, part.maps == 1):
         assert abs(clamped.sum().item() - 0.01 * 6 * 6400) <= 1
@@ -273,7 +274,9 @@ def test_the_foreground_does_not_depend_on_scale_and_offset():  # V11
 def test_the_convolution_gives_the_maps_of_the_training_images():  # V11
     taps, _ = disc_taps()
     frozen, images = known(taps)
-    part = closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
+    part = closed_form.estimate_part(
+        frozen, images, closed_form.sample_cells(frozen, images, 66), seed=66
+    )
     assert part is not None
     for image, expected in zip(taps, part.maps, strict=True):
         found = foreground.foreground_map(image, part.weight, part.bias)
@@ -287,7 +290,9 @@ def test_without_a_part_in_the_middle_the_whole_image_counts_and_a_log_says_so(c
     frozen, images = known(taps)
     with caplog.at_level(logging.WARNING):
         assert (
-            closed_form.part(frozen, images, closed_form.sampled(frozen, images, 66), seed=66)
+            closed_form.estimate_part(
+                frozen, images, closed_form.sample_cells(frozen, images, 66), seed=66
+            )
             is None
         )
     assert "no foreground found" in caplog.text
@@ -300,7 +305,7 @@ def test_constant_images_are_refused_with_what_they_show(tmp_path):
         fit(tiny.detector("cpr", codebook_words=200), tmp_path, flat)
     frozen, images = known(torch.ones(4, 8, 20, 20))
     with pytest.raises(DataError, match="only 1 different places"):
-        closed_form.codebook(closed_form.sampled(frozen, images, 66), 2, seed=66)
+        closed_form.codebook(closed_form.sample_cells(frozen, images, 66), 2, seed=66)
 
 
 def test_cells_are_those_of_the_taps_in_the_order_asked_for():
@@ -388,11 +393,11 @@ def test_a_query_of_the_bank_has_distance_0_and_more_references_never_raise_it()
 
 def test_descriptors_are_unit_vectors_whatever_their_scale_and_0_stays_finite():  # V21
     raw = torch.randn(2, 6, 4, 5)
-    found = located(raw)
+    found = unit_vectors(raw)
     assert found.shape == (2, 4, 5, 6)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 4, 5))
-    torch.testing.assert_close(located(37 * raw), found)
-    assert torch.equal(located(torch.zeros(1, 6, 1, 1)), torch.zeros(1, 1, 1, 6))
+    torch.testing.assert_close(unit_vectors(37 * raw), found)
+    assert torch.equal(unit_vectors(torch.zeros(1, 6, 1, 1)), torch.zeros(1, 1, 1, 6))
 
 
 def test_the_blur_keeps_constants_and_has_the_stated_peak():  # V22
@@ -412,24 +417,3 @@ def test_the_blur_reflects_without_repeating_the_edge():  # V22
     found = gaussian_blur(maps, 2.0)
     expected = [gaussian_filter(m.numpy(), 2.0, mode="mirror", truncate=4) for m in maps]
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-12)
-
-
-def test_a_packed_bank_is_close_to_what_was_packed():  # V23
-    queries, descriptors = units(20, 20, 384), units(3, 20, 20, 384, seed=1)
-    descriptors[0] = F.normalize(queries + 0.02 * descriptors[0], dim=-1)  # distances near 0 too
-    exact = nearest_distance(queries, descriptors, 3)
-    for kind, tolerance in (("fp16", 1e-4), ("int8", 2e-3)):
-        memory = {f"bank.0.{k}": v for k, v in packed(descriptors, kind).items()}
-        found = unpacked(memory, "bank.0.", torch.tensor([2, 0, 1]))
-        assert found.shape == descriptors.shape
-        step = descriptors[[2, 0, 1]].abs().amax(-1, keepdim=True) / 127
-        assert ((found - descriptors[[2, 0, 1]]).abs() <= 0.51 * step + 1e-4).all()
-        away = nearest_distance(queries, found, 3) - exact
-        assert away.abs().max() < tolerance
-    assert packed(descriptors, "fp16")["values"].dtype == torch.float16
-    assert packed(descriptors, "int8")["values"].dtype == torch.int8
-    empty = packed(torch.zeros(1, 1, 1, 4), "int8")
-    assert torch.equal(
-        unpacked({f"b{k}": v for k, v in empty.items()}, "b", torch.tensor([0])),
-        torch.zeros(1, 1, 1, 4),
-    )

@@ -67,7 +67,7 @@ def trainer(
 
 def test_every_sample_of_the_pool_is_drawn_once_before_any_twice():
     run = trainer(synthetic_images=10, batch_pairs=4)
-    drawn = [run._drawn(step, rng(5, step)) for step in range(5)]
+    drawn = [run._draw_pairs(step, rng(5, step)) for step in range(5)]
     numbers = [n for samples, _ in drawn for n in samples]
     assert sorted(numbers[:10]) == sorted(numbers[10:]) == list(range(10))
     assert numbers[:10] != numbers[10:]

@@ -17,9 +17,9 @@ from admodels.methods.diffusionad.detector import (
 )
 from admodels.methods.diffusionad.diffusion import (
     alpha_bars,
-    denoised,
+    denoise,
     guided_x0,
-    noised,
+    noisy_image,
     x0_from_eps,
 )
 from admodels.methods.diffusionad.losses import focal_loss, noise_loss, smooth_l1_loss
@@ -70,7 +70,7 @@ def test_the_schedule_is_the_published_table() -> None:
 
 def test_the_noise_that_was_added_takes_the_image_back_at_every_step() -> None:
     x0, noise, alpha_bar = images(1), gauss(1000, 3, 16, 16), SCHEDULE
-    x_t = noised(x0.expand(1000, -1, -1, -1), alpha_bar, noise)
+    x_t = noisy_image(x0.expand(1000, -1, -1, -1), alpha_bar, noise)
     error = (x0_from_eps(x_t, alpha_bar, noise) - x0).abs().amax(dim=(1, 2, 3))
     assert (error < 1e-5 / alpha_bar.sqrt()).all()
     assert error[999] < 4e-3
@@ -101,14 +101,14 @@ def long_form(x0: Tensor, t: Tensor, noise: Tensor, weight: float) -> Tensor:
 @pytest.mark.parametrize("t_s", [0, 10, 200, 299])
 def test_the_closed_form_is_the_long_form(t_s: int, t_b: int, weight: float) -> None:
     x0, noise, t = images(2), gauss(2, 2, 3, 16, 16), times(t_s, t_b, 2)
-    found = denoised(analytic, x0, t, noise, SCHEDULE, weight)
+    found = denoise(analytic, x0, t, noise, SCHEDULE, weight)
     expected = long_form(x0.double(), t, noise.double(), weight).float()
     torch.testing.assert_close(found.guided, expected, rtol=0, atol=1e-5)
 
 
 def test_the_noise_error_is_summed_over_both_scales_per_sample() -> None:
     x0, noise, t = images(2), gauss(2, 2, 3, 16, 16), times(200, 400, 2)
-    found = denoised(lambda x, _: torch.zeros_like(x), x0, t, noise, SCHEDULE, 1.0)
+    found = denoise(lambda x, _: torch.zeros_like(x), x0, t, noise, SCHEDULE, 1.0)
     per_scale = noise.square().mean(dim=(2, 3, 4))
     torch.testing.assert_close(found.noise_error, per_scale[0] + per_scale[1])
 
@@ -117,16 +117,16 @@ def test_the_noise_error_is_summed_over_both_scales_per_sample() -> None:
 def test_an_oracle_gives_the_image_back_whatever_the_weight(weight: float) -> None:
     x0, noise = 2.5 * images(2) - 1, gauss(2, 2, 3, 16, 16)
     true = noise.flatten(0, 1)
-    found = denoised(lambda *_: true, x0, times(200, 400, 2), noise, SCHEDULE, weight)
+    found = denoise(lambda *_: true, x0, times(200, 400, 2), noise, SCHEDULE, weight)
     torch.testing.assert_close(found.guided, x0.clamp(-1, 1), rtol=0, atol=1e-5)
     assert not found.noise_error.any()
 
 
 def test_without_weight_the_guide_has_no_say() -> None:
     x0, noise = images(2), gauss(2, 2, 3, 16, 16)
-    found = denoised(analytic, x0, times(200, 400, 2), noise, SCHEDULE, 0.0).guided
+    found = denoise(analytic, x0, times(200, 400, 2), noise, SCHEDULE, 0.0).guided
     alpha_bar = SCHEDULE[torch.tensor([200, 200])]
-    x_s = noised(x0, alpha_bar, noise[0])
+    x_s = noisy_image(x0, alpha_bar, noise[0])
     plain = x0_from_eps(x_s, alpha_bar, analytic(x_s, torch.tensor([200, 200])))
     assert torch.equal(found, plain.clamp(-1, 1))
 
@@ -268,7 +268,7 @@ def detector_of(**changes: object) -> Detector:
 
 def values_of_a_step(detector: Detector, x0: Tensor, mask: Tensor) -> dict[str, float]:
     t, noise = training_noise(detector.params, 0, 0)
-    run = Training(detector.net, torch.optim.Adam(detector.net.parts()))
+    run = Training(detector.net, torch.optim.Adam(detector.net.parameter_groups()))
     return detector._step(run, Batch(x0, x0, mask), t, noise, 0, 10)
 
 
@@ -421,7 +421,7 @@ def test_four_samples_are_learnt_by_heart() -> None:
     changes = {"batch_images": 4, "micro_batch_images": 4, "eval_draws": 1}
     detector = started(**changes, segmentation_width=8, segmentation_learning_rate=0.01)
     net = detector.net
-    run = Training(net, torch.optim.Adam(net.parts()))
+    run = Training(net, torch.optim.Adam(net.parameter_groups()))
     mask = torch.zeros(4, 1, PX, PX)
     mask[2:, :, 10:20, 6:22] = 1
     clean = pixels(4) / 255

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from admodels.methods.diffusionad.diffusion import alpha_bars, denoised, x0_from_eps
+from admodels.methods.diffusionad.diffusion import alpha_bars, denoise, x0_from_eps
 from admodels.methods.diffusionad.unet import (
     Attention,
     DenoisingUNet,
@@ -195,7 +195,7 @@ def test_the_whole_pipeline_matches_the_golden_values() -> None:
         predicted.append(net(x_t, t))
         return predicted[0]
 
-    found = denoised(remembering, x0, t, noise, schedule, 1.0)
+    found = denoise(remembering, x0, t, noise, schedule, 1.0)
     assert found.noise_error.mean().item() == pytest.approx(4.299198, abs=TOLERANCE)
     assert_golden(found.guided, 0.271136, 0.593890, [], [1, 0.327249, 0.587557])
     alpha_bar = schedule[t][..., None, None, None]

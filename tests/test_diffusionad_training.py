@@ -25,12 +25,12 @@ from admodels.methods.diffusionad.detector import (
     learning_rates,
     training_noise,
 )
-from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noised, x0_from_eps
+from admodels.methods.diffusionad.diffusion import alpha_bars, guided_x0, noisy_image, x0_from_eps
 from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
 from admodels.methods.parts.nets import SegmentationUNet
-from admodels.synthesis.anomalies import placed_batch
-from admodels.synthesis.foreground import estimate_part
+from admodels.synthesis.anomalies import batch_on_parts
+from admodels.synthesis.foreground import estimate_matte
 from tests import tiny
 
 PX, SEED, WEIGHT = tiny.PX, 5, 0.5
@@ -105,7 +105,7 @@ def parts_of(data: TrainingData, kind: Kind) -> Tensor:
         return data.foreground
     if kind == "texture":
         return torch.full_like(data.normal[:, :1], 255)
-    found = [estimate_part(planes) for planes in data.normal.numpy()]
+    found = [estimate_matte(planes) for planes in data.normal.numpy()]
     return torch.stack([torch.from_numpy(part)[None] for part in found if part is not None])
 
 
@@ -130,12 +130,12 @@ def test_a_step_learns_from_the_painted_image_and_its_soft_mask(
     values: set[float] = set()
     for step in range(2):
         drawn: dict[str, Any] = {"kind": kind, "batch": 4, "seed": SEED, "step": step}
-        batch = placed_batch(data.normal, data.textures, part, p.generator, **drawn)
+        batch = batch_on_parts(data.normal, data.textures, part, p.generator, **drawn)
         t, noise = training_noise(p, SEED, step)
         call, (given, _) = seen[DenoisingUNet][step], seen[SegmentationUNet][step]
         assert torch.equal(call[1], t.flatten())
         torch.testing.assert_close(
-            call[0], noised(batch.augmented, SCHEDULE[t], noise).flatten(0, 1)
+            call[0], noisy_image(batch.augmented, SCHEDULE[t], noise).flatten(0, 1)
         )
         assert torch.equal(given[:, :3], batch.augmented)
         torch.testing.assert_close(given[:, 3:], guided_of(call))
@@ -165,7 +165,7 @@ def test_scoring_denoises_at_both_steps_and_shows_what_the_segmentation_saw(seen
     t = torch.tensor([[150, 150], [350, 350]])
     assert torch.equal(call[1], t.flatten())
     noise = detector.net.noise[0][:, None].expand(-1, 2, -1, -1, -1)
-    torch.testing.assert_close(call[0], noised(images / 255, SCHEDULE[t], noise).flatten(0, 1))
+    torch.testing.assert_close(call[0], noisy_image(images / 255, SCHEDULE[t], noise).flatten(0, 1))
     torch.testing.assert_close(given, torch.cat([images / 255, guided_of(call)], dim=1))
     assert found.reconstruction is not None
     torch.testing.assert_close(found.reconstruction, given[:, 3:].clamp(0, 1))

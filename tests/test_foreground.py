@@ -14,9 +14,9 @@ from admodels.foundation.manifest import DatasetImage
 from admodels.foundation.params import Kind, PerKind
 from admodels.images import decode, load
 from admodels.synthesis import anomalies
-from admodels.synthesis.anomalies import Batch, placed_batch
+from admodels.synthesis.anomalies import Batch, batch_on_parts
 from admodels.synthesis.augmenters import shuffle_strips
-from admodels.synthesis.foreground import estimate_part, foreground
+from admodels.synthesis.foreground import estimate_matte, foreground
 from admodels.synthesis.params import SelfMix
 from admodels.validation.inspect import describe_image
 
@@ -60,7 +60,7 @@ def overlap(a: Bool, b: Bool) -> float:
 
 
 def part_of(image: UInt8) -> Bool:
-    found = estimate_part(image)
+    found = estimate_matte(image)
     assert found is not None
     assert set(np.unique(found)) == {0, 255}
     return found > 0
@@ -89,13 +89,13 @@ def speckled(low: int, high: int, side: int, seed: int) -> UInt8:
 
 @pytest.mark.parametrize("image", [picture(disc(2.5)), np.full((3, PX, PX), 90, np.uint8)])
 def test_an_implausible_estimate_is_none(image: UInt8) -> None:
-    assert estimate_part(image) is None
+    assert estimate_matte(image) is None
 
 
 @pytest.mark.parametrize("side", [32, 64, 128])
 @pytest.mark.parametrize(("low", "high"), [(100, 111), (100, 103), (0, 256)])
 def test_noise_has_no_part(low: int, high: int, side: int) -> None:
-    assert all(estimate_part(speckled(low, high, side, seed)) is None for seed in range(10))
+    assert all(estimate_matte(speckled(low, high, side, seed)) is None for seed in range(10))
 
 
 def test_every_image_says_where_its_matte_comes_from() -> None:
@@ -129,7 +129,7 @@ def placed(
     normal = torch.from_numpy(rng.integers(1, 256, (3, 3, PX, PX), dtype=np.uint8))
     textures = torch.from_numpy(rng.integers(0, 256, (4, 3, PX, PX), dtype=np.uint8))
     mattes = torch.from_numpy(matte)[None, None].expand(3, 1, PX, PX)
-    return placed_batch(
+    return batch_on_parts(
         normal, textures, mattes, generator, kind=kind, batch=batch, seed=2, step=step
     )
 
@@ -214,7 +214,7 @@ def test_an_image_is_painted_with_its_own_strips_elsewhere() -> None:
     places = np.stack(np.broadcast_arrays(*np.ogrid[1 : PX + 1, 1 : PX + 1], 0)).astype(np.uint8)
     image, whole = torch.from_numpy(places)[None], torch.from_numpy(WHOLE)[None, None]
     drawn = {"batch": 12, "seed": 2, "step": 0}
-    found = placed_batch(image, 0 * image, whole, BARE, kind="object", **drawn)
+    found = batch_on_parts(image, 0 * image, whole, BARE, kind="object", **drawn)
     origins = (found.augmented * 255).round().int().numpy() - 1
     for (row, column, _), mask in zip(origins, found.mask[:, 0].numpy() > 0, strict=True):
         i, j = np.nonzero(mask)

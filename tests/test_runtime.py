@@ -11,6 +11,7 @@ from admodels.foundation.params import Run
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 
 CPU = torch.device("cpu")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def test_a_named_device_is_taken_and_an_absent_one_is_refused(
@@ -23,11 +24,16 @@ def test_a_named_device_is_taken_and_an_absent_one_is_refused(
         runtime.device()
 
 
-def test_precision_follows_the_request_and_auto_follows_the_hardware() -> None:
+def test_a_compute_type_is_that_of_the_request() -> None:
     assert runtime.precision("fp32", CPU) == torch.float32
     assert runtime.precision("bf16", CPU) == torch.bfloat16
-    fast = torch.bfloat16 if runtime.has_fast_bf16(CPU) else torch.float32
-    assert runtime.precision("auto", CPU) == fast
+
+
+@pytest.mark.skipif(not CPU_INFO.is_file(), reason=f"no {CPU_INFO} to compare with")
+def test_auto_is_bf16_where_the_kernel_lists_instructions_for_it() -> None:
+    flags = set(CPU_INFO.read_text(encoding="ascii").split())
+    fast = bool(flags & {"amx_bf16", "avx512_bf16"})
+    assert runtime.precision("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
 
 
 def test_a_checkpoint_comes_back_only_to_the_run_that_wrote_it(tmp_path: Path) -> None:

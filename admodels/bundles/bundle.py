@@ -87,11 +87,11 @@ class Scored:
 def score(detector: Detector, pixels: UInt8) -> Scored:
     """Score (N, 3, H, W) uint8 RGB, N > 0; the score of an image does not depend on the others."""
     chunk = detector.params.score_chunk_images
-    found = methods.predict(detector, torch.from_numpy(pixels), chunk)
-    reconstruction = found.reconstruction
+    prediction = methods.predict(detector, torch.from_numpy(pixels), chunk)
+    reconstruction = prediction.reconstruction
     return Scored(
-        found.anomaly_map.numpy(),
-        found.anomaly_score.numpy(),
+        prediction.anomaly_map.numpy(),
+        prediction.anomaly_score.numpy(),
         None if reconstruction is None else reconstruction.numpy(),
     )
 
@@ -153,7 +153,7 @@ def save(
 
 
 def _write_golden_images(folder: Path, golden: UInt8) -> list[str]:
-    names = [f"golden/{at:02d}.png" for at in range(len(golden))]
+    names = [f"golden/{number:02d}.png" for number in range(len(golden))]
     for name, pixels in zip(names, golden, strict=True):
         decode.write_png(folder / name, pixels.transpose(1, 2, 0))
     return names
@@ -195,8 +195,8 @@ def load(folder: Path, device: torch.device) -> Bundle:
         params = cls.Params.model_validate_json(json.dumps(card.params), strict=True)
         state = load_file(folder / "model.safetensors")
     except (ConfigurationError, ValidationError, SafetensorError) as error:
-        found = f"method, params or weights of another version of admodels: {error}"
-        raise _refusal(found, folder, f"what admodels {version('admodels')} writes") from None
+        fault = f"method, params or weights of another version of admodels: {error}"
+        raise _refusal(fault, folder, f"what admodels {version('admodels')} writes") from None
     if card.contract != contract_of(params, card.contract.learnt):
         raise _refusal("the image contract is not that of the params", folder, "the same one")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32

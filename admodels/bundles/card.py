@@ -71,9 +71,9 @@ def _write_card(path: Path, card: Card) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _refusal(found: str, where: Path, expected: str) -> BundleError:
+def _refusal(fault: str, where: Path, expected: str) -> BundleError:
     return BundleError(
-        found,
+        fault,
         where=where,
         expected=expected,
         next_step="take the bundle again from where it was made, or train again: `dvc repro train`",
@@ -92,8 +92,8 @@ def read_card(folder: Path) -> Card:
         seal = content.pop("sha256")
         card = Card.model_validate_json(json.dumps(content), strict=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"no readable bundle: {type(error).__name__}"
-        raise _refusal(found, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
+        fault = f"no readable bundle: {type(error).__name__}"
+        raise _refusal(fault, path, f"a bundle of schema version {SCHEMA_VERSION}") from None
     if seal != _digest(content):
         raise _refusal("bundle.json was changed after it was made", path, f"content hash {seal}")
     wanted = {"model.safetensors", *(golden.file for golden in card.golden)}

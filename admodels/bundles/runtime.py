@@ -34,21 +34,21 @@ def device(name: str = "auto") -> torch.device:
             expected="cpu, cuda, cuda:N or auto",
             next_step="unset ADMODELS_DEVICE, or see `admodels doctor`",
         ) from None
-    found = torch.device(wanted)
-    if found.type == "cuda":
+    chosen = torch.device(wanted)
+    if chosen.type == "cuda":
         # fp32 means fp32 (bf16 is the fast path), and the same run gives the same bytes
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
-    return found
+    return chosen
 
 
 def has_fast_bf16(where: torch.device) -> bool:
     """Whether bfloat16 arithmetic is in the hardware and not emulated."""
     if where.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def precision(request: Literal["auto", "fp32", "bf16"], where: torch.device) -> torch.dtype:
@@ -70,14 +70,14 @@ class Cost:
     def so_far(self) -> dict[str, float]:
         """`seconds`, `cpu_seconds`, `peak_mib` (resident set) and CUDA's peak where it was used."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found = {
+        costs = {
             "seconds": round(time.monotonic() - self._wall, 2),
             "cpu_seconds": round(time.process_time() - self._cpu, 2),
             "peak_mib": round(peak, 1),
         }
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            found["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-        return found
+            costs["peak_cuda_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return costs
 
     def write(self, path: Path, **more: float | str) -> None:
         """Write what `so_far` says, and `more`, as JSON."""

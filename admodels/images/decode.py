@@ -137,9 +137,9 @@ def deep_values(data: bytes, where: object) -> UInt16:
 def is_grey(rgb: UInt8) -> bool:
     """Whether the channels of (H, W, 3) are equal everywhere; a few pixels mostly tell."""
     return all(
-        np.array_equal(part[:, :, at], part[:, :, 0])
-        for part in (rgb[::GRID_PX, ::GRID_PX], rgb)
-        for at in (1, 2)
+        np.array_equal(pixels[:, :, channel], pixels[:, :, 0])
+        for pixels in (rgb[::GRID_PX, ::GRID_PX], rgb)
+        for channel in (1, 2)
     )
 
 
@@ -208,8 +208,8 @@ def _rgb(image: Pillow.Image) -> UInt8:
         raise ValueError("32 bits per channel have no fixed window to 8 bits")
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, STRIP_ROWS):  # Pillow copies several times on the way
-        part = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
-        rgb[top : top + STRIP_ROWS] = np.asarray(part.convert("RGB"))
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        rgb[top : top + STRIP_ROWS] = np.asarray(strip.convert("RGB"))
     return rgb
 
 
@@ -260,7 +260,7 @@ def decode_mask(data: bytes, where: object) -> Bool:
             f"mask has more values than 0 and one other ({other.min()}, {other.max()}, ...)",
             where=where,
             expected="a binary mask: 0 is normal, one other value is defective",
-            next_step="mend the mask (store it lossless), then `admodels task refresh` of its task",
+            next_step="fix the mask (store it lossless), then `admodels task refresh` of its task",
         )
     return _turn(defective, image, "stored")
 
@@ -279,7 +279,7 @@ def decode_matte(data: bytes, where: object, row: ManifestRow) -> UInt8:
             f"foreground matte is {size}, its brightest {brightest} of 255",
             where=where,
             expected=f"{row.width} x {row.height}, as {row.image_path}, the part at 255",
-            next_step="mend the matte, then `admodels task refresh NAME`",
+            next_step="fix the matte, then `admodels task refresh NAME`",
         )
     return matte.rgb
 

@@ -90,17 +90,17 @@ def appearance(rgb: UInt8, plain: Statistics) -> Records:
     side, step = COARSE_PX // CELLS, COARSE_PX // PROFILE_BINS
     cells = coarse.reshape(CELLS, side, CELLS, side).std(axis=(1, 3))
     red, green, blue = (mean + LEVEL for mean in cv2.mean(rgb)[:3])
-    found = np.zeros((), APPEARANCE)
-    found["brightness"] = plain.brightness
-    found["contrast"] = plain.contrast / (plain.brightness + LEVEL)
-    found["sharpness"] = max(0.0, plain.sharpness - ROUNDING) / (plain.contrast**2 + LEVEL)
-    found["noise"] = noise(grey)
-    found["red"], found["blue"] = red / green, blue / green
-    found["height"], found["width"] = grey.shape
-    found["columns"] = coarse.mean(axis=0).reshape(PROFILE_BINS, step).mean(axis=1)
-    found["rows"] = coarse.mean(axis=1).reshape(PROFILE_BINS, step).mean(axis=1)
-    found["detail"] = np.log(cells / (plain.brightness + LEVEL) + FAINT).ravel()
-    return found
+    record = np.zeros((), APPEARANCE)
+    record["brightness"] = plain.brightness
+    record["contrast"] = plain.contrast / (plain.brightness + LEVEL)
+    record["sharpness"] = max(0.0, plain.sharpness - ROUNDING) / (plain.contrast**2 + LEVEL)
+    record["noise"] = noise(grey)
+    record["red"], record["blue"] = red / green, blue / green
+    record["height"], record["width"] = grey.shape
+    record["columns"] = coarse.mean(axis=0).reshape(PROFILE_BINS, step).mean(axis=1)
+    record["rows"] = coarse.mean(axis=1).reshape(PROFILE_BINS, step).mean(axis=1)
+    record["detail"] = np.log(cells / (plain.brightness + LEVEL) + FAINT).ravel()
+    return record
 
 
 def noise(grey: UInt8) -> float:
@@ -110,8 +110,8 @@ def noise(grey: UInt8) -> float:
     nor sloping parts of an image.
     """
     mask = np.array([1, -2, 1], np.float32)
-    found = cv2.sepFilter2D(grey, cv2.CV_16S, mask, mask)[1:-1, 1:-1]
-    return math.sqrt(math.pi / 2) / 6 * cv2.norm(found, cv2.NORM_L1) / max(1, found.size)
+    response = cv2.sepFilter2D(grey, cv2.CV_16S, mask, mask)[1:-1, 1:-1]
+    return math.sqrt(math.pi / 2) / 6 * cv2.norm(response, cv2.NORM_L1) / max(1, response.size)
 
 
 def write_records(path: Path, records: Records) -> None:
@@ -123,10 +123,10 @@ def write_records(path: Path, records: Records) -> None:
 def read_records(path: Path) -> Records:
     """(N,) records, as `write_records` left them."""
     columns = load_file(path)
-    found = np.zeros(len(columns["brightness"]), APPEARANCE)
+    records = np.zeros(len(columns["brightness"]), APPEARANCE)
     for name, values in columns.items():
-        found[name] = values
-    return found
+        records[name] = values
+    return records
 
 
 DIGITS = 4  # of brightness and contrast, here as in statistics.csv

@@ -36,7 +36,7 @@ DECODING_THREADS = min(8, os.cpu_count() or 1)
 def load_image(row: ManifestRow, root: Path, reading: Reading) -> Image:
     """The image of a row, as the camera took it; refusals as in `load_images`."""
     path = root / row.image_path
-    return decode_image(_read_checked(path, row.image_sha256), path, reading)
+    return decode_image(_read_and_check(path, row.image_sha256), path, reading)
 
 
 def load_images(
@@ -69,13 +69,13 @@ def load_masks(rows: list[ManifestRow], root: Path, mask_px: int) -> Bool:
         if not row.mask_sha256:
             return np.zeros((mask_px, mask_px), dtype=np.bool_)
         path = root / row.mask_path
-        mask = decode_mask(_read_checked(path, row.mask_sha256), path)
+        mask = decode_mask(_read_and_check(path, row.mask_sha256), path)
         if mask.shape != (row.height, row.width):
             raise DataError(
                 f"mask is {mask.shape[1]} x {mask.shape[0]} pixels",
                 where=path,
                 expected=f"{row.width} x {row.height}, as {row.image_path}",
-                next_step=f"mend the mask, then `admodels task refresh {root.name}`",
+                next_step=f"fix the mask, then `admodels task refresh {root.name}`",
             )
         return resize_mask(mask, mask_px)
 
@@ -105,14 +105,14 @@ def load_foreground(
 
     def plane(row: ManifestRow) -> UInt8:
         path = root / row.foreground_path
-        matte = decode_matte(_read_checked(path, row.foreground_sha256), path, row)
+        matte = decode_matte(_read_and_check(path, row.foreground_sha256), path, row)
         return resize_image(matte, image_px, resize)[None, :, :, 0]
 
     label = f"read mattes of {root.name}"
     return stack_arrays(plane, rows, (1, image_px, image_px), np.uint8, label)
 
 
-def _read_checked(path: Path, sha256: str) -> bytes:
+def _read_and_check(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -123,9 +123,9 @@ def _read_checked(path: Path, sha256: str) -> bytes:
     return data
 
 
-def _not_as_listed(found: str, path: Path) -> DataError:
+def _not_as_listed(fault: str, path: Path) -> DataError:
     return DataError(
-        found,
+        fault,
         where=path,
         expected="the bytes that the manifest lists",
         next_step="dvc repro fetch validate",
@@ -133,17 +133,17 @@ def _not_as_listed(found: str, path: Path) -> DataError:
 
 
 def stack_arrays(
-    one: Callable[[T], NDArray[Any]],
+    array_of: Callable[[T], NDArray[Any]],
     items: Sequence[T],
     shape: tuple[int, ...],
     dtype: DTypeLike,
     label: str,
 ) -> NDArray[Any]:
-    """`one` of every item as an (N, *shape) array, filled in place: nothing is held twice."""
+    """`array_of` every item as an (N, *shape) array, filled in place: nothing is held twice."""
     stack: NDArray[Any] = np.empty((len(items), *shape), dtype=dtype)
 
     def fill(index: int) -> None:
-        stack[index] = one(items[index])
+        stack[index] = array_of(items[index])
 
     in_threads(fill, range(len(items)), label)
     return stack
@@ -167,7 +167,7 @@ def texture_paths(folder: Path) -> list[Path]:
             "no texture source: no image",
             where=folder,
             expected=f"images ({', '.join(sorted(decode.IMAGE_SUFFIXES))}) for `textures`",
-            next_step="mend `textures` in params.yaml, with `admodels textures LOCATION`",
+            next_step="fix `textures` in params.yaml, with `admodels textures LOCATION`",
         )
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())
 

@@ -54,9 +54,9 @@ class ImageRules(Strict):
         if look.brightness < darkest or look.contrast < self.min_contrast:
             seen = f"mean grey level {look.brightness:.4g}, contrast {look.contrast:.4g}"
             return "blank", f"{seen}; at least {darkest:g} and {self.min_contrast:g}"
-        found = "grey" if look.is_grey else "colour"
-        if self.channels not in ("both", found):
-            return "wrong_channels", f"{found}, learnt from {self.channels}"
+        channels = "grey" if look.is_grey else "colour"
+        if self.channels not in ("both", channels):
+            return "wrong_channels", f"{channels}, learnt from {self.channels}"
         return None
 
     def _fits(self, look: Look) -> bool:
@@ -72,7 +72,7 @@ class ImageRules(Strict):
 
 
 def read(path: Path) -> ImageRules:
-    """The contract of a task as `validate` wrote it.
+    """The image rules of a task as `validate` wrote it.
 
     Raises:
         DataError: it is missing, or another version wrote it.
@@ -81,7 +81,7 @@ def read(path: Path) -> ImageRules:
         return ImageRules.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"image contract cannot be read: {type(error).__name__}",
+            f"image rules cannot be read: {type(error).__name__}",
             where=path,
             expected="what the validate stage writes beside the manifests",
             next_step="dvc repro validate",

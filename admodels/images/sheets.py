@@ -23,15 +23,15 @@ def text(words: str, width: int) -> UInt8:
     shown, font = words.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
     while cv2.getTextSize(shown, font, FONT_SCALE, 1)[0][0] > width - 2 * GAP_PX:
         shown = "..." + shown[4:]
-    at = (GAP_PX, CAPTION_PX - 5)
-    cv2.putText(strip, shown, at, font, FONT_SCALE, INK, 1, cv2.LINE_AA)
+    baseline = (GAP_PX, CAPTION_PX - 5)
+    cv2.putText(strip, shown, baseline, font, FONT_SCALE, INK, 1, cv2.LINE_AA)
     return strip
 
 
-def beside(parts: Sequence[UInt8]) -> UInt8:
-    """The parts, equally high, from left to right with gaps."""
-    gap = np.full((len(parts[0]), GAP_PX, 3), BACKGROUND, np.uint8)
-    return np.concatenate([strip for part in parts for strip in (gap, part)] + [gap], axis=1)
+def beside(tiles: Sequence[UInt8]) -> UInt8:
+    """The tiles, equally high, from left to right with gaps."""
+    gap = np.full((len(tiles[0]), GAP_PX, 3), BACKGROUND, np.uint8)
+    return np.concatenate([strip for tile in tiles for strip in (gap, tile)] + [gap], axis=1)
 
 
 def tile(rgb: UInt8) -> UInt8:

@@ -28,6 +28,20 @@ class MethodParams(Strict):
     precision: Literal["auto", "fp32", "bf16"]
 
 
+class TrainedParams(MethodParams):
+    """What the params of a method also hold that trains its networks on batches."""
+
+    batch_images: int = Field(ge=2)  # batch norm needs two
+    length: int = Field(ge=1)
+    length_unit: Literal["epochs", "steps"]
+    ema_decay: float = Field(ge=0, lt=1)  # 0 is off
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps for `images` normal images; an epoch drops its partial last batch."""
+        per_epoch = max(1, images // self.batch_images)
+        return self.length * (per_epoch if self.length_unit == "epochs" else 1)
+
+
 @dataclass(frozen=True)
 class Synthetic:
     """Synthetic anomalies: `images` (N, 3, H, W) uint8 RGB, `masks` (N, H, W) bool."""
@@ -117,10 +131,10 @@ def detector_class(method: str) -> type[Detector]:
             f"no method named `{method}`",
             where="admodels/methods/",
             expected=f"one of {', '.join(available())}",
-            next_step="mend `run.methods` in params.yaml",
+            next_step="fix `run.methods` in params.yaml",
         )
-    found: type[Detector] = import_module(f"admodels.methods.{method}.detector").Detector
-    return found
+    detector: type[Detector] = import_module(f"admodels.methods.{method}.detector").Detector
+    return detector
 
 
 def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Prediction]:
@@ -140,15 +154,15 @@ def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Pred
             next_step="resize them as the bundle's image contract says",
         )
     for start in range(0, len(images), chunk):
-        part = images[start : start + chunk]
-        missing = chunk - len(part)
-        padded = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
-        found = detector.score(padded)
-        kept = slice(0, len(part))
-        reconstruction = found.reconstruction
+        group = images[start : start + chunk]
+        missing = chunk - len(group)
+        padded = torch.cat([group, group[-1:].expand(missing, -1, -1, -1)]) if missing else group
+        prediction = detector.score(padded)
+        kept = slice(0, len(group))
+        reconstruction = prediction.reconstruction
         yield Prediction(
-            found.anomaly_map[kept],
-            found.anomaly_score[kept],
+            prediction.anomaly_map[kept],
+            prediction.anomaly_score[kept],
             None if reconstruction is None else reconstruction[kept],
         )
 
@@ -157,12 +171,10 @@ def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
     """Score (N, 3, H, W) uint8 RGB, N > 0, as one `Prediction`."""
     import torch
 
-    parts = list(predictions(detector, images, chunk))
-    first = parts[0].reconstruction is not None
+    chunks = list(predictions(detector, images, chunk))
+    pictures = [p.reconstruction for p in chunks if p.reconstruction is not None]
     return Prediction(
-        torch.cat([p.anomaly_map for p in parts]),
-        torch.cat([p.anomaly_score for p in parts]),
-        torch.cat([p.reconstruction for p in parts if p.reconstruction is not None])
-        if first
-        else None,
+        torch.cat([p.anomaly_map for p in chunks]),
+        torch.cat([p.anomaly_score for p in chunks]),
+        torch.cat(pictures) if pictures else None,
     )

@@ -64,7 +64,7 @@ def synthetic_batch(
     return _batch(samples)
 
 
-def placed_batch(
+def batch_on_parts(
     normal: Tensor,
     textures: Tensor,
     foreground: Tensor,
@@ -89,24 +89,24 @@ def placed_batch(
         texture = textures[rng.integers(len(textures))].numpy()
         paint = None
         if rng.random() >= generator.clean_share:
-            part = foreground[chosen, 0].numpy().astype(np.float32) / np.float32(255)
-            paint = _placed_paint(image, interleave(texture), part, generator, share, rng)
+            matte = foreground[chosen, 0].numpy().astype(np.float32) / np.float32(255)
+            paint = _draw_paint_on_part(image, interleave(texture), matte, generator, share, rng)
         samples.append((image, paint))
     return _batch(samples)
 
 
-def _placed_paint(
+def _draw_paint_on_part(
     image: UInt8,
     texture: UInt8,
-    part: Float32,
+    matte: Float32,
     generator: SelfMix,
     self_share: float,
     rng: np.random.Generator,
 ) -> Paint | None:
-    """An anomaly on `part` (H, W) in 0..1, or None where 50 draws of noise all miss it."""
-    (height, width), rows_columns = part.shape, _lattice(generator, rng)
+    """An anomaly on the part, (H, W) in 0..1; None where 50 draws of noise all miss it."""
+    (height, width), rows_columns = matte.shape, _lattice(generator, rng)
     for _ in range(PLACING_DRAWS):
-        mask = _noise_mask(height, width, rows_columns, generator, rng) * part
+        mask = _noise_mask(height, width, rows_columns, generator, rng) * matte
         if mask.any():
             break
     else:
@@ -128,7 +128,7 @@ def _batch(samples: Sequence[tuple[UInt8, Paint | None]]) -> Batch:
         if paint is not None:
             apply(paint, painted[index].numpy())
             masks[index, :, :, 0] = torch.from_numpy(paint.mask)
-    return Batch(*(part.permute(0, 3, 1, 2) for part in (images, painted, masks)))
+    return Batch(*(stack.permute(0, 3, 1, 2) for stack in (images, painted, masks)))
 
 
 def _sample(
@@ -141,10 +141,10 @@ def _sample(
     if rng.random() < generator.clean_share:
         return image, None
     texture = interleave(textures[rng.integers(len(textures))].numpy())
-    return image, drawn_paint(texture, generator, rng)
+    return image, draw_paint(texture, generator, rng)
 
 
-def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> Paint | None:
+def draw_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> Paint | None:
     """An anomaly of `texture` (H, W, 3) uint8, or None where the mask comes out empty."""
     height, width = texture.shape[:2]
     mask = anomaly_mask(height, width, anomaly, rng)
@@ -156,8 +156,8 @@ def drawn_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> P
     )
 
 
-def self_mixed(image: UInt8, generator: SelfMix, rng: np.random.Generator) -> UInt8:
-    """What an anomaly made of its own image looks like: augmented, tiles shuffled; (H, W, 3).
+def mix_with_itself(image: UInt8, generator: SelfMix, rng: np.random.Generator) -> UInt8:
+    """`image` (H, W, 3) augmented, its tiles shuffled: what an anomaly is painted with.
 
     Li et al. 2024 (CPR) paint objects so, half of the time.
     """
@@ -197,12 +197,12 @@ def apply(paint: Paint, image: Float32) -> None:
 
     M is the mask, A the appearance, g the image's opacity; where M = 0 no bit changes.
     """
-    at = np.flatnonzero(paint.mask > 0)
+    inside = np.flatnonzero(paint.mask > 0)
     pixels = image.reshape(-1, 3)
-    normal, share = pixels[at], paint.mask.ravel()[at, None]
-    appearance = paint.appearance.reshape(-1, 3)[at] / np.float32(255)
-    inside = (1 - paint.image_opacity) * appearance + paint.image_opacity * normal
-    pixels[at] = normal * (1 - share) + share * inside
+    normal, share = pixels[inside], paint.mask.ravel()[inside, None]
+    appearance = paint.appearance.reshape(-1, 3)[inside] / np.float32(255)
+    painted = (1 - paint.image_opacity) * appearance + paint.image_opacity * normal
+    pixels[inside] = normal * (1 - share) + share * painted
 
 
 def interleave(planes: NDArray[Any]) -> UInt8:

@@ -23,22 +23,22 @@ SPACES = tuple(BRIGHTNESS_CHANNEL)
 NEVER = 256  # a solarize threshold above every grey
 
 
-def _looked_up(image: UInt8, tables: NDArray[Any]) -> UInt8:
-    """`tables` (256,), or (256, 3) with one column per channel, applied to every pixel."""
+def _look_up(image: UInt8, tables: NDArray[Any]) -> UInt8:
+    """Replace every value by its entry in `tables` (256,) or (256, 3), a column per channel."""
     table = np.broadcast_to(tables.reshape(256, -1), (256, 3)).astype(np.uint8)
     return np.asarray(cv2.LUT(image, table[:, None]), dtype=np.uint8)
 
 
-def _in_space(image: UInt8, space: str, tables: NDArray[Any]) -> UInt8:
-    """`tables` applied in an OpenCV colour space."""
+def _look_up_in_space(image: UInt8, space: str, tables: NDArray[Any]) -> UInt8:
+    """As `_look_up`, in an OpenCV colour space."""
     there, back = (getattr(cv2, f"COLOR_{name}") for name in (f"RGB2{space}", f"{space}2RGB"))
-    changed = _looked_up(np.asarray(cv2.cvtColor(image, there), dtype=np.uint8), tables)
+    changed = _look_up(np.asarray(cv2.cvtColor(image, there), dtype=np.uint8), tables)
     return np.asarray(cv2.cvtColor(changed, back), dtype=np.uint8)
 
 
 def gamma_contrast(image: UInt8, gammas: ArrayLike) -> UInt8:
     """floor(255 (v / 255)^gamma), `gammas` one per channel."""
-    return _looked_up(image, 255 * (GREYS[:, None] / 255) ** np.asarray(gammas))
+    return _look_up(image, 255 * (GREYS[:, None] / 255) ** np.asarray(gammas))
 
 
 def brightness(
@@ -51,7 +51,7 @@ def brightness(
         table = np.clip(changed, 0, 255)
     tables = np.tile(GREYS[:, None], 3)
     tables[:, BRIGHTNESS_CHANNEL[space]] = table
-    return _in_space(image, space, tables)
+    return _look_up_in_space(image, space, tables)
 
 
 def sharpness(image: UInt8, factor: float) -> UInt8:
@@ -68,13 +68,13 @@ def hue_and_saturation(image: UInt8, hue: int, saturation: int) -> UInt8:
     """Turn the hue by trunc(180 hue / 255) of 180 and shift the saturation, clipped."""
     hues = (GREYS + int(hue / 255 * 180)) % 180
     tables = np.stack((hues, np.clip(GREYS + saturation, 0, 255), GREYS), axis=1)
-    return _in_space(image, "HSV", tables)
+    return _look_up_in_space(image, "HSV", tables)
 
 
 def solarize(image: UInt8, threshold: float) -> UInt8:
     """Invert what is at or above trunc(threshold)."""
     kept = int(threshold)
-    return _looked_up(image, np.concatenate((GREYS[:kept], 255 - GREYS[kept:])))
+    return _look_up(image, np.concatenate((GREYS[:kept], 255 - GREYS[kept:])))
 
 
 def posterize(image: UInt8, bits: int) -> UInt8:
@@ -104,7 +104,7 @@ def rotate(image: NDArray[Any], degrees: float) -> NDArray[Any]:
     return np.asarray(cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR))
 
 
-def _drawn_brightness(image: UInt8, rng: np.random.Generator) -> UInt8:
+def _draw_brightness(image: UInt8, rng: np.random.Generator) -> UInt8:
     return brightness(
         image,
         SPACES[rng.integers(len(SPACES))],
@@ -116,7 +116,7 @@ def _drawn_brightness(image: UInt8, rng: np.random.Generator) -> UInt8:
 
 AUGMENTERS: tuple[Augmenter, ...] = (
     lambda image, rng: gamma_contrast(image, rng.uniform(0.5, 2, size=3)),
-    _drawn_brightness,
+    _draw_brightness,
     lambda image, rng: sharpness(image, rng.uniform(0, 2)),
     lambda image, rng: hue_and_saturation(image, *rng.integers(-50, 51, size=2).tolist()),
     lambda image, rng: solarize(image, rng.uniform(32, 128) if rng.random() < 0.5 else NEVER),

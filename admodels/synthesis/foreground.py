@@ -34,15 +34,15 @@ def foreground(normal: UInt8, given: UInt8 | None, kind: Kind) -> Foreground:
     """The mattes of `normal` (N, 3, H, W) uint8 RGB; `given` (N, 1, H, W) are the user's."""
     if given is not None:
         return Foreground(given, tuple("manifest" for _ in given))
-    found = whole(normal)
+    everywhere = whole(normal)
     if kind == "texture":
-        return found
-    sources = list(found.sources)
-    for at, planes in enumerate(normal):
-        part = estimate_part(planes)
-        if part is not None:
-            found.mattes[at, 0], sources[at] = part, "estimated"
-    return Foreground(found.mattes, tuple(sources))
+        return everywhere
+    mattes, sources = everywhere.mattes, list(everywhere.sources)
+    for index, planes in enumerate(normal):
+        matte = estimate_matte(planes)
+        if matte is not None:
+            mattes[index, 0], sources[index] = matte, "estimated"
+    return Foreground(mattes, tuple(sources))
 
 
 def whole(normal: UInt8) -> Foreground:
@@ -50,7 +50,7 @@ def whole(normal: UInt8) -> Foreground:
     return Foreground(np.full_like(normal[:, :1], 255), tuple("whole" for _ in normal))
 
 
-def estimate_part(planes: UInt8) -> UInt8 | None:
+def estimate_matte(planes: UInt8) -> UInt8 | None:
     """(3, H, W) uint8 RGB -> (H, W) of 0 and 255: what is not of the border's colour, filled.
 
     Distance to the median colour of the border, Otsu's threshold, holes filled. None where that
@@ -63,9 +63,9 @@ def estimate_part(planes: UInt8) -> UInt8 | None:
     is_border[band:-band, band:-band] = False
     distance = np.linalg.norm(lab - np.median(lab[is_border], axis=0), axis=2)
     levels = cv2.GaussianBlur(np.clip(distance, 0, 255).astype(np.uint8), (0, 0), band)
-    threshold, part = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = cv2.drawContours(np.zeros_like(part), outlines, -1, 255, cv2.FILLED)
+    threshold, distant = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    outlines, _ = cv2.findContours(distant, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(distant), outlines, -1, 255, cv2.FILLED)
     usual = np.median(levels[is_border])
     spread = np.median(np.abs(levels[is_border] - usual))
     distinct = threshold > usual + SPREADS * max(1, spread)

@@ -20,7 +20,7 @@ from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode, sheets
-from admodels.synthesis.anomalies import Paint, apply, drawn_paint, interleave
+from admodels.synthesis.anomalies import Paint, apply, draw_paint, interleave
 from admodels.synthesis.foreground import Foreground, MatteSource
 from admodels.synthesis.params import Anomaly, Synthesize
 
@@ -51,43 +51,43 @@ def draw(
     rows: Sequence[ManifestRow],
     normal: UInt8,
     textures: Mapping[str, UInt8],
-    part: Foreground,
+    parts: Foreground,
     params: Synthesize,
     seed: int,
 ) -> list[Sample]:
     """`params.per_image` anomalies on every image, drawn from its content and `seed`.
 
-    `normal` (N, 3, H, W) uint8 RGB and `part`, one for each of `rows`; `textures` (3, H, W)
+    `normal` (N, 3, H, W) uint8 RGB and `parts`, one for each of `rows`; `textures` (3, H, W)
     uint8 each.
 
     Raises:
         DataError: the mask came out empty every time, so there would be nothing to find.
     """
     samples = []
-    found = zip(rows, normal, part.mattes[:, 0], part.sources, strict=True)
-    for row, planes, matte, source in progress(found, len(rows), "draw held-out anomalies"):
+    images = zip(rows, normal, parts.mattes[:, 0], parts.sources, strict=True)
+    for row, planes, matte, source in progress(images, len(rows), "draw held-out anomalies"):
         image, content = interleave(planes), int(row.image_sha256[:16], 16)
         for repeat in range(params.per_image):
             rng = np.random.default_rng([seed, content, repeat])
             texture = list(textures)[rng.integers(len(textures))]
             pasted = interleave(textures[texture])
-            paint, empty = _drawn_until_visible(pasted, params.generator, rng)
-            about = (row.image_id, texture, image, _painted(image, paint), paint.mask > 0)
+            paint, empty = _draw_until_visible(pasted, params.generator, rng)
+            about = (row.image_id, texture, image, _paint_over(image, paint), paint.mask > 0)
             samples.append(Sample(*about, matte, source, empty))
     return samples
 
 
-def _painted(image: UInt8, paint: Paint) -> UInt8:
+def _paint_over(image: UInt8, paint: Paint) -> UInt8:
     pixels = image.astype(np.float32) / np.float32(255)
     apply(paint, pixels)
     return np.asarray(np.rint(pixels * 255), dtype=np.uint8)
 
 
-def _drawn_until_visible(
+def _draw_until_visible(
     texture: UInt8, anomaly: Anomaly, rng: np.random.Generator
 ) -> tuple[Paint, int]:
     for empty in range(DRAWS):
-        paint = drawn_paint(texture, anomaly, rng)
+        paint = draw_paint(texture, anomaly, rng)
         if paint is not None:
             return paint, empty
     raise DataError(
@@ -101,7 +101,7 @@ def _drawn_until_visible(
 def write(folder: Path, samples: Sequence[Sample]) -> None:
     """Write images, masks, index, statistics and contact sheet; the folder appears whole."""
     with whole_folder(folder) as partial:
-        lines = [_written(partial, number, sample) for number, sample in enumerate(samples)]
+        lines = [_write_sample(partial, number, sample) for number, sample in enumerate(samples)]
         with (partial / "index.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
         text = json.dumps(statistics(samples), indent=2)
@@ -109,8 +109,8 @@ def write(folder: Path, samples: Sequence[Sample]) -> None:
         decode.write_png(partial / "contact_sheet.png", contact_sheet(samples))
 
 
-def _written(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, str, str]:
-    """The line of the index for one sample, its files written."""
+def _write_sample(folder: Path, number: int, sample: Sample) -> tuple[str, str, str, str, str]:
+    """Write the files of one sample and return its line of the index."""
     image_path, mask_path = (f"{kind}/{number:05d}.png" for kind in ("images", "masks"))
     decode.write_png(folder / image_path, sample.image)
     decode.write_png(folder / mask_path, sample.mask)
@@ -170,26 +170,26 @@ def contact_sheet(samples: Sequence[Sample]) -> UInt8:
     mask in yellow on the synthetic one.
     """
     count = min(len(samples), SHEET_SAMPLES)
-    shown = [samples[int(at)] for at in np.linspace(0, len(samples) - 1, count)]
+    shown = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]
     cells = [_cell(sample) for sample in shown]
-    rows = [cells[at : at + SHEET_COLUMNS] for at in range(0, count, SHEET_COLUMNS)]
+    rows = [cells[start : start + SHEET_COLUMNS] for start in range(0, count, SHEET_COLUMNS)]
     return sheets.stack([sheets.beside(row) for row in rows])
 
 
 def _cell(sample: Sample) -> UInt8:
     """A sample's caption over its normal image, its synthetic one, and the mask's outline."""
     tiles = (
-        _outlined(sample.normal, sample.part > 0, (0, 255, 255)),
+        _outline(sample.normal, sample.part > 0, (0, 255, 255)),
         decode.resize_image(sample.image, sheets.TILE_PX, "area"),
-        _outlined(sample.image, sample.mask, (255, 255, 0)),
+        _outline(sample.image, sample.mask, (255, 255, 0)),
     )
-    area, part = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
+    area, source = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
     pictures = sheets.beside(tiles)
-    caption = "   ".join((sample.image_id, area, sample.texture, part))
+    caption = "   ".join((sample.image_id, area, sample.texture, source))
     return np.concatenate([sheets.text(caption, pictures.shape[1]), pictures])
 
 
-def _outlined(image: UInt8, region: Bool, colour: tuple[int, int, int]) -> UInt8:
-    """An image at tile size with a line around a region of it."""
+def _outline(image: UInt8, region: Bool, colour: tuple[int, int, int]) -> UInt8:
+    """Resize an image to a tile and draw a line around a region of it."""
     tile = decode.resize_image(image, sheets.TILE_PX, "area")
     return sheets.outline(tile, decode.resize_mask(region, sheets.TILE_PX), colour)

@@ -18,7 +18,7 @@ class Anomaly(Strict):
     augmenters_per_texture: int = Field(ge=0, le=10)
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _opacities_are_ordered(self) -> Self:
         if self.image_opacity_min > self.image_opacity_max:
             raise ValueError("image_opacity_min is above image_opacity_max")
         return self

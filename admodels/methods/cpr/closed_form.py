@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class PartEstimate:
     """The foreground estimator, weight (C,) and bias (), and its maps (N, h, w) float32."""
 
     weight: Tensor
@@ -32,7 +32,7 @@ class Part:
     maps: Tensor
 
 
-def sampled(frozen: FrozenTaps, normal: Tensor, seed: int) -> Float32:
+def sample_cells(frozen: FrozenTaps, normal: Tensor, seed: int) -> Float32:
     """Up to 50,000 different cells of all images, (n, C)."""
     _, taps = next(frozen.over(normal))
     cells = len(normal) * taps[0][0, 0].numel()
@@ -42,8 +42,8 @@ def sampled(frozen: FrozenTaps, normal: Tensor, seed: int) -> Float32:
 def _centres(cells: Float32, count: int, seed: int) -> Tensor:
     """k-means, (count, C) float32; one thread, because sums in any order differ in their bits."""
     with threadpool_limits(1):
-        found = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(cells)
-    return torch.from_numpy(found.cluster_centers_).to(torch.float32)
+        clusters = KMeans(count, n_init=RESTARTS, random_state=seed % 2**32).fit(cells)
+    return torch.from_numpy(clusters.cluster_centers_).to(torch.float32)
 
 
 def codebook(sample: Float32, words: int, seed: int) -> Tensor:
@@ -65,31 +65,31 @@ def codebook(sample: Float32, words: int, seed: int) -> Tensor:
 
 def image_histograms(frozen: FrozenTaps, normal: Tensor, book: Tensor, blocks: int) -> Tensor:
     """The histograms of all images, (N, blocks^2, V + 1) float64, on the CPU."""
-    found = []
+    histograms = []
     for _, taps in frozen.over(normal):
-        found += [
-            retrieval.histograms(retrieval.words(tap, book.to(tap.device)), blocks, len(book))
-            for tap in taps[0]
-        ]
-    return torch.stack(found).cpu()
+        words = [retrieval.nearest_words(tap, book.to(tap.device)) for tap in taps[0]]
+        histograms += [retrieval.histograms(image, blocks, len(book)) for image in words]
+    return torch.stack(histograms).cpu()
 
 
 def ranking(bank: Tensor, params: Params) -> Tensor:
     """The most similar other images of each image, best first: (N, min(K, N - 1)) int64."""
-    found = []
+    rows = []
     for own, histogram in enumerate(bank):
         order = retrieval.nearest(histogram, bank, params.dropped_blocks, len(bank))
         others = order[1:] if params.parity else order[order != own]
-        found.append(others[: params.references])
-    return torch.stack(found)
+        rows.append(others[: params.references])
+    return torch.stack(rows)
 
 
-def part(frozen: FrozenTaps, normal: Tensor, sample: Float32, seed: int) -> Part | None:
-    """Where the part is; None, and a warning, where the images do not tell."""
+def estimate_part(
+    frozen: FrozenTaps, normal: Tensor, sample: Float32, seed: int
+) -> PartEstimate | None:
+    """Estimate where the part is; None, and a warning, where the images do not show it."""
     centres = _centres(sample, 2, seed)
     labels = torch.cat(
         [
-            retrieval.words(tap, centres.to(tap.device))[None].to("cpu", torch.uint8)
+            retrieval.nearest_words(tap, centres.to(tap.device))[None].to("cpu", torch.uint8)
             for _, taps in frozen.over(normal)
             for tap in taps[0]
         ]
@@ -101,12 +101,12 @@ def part(frozen: FrozenTaps, normal: Tensor, sample: Float32, seed: int) -> Part
         return None
     rng = np.random.default_rng([seed, count])
     background, inside = (frozen.cells(normal, rng.permutation(cells)[:count]) for cells in sure)
-    return _normalised(frozen, normal, foreground.direction(background, inside), labels.shape)
+    return _scale_part(frozen, normal, foreground.direction(background, inside), labels.shape)
 
 
-def _normalised(
+def _scale_part(
     frozen: FrozenTaps, normal: Tensor, weight: Tensor, shape: torch.Size
-) -> Part | None:
+) -> PartEstimate | None:
     """Scaled so that 1 % of all cells are clamped at either end."""
     values = torch.empty(shape)
     for start, taps in frozen.over(normal):
@@ -123,4 +123,4 @@ def _normalised(
             "no foreground above %s in %d of %d images: no synthetic anomaly is painted on them",
             *(foreground.IS_PART, bare, len(maps)),
         )
-    return Part(weight / (high - low), torch.tensor(-low / (high - low)), maps)
+    return PartEstimate(weight / (high - low), torch.tensor(-low / (high - low)), maps)

@@ -22,17 +22,16 @@ from admodels.foundation.errors import BundleError, DataError
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.cpr import closed_form, retrieval
-from admodels.methods.cpr.foreground import enlarged, foreground_map
-from admodels.methods.cpr.heads import LocalHead, RootedTap, located, nearest_distance
+from admodels.methods.cpr.foreground import enlarge, foreground_map
+from admodels.methods.cpr.heads import LocalHead, RootedTap, nearest_distance, unit_vectors
 from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
 from admodels.methods.parts.backbones import Backbone, Taps, load_weights, read_weights
 from admodels.methods.parts.frozen import FrozenTaps
-from admodels.methods.parts.nets import for_inference
+from admodels.methods.parts.nets import autocast, for_inference
 
 SMALLEST_PX = 64  # of the probe that asks a backbone for its channels
-INT8_LEVELS = 127
 OFFICIAL_HEADS, OFFICIAL_BACKBONE = "lrb.conv.", "backbone.feature_extractor.backbone."
 LOG = logging.getLogger(__name__)
 
@@ -66,12 +65,12 @@ class Detector(methods.Detector):
             LOG.warning(
                 "%d references of %d normal images: all others", p.references, len(data.normal)
             )
-        sample = closed_form.sampled(frozen, data.normal, seed)
+        sample = closed_form.sample_cells(frozen, data.normal, seed)
         book = closed_form.codebook(sample, p.codebook_words, seed)
         bank = closed_form.image_histograms(frozen, data.normal, book, p.histogram_blocks)
-        part = (
-            closed_form.part(frozen, data.normal, sample, seed) if p.foreground.of(kind) else None
-        )
+        estimate = None
+        if p.foreground.of(kind):
+            estimate = closed_form.estimate_part(frozen, data.normal, sample, seed)
         if p.steps.of(kind):
             Trainer(
                 self.heads,
@@ -81,15 +80,15 @@ class Detector(methods.Detector):
                 kind=kind,
                 seed=seed,
                 ranking=closed_form.ranking(bank, p),
-                maps=None if part is None else part.maps,
+                maps=None if estimate is None else estimate.maps,
                 precision=self.precision,
             ).run(checkpoints, log)
         weights = torch.tensor(p.tap_weights.of(kind))
         memory = {"codebook": book, "histograms": bank, "tap_weights": weights}
-        if part is not None:
-            memory |= {"foreground.weight": part.weight, "foreground.bias": part.bias}
-            memory["bank.foreground"] = part.maps.half()
-        self.restore(self._networks() | memory | self._filled_bank(data.normal, frozen))
+        if estimate is not None:
+            memory |= {"foreground.weight": estimate.weight, "foreground.bias": estimate.bias}
+            memory["bank.foreground"] = estimate.maps.half()
+        self.restore(self._networks() | memory | self._fill_bank(data.normal, frozen))
 
     def _new_heads(self, sigmas: tuple[float, float] = (0, 0)) -> nn.ModuleList:
         p = self.params
@@ -128,24 +127,20 @@ class Detector(methods.Detector):
 
     @torch.inference_mode()
     def _descriptors(self, heads: nn.ModuleList, taps: Taps) -> list[Tensor]:
-        with torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
-            found = [head(tap) for head, tap in zip(heads, taps, strict=True)]
-        return [located(descriptors) for descriptors in found]
+        with autocast(self.device, self.precision):
+            maps = [head(tap) for head, tap in zip(heads, taps, strict=True)]
+        return [unit_vectors(descriptors) for descriptors in maps]
 
-    def _filled_bank(self, normal: Tensor, frozen: FrozenTaps) -> dict[str, Tensor]:
-        """Every normal image's descriptors, location-major: (N, h, w, D) per tap."""
+    def _fill_bank(self, normal: Tensor, frozen: FrozenTaps) -> dict[str, Tensor]:
+        """Every normal image's descriptors, location-major: (N, h, w, D) fp16 per tap."""
         heads, bank = self._heads_for_scoring(), {}
         for start, taps in frozen.over(normal):
-            for tap, found in enumerate(self._descriptors(heads, taps)):
-                for name, tensor in packed(found, self.params.bank).items():
-                    key = f"bank.{tap}.{name}"
-                    if key not in bank:
-                        bank[key] = torch.empty(
-                            (len(normal), *tensor.shape[1:]), dtype=tensor.dtype
-                        )
-                    bank[key][start : start + len(tensor)] = tensor.cpu()
+            for tap, descriptors in enumerate(self._descriptors(heads, taps)):
+                key = f"bank.{tap}.values"
+                if key not in bank:
+                    shape = (len(normal), *descriptors.shape[1:])
+                    bank[key] = torch.empty(shape, dtype=torch.float16)
+                bank[key][start : start + len(descriptors)] = descriptors.half().cpu()
         return bank
 
     def _heads_for_scoring(self) -> nn.ModuleList:
@@ -159,10 +154,10 @@ class Detector(methods.Detector):
                 self._backbone_for_scoring(),
                 self._heads_for_scoring(),
             )
-        taps = self._frozen.computed(images)
+        taps = self._frozen.compute(images)
         queries = self._descriptors(self._scoring_heads, taps)
         maps = torch.stack(
-            [self._map(taps[0][at], [query[at] for query in queries]) for at in range(len(images))]
+            [self._map(taps[0][i], [query[i] for query in queries]) for i in range(len(images))]
         )
         blurred = gaussian_blur(maps, self.params.blur_sigma_px)
         top = blurred.flatten(1).topk(self.params.score_pixels, dim=1).values
@@ -171,29 +166,29 @@ class Detector(methods.Detector):
     def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
         """One image's distances before the blur, (image_px, image_px); section 12, steps 1 to 5."""
         p, memory = self.params, self.memory
-        seen = retrieval.histograms(
-            retrieval.words(features, memory["codebook"]), p.histogram_blocks, p.codebook_words
-        )
-        near = retrieval.nearest(seen, memory["histograms"], p.dropped_blocks, p.references)
+        words = retrieval.nearest_words(features, memory["codebook"])
+        histogram = retrieval.histograms(words, p.histogram_blocks, p.codebook_words)
+        near = retrieval.nearest(histogram, memory["histograms"], p.dropped_blocks, p.references)
         near = near.to(memory["bank.0.values"].device)
-        found = []
+        distances = []
         for tap, (query, region) in enumerate(zip(queries, p.regions, strict=True)):
-            references = unpacked(memory, f"bank.{tap}.", near).to(self.device)
+            references = memory[f"bank.{tap}.values"][near].to(self.device)
             weight = memory["tap_weights"][tap]
-            found.append(weight * nearest_distance(query, references, region)[None])
-        distance = enlarged(found[0] + enlarged(found[1], len(found[0][0])), p.image_px)
+            distances.append(weight * nearest_distance(query, references, region)[None])
+        fine, coarse = distances
+        distance = enlarge(fine + enlarge(coarse, fine.shape[1]), p.image_px)
         if "foreground.weight" in memory:
             weight, bias = memory["foreground.weight"], memory["foreground.bias"]
-            part = foreground_map(features, weight, bias)[None]
+            own = foreground_map(features, weight, bias)[None]
             others = memory["bank.foreground"][near].to(self.device, torch.float32)
-            distance *= enlarged(torch.cat([part, others]), p.image_px).amax(0)
+            distance *= enlarge(torch.cat([own, others]), p.image_px).amax(0)
         return distance[0]
 
     def _networks(self) -> dict[str, Tensor]:
-        parts = {"backbone": self.backbone, "heads": self.heads}
+        networks = {"backbone": self.backbone, "heads": self.heads}
         return {
             f"{name}.{key}": tensor.detach().to("cpu", copy=True).contiguous()
-            for name, net in parts.items()
+            for name, net in networks.items()
             for key, tensor in net.state_dict().items()
         }
 
@@ -224,7 +219,6 @@ class Detector(methods.Detector):
         p, side = self.params, self.params.image_px
         images, channels = memory["histograms"].shape[:1], self.channels[0]
         headless = p.head_weights == NONE
-        kinds = ("values", "scale") if p.bank == "int8" else ("values",)
         wanted = {
             "histograms": (*images, p.histogram_blocks**2, p.codebook_words + 1),
             "codebook": (p.codebook_words, channels),
@@ -233,22 +227,21 @@ class Detector(methods.Detector):
         for tap, stride in enumerate(p.tap_strides):
             place = (*images, side // stride, side // stride)
             width = self.channels[tap] if headless else p.descriptor_channels
-            depth = {"values": width, "scale": 1}
-            wanted |= {f"bank.{tap}.{kind}": (*place, depth[kind]) for kind in kinds}
+            wanted[f"bank.{tap}.values"] = (*place, width)
         if "foreground.weight" in memory:
             wanted["foreground.weight"] = (channels,)
             wanted["foreground.bias"] = ()
             wanted["bank.foreground"] = (*images, *([side // p.tap_strides[0]] * 2))
-        found = {key: tuple(tensor.shape) for key, tensor in memory.items()}
-        if found != wanted:
-            other = sorted(set(found.items()) ^ set(wanted.items()))
+        shapes = {key: tuple(tensor.shape) for key, tensor in memory.items()}
+        if shapes != wanted:
+            other = sorted(set(shapes.items()) ^ set(wanted.items()))
             raise RuntimeError(f"tensor {other[0][0]} has not the shape the params ask for")
 
     def _refuse_other_smoothing(self, state: dict[str, Tensor]) -> None:
         if self.params.head_weights == NONE:
             known = [[0, 0, *self.params.smoothing_cells.of(kind)] for kind in get_args(Kind)]
-            found = torch.cat([state[f"heads.{tap}.sigmas"].flatten() for tap in (0, 1)])
-            if found.tolist() not in known:
+            sigmas = torch.cat([state[f"heads.{tap}.sigmas"].flatten() for tap in (0, 1)])
+            if sigmas.tolist() not in known:
                 raise RuntimeError("its taps are smoothed otherwise than the params say")
 
 
@@ -256,27 +249,11 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def packed(descriptors: Tensor, bank: str) -> dict[str, Tensor]:
-    """Unit vectors (B, h, w, D) as fp16, or as int8 with a scale of their own each."""
-    if bank == "fp16":
-        return {"values": descriptors.half()}
-    scale = descriptors.abs().amax(dim=-1, keepdim=True).clamp_min(1e-8) / INT8_LEVELS
-    return {"values": (descriptors / scale).round().to(torch.int8), "scale": scale.half()}
-
-
-def unpacked(memory: dict[str, Tensor], key: str, images: Tensor) -> Tensor:
-    """The remembered descriptors of some images, (K, h, w, D), fp16 or float32."""
-    values = memory[key + "values"][images]
-    if key + "scale" not in memory:
-        return values
-    return values.to(torch.float32) * memory[key + "scale"][images].to(torch.float32)
-
-
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     """(B, H, W), cut at 4 sigma, reflected without repeating the edge; section 12, step 6."""
     reach = int(4 * sigma)
-    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-at.square() / (2 * sigma**2))
+    offset = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-offset.square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum())[None, None]
     padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])[:, 0]
@@ -288,9 +265,9 @@ def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:
     Raises:
         DataError: a key is missing, unknown or of another shape (the official loader is silent).
     """
-    found = read_weights(path)
-    state = _below(found, OFFICIAL_HEADS)
-    unknown = [k for k in found if not k.startswith((OFFICIAL_HEADS, OFFICIAL_BACKBONE))]
+    content = read_weights(path)
+    state = _below(content, OFFICIAL_HEADS)
+    unknown = [k for k in content if not k.startswith((OFFICIAL_HEADS, OFFICIAL_BACKBONE))]
     wanted = {key: tensor.shape for key, tensor in heads.state_dict().items()}
     other = {key: tensor.shape for key, tensor in state.items()}.items() ^ wanted.items()
     if unknown or other:
@@ -298,6 +275,6 @@ def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:
             f"not CPR heads of these params: {sorted(unknown + [key for key, _ in other])[0]}",
             where=path,
             expected="`lrb.conv.*` of the same backbone, head_channels and descriptor_channels",
-            next_step="mend `methods.cpr.head_weights` in params.yaml",
+            next_step="fix `methods.cpr.head_weights` in params.yaml",
         )
     return state

@@ -69,12 +69,12 @@ def foreground_map(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return along.clamp_(0, 1)
 
 
-def sharpened(foreground: Tensor) -> Tensor:
+def attention(foreground: Tensor) -> Tensor:
     """1 / (1 + exp(5 - 10 x)): where training looks for points; section 7, second table."""
     return torch.sigmoid(10 * foreground - 5)
 
 
-def enlarged(maps: Tensor, side_px: int) -> Tensor:
+def enlarge(maps: Tensor, side_px: int) -> Tensor:
     """(N, h, w) to (N, side_px, side_px), bilinear between pixel centres."""
     size = (side_px, side_px)
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -5,19 +5,21 @@ Specification sections 5 and 12. Without heads the roots of the taps describe a 
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from admodels.methods.parts.nets import autocast, multiply_rows_and_columns, recompute
 
 CELLS_IN_CACHE, CELLS_AT_A_TIME = 128, 8192  # of a block, in whole rows: on a CPU, elsewhere
 BELOW_ANY_COSINE = -9.0
 
 
 @contextmanager
-def _seen_before(net: nn.Module) -> Iterator[None]:
+def _keep_statistics(net: nn.Module) -> Iterator[None]:
     """Batch norms of `net` do not count this batch in their running statistics."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
@@ -30,17 +32,9 @@ def _seen_before(net: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
-def _recomputed(net: nn.Module, x: Tensor) -> Tensor:
-    """`net(x)`, whose maps the backward pass computes again instead of keeping them."""
-    if not torch.is_grad_enabled():
-        return net(x)  # type: ignore[no-any-return]
-    return checkpoint(  # type: ignore[no-any-return]
-        net,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _seen_before(net)),
-    )
+def _run_and_recompute(net: nn.Module, x: Tensor) -> Tensor:
+    """`net(x)`, recomputed in the backward pass without counting the batch twice."""
+    return recompute(net, x, second_pass=partial(_keep_statistics, net))  # type: ignore[no-any-return]
 
 
 def _conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Sequential:
@@ -68,7 +62,7 @@ class _FourBranches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = (self.branch0, self.branch1, self.branch2, self.branch3)
-        return torch.cat([_recomputed(branch, x) for branch in branches], dim=1)
+        return torch.cat([_run_and_recompute(branch, x) for branch in branches], dim=1)
 
 
 class LocalHead(nn.Sequential):
@@ -89,8 +83,8 @@ class LocalHead(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """All five in turn, the first three without keeping their maps."""
         conv, norm, relu, branches, last = self
-        seen = _recomputed(nn.Sequential(conv, norm, relu), x)
-        return last(branches(seen))  # type: ignore[no-any-return]
+        inner = _run_and_recompute(nn.Sequential(conv, norm, relu), x)
+        return last(branches(inner))  # type: ignore[no-any-return]
 
 
 class RootedTap(nn.Module):
@@ -111,29 +105,27 @@ class RootedTap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) float32, in fp32 whatever compute type surrounds it."""
         before, after = self.sigmas.tolist()
-        with torch.autocast(x.device.type, enabled=False):
-            x = _smoothed(x, before)
-            return _smoothed(x.sign() * x.abs().sqrt(), after)
+        with autocast(x.device, torch.float32):
+            x = _local_means(x, before)
+            return _local_means(x.sign() * x.abs().sqrt(), after)
 
 
-def _smoothed(maps: Tensor, sigma: float) -> Tensor:
+def _local_means(maps: Tensor, sigma: float) -> Tensor:
     """(B, C, h, w) to the means around each cell; what lies outside the map does not count."""
     if sigma == 0:
         return maps
-    b, c, h, w = maps.shape
-    down, across = (_gaussian_means(side, sigma).to(maps.device) for side in (h, w))
-    rows = down @ maps.permute(0, 2, 3, 1).reshape(b, h, w * c)  # no copy in channels_last
-    return (across @ rows.view(b, h, w, c)).permute(0, 3, 1, 2)
+    rows, columns = (_gaussian_weights(side, sigma).to(maps.device) for side in maps.shape[2:])
+    return multiply_rows_and_columns(maps, rows, columns)
 
 
-def _gaussian_means(cells: int, sigma: float) -> Tensor:
+def _gaussian_weights(cells: int, sigma: float) -> Tensor:
     """(cells, cells): in row i the weight of each cell of a line in the mean around cell i."""
-    at = torch.arange(cells, dtype=torch.float64)
-    weights = torch.exp(-((at[:, None] - at) / sigma).square() / 2)
+    place = torch.arange(cells, dtype=torch.float64)
+    weights = torch.exp(-((place[:, None] - place) / sigma).square() / 2)
     return (weights / weights.sum(dim=1, keepdim=True)).to(torch.float32)
 
 
-def located(descriptors: Tensor) -> Tensor:
+def unit_vectors(descriptors: Tensor) -> Tensor:
     """(B, D, h, w) to unit vectors (B, h, w, D), each at its place; section 12."""
     by_place = descriptors.to(torch.float32).permute(0, 2, 3, 1)
     length: Tensor = by_place.norm(dim=-1, keepdim=True)
@@ -160,9 +152,9 @@ def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
         around = [padded[top + dy : top + dy + rows, dx : dx + width] for dy, dx in shifts]
         cells = torch.stack(around, dim=2).reshape(rows * width, len(shifts), channels)
         cosines = cells @ block.permute(1, 2, 3, 0).reshape(rows * width, channels, -1)
-        found = cosines.amax(dim=2).view(rows, width, len(shifts))
-        for at, (dy, dx) in enumerate(shifts):
+        largest = cosines.amax(dim=2).view(rows, width, len(shifts))
+        for number, (dy, dx) in enumerate(shifts):
             place = best[top + dy : top + dy + rows, dx : dx + width]
-            torch.maximum(place, found[:, :, at], out=place)
+            torch.maximum(place, largest[:, :, number], out=place)
     nearest: Tensor = 1 - best[reach : reach + height, reach : reach + width]
     return nearest.clamp_min_(0)

@@ -2,7 +2,7 @@
 
 Specification sections 8 to 10. `parity` repeats the official code where it matters to numbers: the
 far-negative weight stands inside the power (the paper has it outside), points are read half a cell
-off, and the most similar image is taken for the image itself. Without it these are mended.
+off, and the most similar image is taken for the image itself. Without it these are corrected.
 Anomalies are drawn online from (seed, number in the pool), at the size of the network and never
 stored as JPEG, so that queries and references have the same texture.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from admodels.foundation.arrays import Bool, Float32, Indices, UInt8
 from admodels.methods.cpr.foreground import IS_PART
 from admodels.methods.cpr.params import Params
-from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleave, self_mixed
+from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleave, mix_with_itself
 from admodels.synthesis.augmenters import augment
 
 TRIES = 100  # for a mask that meets the part; then the sample stays normal
@@ -55,11 +55,11 @@ def synthetic_sample(
     pixels = image.astype(np.float32) / np.float32(255)
     mask = np.zeros(image.shape[:2], dtype=np.float32)
     if rng.random() >= generator.clean_share:
-        part = None if foreground is None else _enlarged(foreground[source], image.shape[0])
-        mask = _mask_on_part(part, image.shape[0], params, rng)
+        part_map = None if foreground is None else _enlarge(foreground[source], image.shape[0])
+        mask = _mask_on_part(part_map, image.shape[0], params, rng)
     if mask.any():
         if rng.random() < self_share:
-            appearance = self_mixed(image, generator, rng)
+            appearance = mix_with_itself(image, generator, rng)
         else:
             texture = interleave(textures[rng.integers(len(textures))].numpy())
             appearance = augment(texture, generator.augmenters_per_texture, rng)
@@ -71,30 +71,30 @@ def synthetic_sample(
     return Sample(source, np.ascontiguousarray(painted.transpose(2, 0, 1)), inside)
 
 
-def _enlarged(part: Tensor, side_px: int) -> Float32:
-    scaled = cv2.resize(part.numpy(), (side_px, side_px), interpolation=cv2.INTER_LINEAR)
+def _enlarge(part_map: Tensor, side_px: int) -> Float32:
+    scaled = cv2.resize(part_map.numpy(), (side_px, side_px), interpolation=cv2.INTER_LINEAR)
     return np.asarray(scaled, dtype=np.float32)
 
 
 def _mask_on_part(
-    part: Float32 | None, side_px: int, params: Params, rng: np.random.Generator
+    part_map: Float32 | None, side_px: int, params: Params, rng: np.random.Generator
 ) -> Float32:
     """(H, W) of 0 and 1: components large enough that touch the part; all 0 if none came."""
-    shows_part = part is None or bool((part > IS_PART).any())
+    shows_part = part_map is None or bool((part_map > IS_PART).any())
     for _ in range(TRIES if shows_part else 0):
         mask = anomaly_mask(side_px, side_px, params.generator, rng)
-        kept = large_components(mask, part, params.smallest_anomaly_share)
+        kept = large_components(mask, part_map, params.smallest_anomaly_share)
         if kept.any():
             return kept
     return np.zeros((side_px, side_px), dtype=np.float32)
 
 
-def large_components(mask: Float32, part: Float32 | None, smallest_share: float) -> Float32:
+def large_components(mask: Float32, part_map: Float32 | None, smallest_share: float) -> Float32:
     """The 8-connected components of at least that area that reach foreground above 0.5."""
-    count, labels, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    keep = found[:, cv2.CC_STAT_AREA] >= smallest_share * mask.size
-    if part is not None:
-        keep &= np.bincount(labels[part > IS_PART], minlength=count) > 0
+    count, labels, components, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    keep = components[:, cv2.CC_STAT_AREA] >= smallest_share * mask.size
+    if part_map is not None:
+        keep &= np.bincount(labels[part_map > IS_PART], minlength=count) > 0
     keep[0] = False
     return np.asarray(keep[labels], dtype=np.float32)
 
@@ -103,9 +103,9 @@ def photometric(image: UInt8, share: float, rng: np.random.Generator) -> UInt8:
     """(3, H, W) with salt and pepper, then other lightness, each in `share` of the draws."""
     if rng.random() < share:
         each = (1 - rng.uniform(0.97, 1)) / 2
-        drawn = rng.random(image.shape[1:])
-        image = np.where(drawn < 2 * each, np.uint8(0), image)
-        image = np.where(drawn < each, np.uint8(255), image)
+        chance = rng.random(image.shape[1:])
+        image = np.where(chance < 2 * each, np.uint8(0), image)
+        image = np.where(chance < each, np.uint8(255), image)
     if rng.random() < share:
         hls = cv2.cvtColor(interleave(image), cv2.COLOR_RGB2HLS)
         hls[:, :, 1] = np.clip(hls[:, :, 1] * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
@@ -138,7 +138,7 @@ class Points:
         return Points(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
-def drawn_points(
+def draw_points(
     mask: Bool, attention: Float32 | None, count: int, far_px: float, rng: np.random.Generator
 ) -> Points:
     """The points of one pair: `count` of each kind where there are so many.
@@ -146,7 +146,7 @@ def drawn_points(
     `attention` (H, W) makes normal pixels likelier and turns far negatives on; None is a texture.
     """
     normal, anomalous = np.flatnonzero(~mask), np.flatnonzero(mask)
-    pool = _weighted(
+    pool = _draw_by_weight(
         normal, None if attention is None else attention.ravel()[normal], 2 * count, rng
     )
     anomaly = rng.choice(anomalous, min(count, len(anomalous)), replace=False)
@@ -156,14 +156,14 @@ def drawn_points(
         : count if attention is not None else 0
     ]
     return Points(
-        *_padded(reference[:count], count),
-        *_padded(_xy(anomaly, mask.shape[1]), count),
-        _padded(query[far], count)[0],
-        *_padded(reference[far], count),
+        *_pad(reference[:count], count),
+        *_pad(_xy(anomaly, mask.shape[1]), count),
+        _pad(query[far], count)[0],
+        *_pad(reference[far], count),
     )
 
 
-def _weighted(
+def _draw_by_weight(
     items: Indices, weights: Float32 | None, count: int, rng: np.random.Generator
 ) -> Indices:
     """`count` different items, drawn one after the other in proportion to their weights."""
@@ -180,7 +180,7 @@ def _xy(flat: Indices, width: int) -> Indices:
     return np.stack([flat % width, flat // width], axis=1)
 
 
-def _padded(points: Indices, count: int) -> tuple[Tensor, Tensor]:
+def _pad(points: Indices, count: int) -> tuple[Tensor, Tensor]:
     """(1, count, 2) with (0, 0) for what is missing, and (1, count) weights that say so."""
     padded = np.zeros((1, count, 2), dtype=np.float32)
     padded[0, : len(points)] = points
@@ -188,7 +188,7 @@ def _padded(points: Indices, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(padded), torch.from_numpy(weight)
 
 
-class _Gathered(torch.autograd.Function):
+class _GatherWeighted(torch.autograd.Function):
     """Weighted sums of cells: (B, n, C), four indices and weights (B, P) each, to (B, P, C).
 
     By hand: the gradient of `grid_sample` differs from run to run on a GPU, and that of `gather`
@@ -198,22 +198,22 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cells: Tensor, corners: list[Tensor], weights: list[Tensor]) -> Tensor:
         ctx.shape, ctx.corners, ctx.weights = cells.shape, corners, weights
-        found = torch.zeros((), dtype=cells.dtype, device=cells.device)
+        sums = torch.zeros((), dtype=cells.dtype, device=cells.device)
         for corner, weight in zip(corners, weights, strict=True):
-            at = corner[..., None].expand(-1, -1, cells.shape[2])
-            found = found + cells.gather(1, at) * weight[..., None]
-        return found
+            places = corner[..., None].expand(-1, -1, cells.shape[2])
+            sums = sums + cells.gather(1, places) * weight[..., None]
+        return sums
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
-        found = gradient.new_zeros(ctx.shape)
-        rows = found.flatten(0, 1)
+        of_cells = gradient.new_zeros(ctx.shape)
+        rows = of_cells.flatten(0, 1)
         first = torch.arange(0, len(rows), ctx.shape[1], device=rows.device)[:, None]
         for corner, weight in zip(ctx.corners, ctx.weights, strict=True):
             shares = gradient * weight[..., None]
             rows.index_add_(0, (first + corner).flatten(), shares.flatten(0, 1))
-        return found, None, None
+        return of_cells, None, None
 
 
 def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -> Tensor:
@@ -226,15 +226,15 @@ def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -
     if not parity:
         place = place.clamp_min(0).minimum(size - 1)
     corner = place.floor()
-    part, corners, weights = place - corner, [], []
+    share, corners, weights = place - corner, [], []
     for shift in torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=features.device):
         cell = corner + shift
         inside = ((cell >= 0) & (cell < size)).all(-1)
         x, y = cell.clamp_min(0).minimum(size - 1).long().unbind(-1)
         corners.append(y * features.shape[3] + x)
-        weights.append(torch.where(shift == 1, part, 1 - part).prod(-1) * inside)
-    found: Tensor = _Gathered.apply(features.flatten(2).mT, corners, weights)
-    return found
+        weights.append(torch.where(shift == 1, share, 1 - share).prod(-1) * inside)
+    read: Tensor = _GatherWeighted.apply(features.flatten(2).mT, corners, weights)
+    return read
 
 
 def far_weights(query: Tensor, reference: Tensor, valid: Tensor) -> Tensor:

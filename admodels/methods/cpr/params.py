@@ -58,10 +58,10 @@ class Params(MethodParams):
     negative_margin: float = Field(gt=-1, le=1)
     loss_exponent: int = Field(ge=1)
     points_per_image: int = Field(ge=1)  # of each kind of pair
-    bank: Literal["fp16", "int8"]
     blur_sigma_px: float = Field(gt=0)
     score_pixels: int = Field(ge=1)  # T
     cache_mib: int = Field(ge=0)  # of frozen features kept while fitting; changes no result
+    bank: Literal["fp16"] = "fp16"  # how descriptors are kept; older bundles name it
     parity: bool  # the official code's: own image by rank, points half a cell off, weights cubed
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class Params(MethodParams):
         return self
 
     @model_validator(mode="after")
-    def _pinned(self) -> Self:
+    def _refuse_unpinned(self) -> Self:
         for key, names in (("backbone", (PACKAGED, RANDOM)), ("head", (NONE, RANDOM))):
             weights, pin = getattr(self, f"{key}_weights"), getattr(self, f"{key}_sha256")
             if (weights in names) != (pin == ""):

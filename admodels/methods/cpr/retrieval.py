@@ -11,22 +11,22 @@ from torch.nn import functional as F
 EPSILON = 1e-8
 
 
-def words(features: Tensor, codebook: Tensor) -> Tensor:
+def nearest_words(features: Tensor, codebook: Tensor) -> Tensor:
     """The nearest of (V, C) words for each cell of (C, h, w): (h, w) int64, ties the lowest."""
     cells = features.flatten(1).T
     distance = codebook.square().sum(1) - 2 * cells @ codebook.T  # without the cell's own square
     return distance.argmin(1).view(features.shape[1:])
 
 
-def histograms(found: Tensor, blocks: int, word_count: int) -> Tensor:
+def histograms(words: Tensor, blocks: int, word_count: int) -> Tensor:
     """(h, w) words to (blocks^2, word_count + 1) relative frequencies, float64; bin 0 is padding.
 
     A side that `blocks` does not divide is padded on all four sides, as in the official code: the
     grid is shifted and still whole.
     """
-    side = -(-found.shape[0] // blocks)
-    pad = side * blocks - found.shape[0]
-    padded = F.pad(found + 1, (pad, pad, pad, pad))[: side * blocks, : side * blocks]
+    side = -(-words.shape[0] // blocks)
+    pad = side * blocks - words.shape[0]
+    padded = F.pad(words + 1, (pad, pad, pad, pad))[: side * blocks, : side * blocks]
     one_hot = F.one_hot(padded, word_count + 1).to(torch.float64)
     grid = one_hot.view(blocks, side, blocks, side, -1)
     return grid.mean(dim=(1, 3)).flatten(0, 1)

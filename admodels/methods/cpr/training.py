@@ -18,7 +18,7 @@ from admodels.methods.cpr.pairs import (
     Points,
     Sample,
     contrastive_loss,
-    drawn_points,
+    draw_points,
     far_distance_px,
     photometric,
     synthetic_sample,
@@ -27,17 +27,18 @@ from admodels.methods.cpr.params import Params
 from admodels.methods.parts.backbones import Taps
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 from admodels.methods.parts.frozen import FrozenTaps
+from admodels.methods.parts.nets import autocast
 from admodels.methods.parts.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512
 SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side
 
 
-def attended(maps: Tensor) -> Tensor:
+def smooth_attention(maps: Tensor) -> Tensor:
     """Foreground (N, h, w), smoothed with the edge repeated and sharpened; section 7."""
     sigma = maps.shape[1] * SMOOTHING_SHARE
     smooth = gaussian_filter(maps.numpy(), sigma, axes=(1, 2))
-    return part_maps.sharpened(torch.from_numpy(smooth))
+    return part_maps.attention(torch.from_numpy(smooth))
 
 
 class Trainer:
@@ -62,7 +63,7 @@ class Trainer:
         optimiser = torch.optim.AdamW(heads.parameters(), weight_decay=params.weight_decay)
         self.training = Training(heads, optimiser)
         self.sample = lru_cache(SAMPLES_AT_HAND)(self._sample)
-        self.attended = None if maps is None else attended(maps)
+        self.attention = None if maps is None else smooth_attention(maps)
 
     def run(self, checkpoints: Path, log: Log) -> None:
         """All steps, from the last checkpoint of this very run where there is one."""
@@ -78,7 +79,7 @@ class Trainer:
 
     def _step(self, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, step])
-        samples, references = self._drawn(step, rng)
+        samples, references = self._draw_pairs(step, rng)
         normal = self.data.normal
         images = [self.sample(n).image for n in samples] + [normal[r].numpy() for r in references]
         taps = self._taps(images, [len(normal) + n for n in samples] + references, rng)
@@ -90,7 +91,7 @@ class Trainer:
         refuse_divergence("cpr", loss, step)
         return {"loss": loss}
 
-    def _drawn(self, step: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    def _draw_pairs(self, step: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Numbers of the pool in reshuffled order, and for each one of its source's neighbours."""
         size, batch = self.params.synthetic_images, self.params.batch_pairs
         places = np.arange(step * batch, (step + 1) * batch)
@@ -105,17 +106,17 @@ class Trainer:
     def _taps(self, images: Sequence[Any], keys: Sequence[int], rng: np.random.Generator) -> Taps:
         """Frozen features after a photometric change, which takes its key from an image."""
         share = self.params.photometric_share
-        seen = [photometric(image, share, rng) for image in images]
-        kept = [k if s is i else None for k, s, i in zip(keys, seen, images, strict=True)]
-        return self.frozen.of(torch.from_numpy(np.stack(seen)), kept)
+        changed = [photometric(image, share, rng) for image in images]
+        kept = [k if c is i else None for k, c, i in zip(keys, changed, images, strict=True)]
+        return self.frozen.of(torch.from_numpy(np.stack(changed)), kept)
 
     def _points(self, number: int, reference: int, rng: np.random.Generator) -> Points:
         mask, attention = self.sample(number).mask, None
         if self.kind == "object":
             source = number % len(self.data.normal)
-            attention = np.maximum(self._attention(source), self._attention(reference))
+            attention = np.maximum(self._attention_to(source), self._attention_to(reference))
         count = self.params.points_per_image
-        return drawn_points(mask, attention, count, far_distance_px(self.params), rng)
+        return draw_points(mask, attention, count, far_distance_px(self.params), rng)
 
     def _losses(self, taps: Taps, points: Points) -> Iterator[Tensor]:
         """Of each tap, the last one first; nothing holds a tap, or its maps, after its turn."""
@@ -124,10 +125,9 @@ class Trainer:
 
     def _loss(self, head: nn.Module, tap: Tensor, points: Points) -> Tensor:
         """Batch norm sees queries and references together (section 5)."""
-        enabled = self.precision != torch.float32
-        with torch.autocast(tap.device.type, self.precision, enabled=enabled):
-            found = head(tap)
-        return contrastive_loss(found, tap, points, self.params)
+        with autocast(tap.device, self.precision):
+            descriptors = head(tap)
+        return contrastive_loss(descriptors, tap, points, self.params)
 
     def _sample(self, number: int) -> Sample:
         return synthetic_sample(
@@ -140,10 +140,10 @@ class Trainer:
             number=number,
         )
 
-    def _attention(self, index: int) -> Float32:
+    def _attention_to(self, index: int) -> Float32:
         """Where points of normal image `index` are drawn: (H, W); even where no part was found."""
         side = self.params.image_px
-        if self.attended is None:
+        if self.attention is None:
             return np.ones((side, side), dtype=np.float32)
-        found: Float32 = part_maps.enlarged(self.attended[index, None], side)[0].numpy()
-        return found
+        attention: Float32 = part_maps.enlarge(self.attention[index, None], side)[0].numpy()
+        return attention

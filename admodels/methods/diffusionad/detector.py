@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from admodels import methods
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
-from admodels.methods.diffusionad.diffusion import Denoised, alpha_bars, denoised
+from admodels.methods.diffusionad.diffusion import Estimate, alpha_bars, denoise
 from admodels.methods.diffusionad.losses import (
     FOCAL_WEIGHT,
     focal_loss,
@@ -31,9 +30,9 @@ from admodels.methods.diffusionad.params import Params as DiffusionAdParams
 from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
-from admodels.methods.parts.nets import SegmentationUNet, for_inference
+from admodels.methods.parts.nets import SegmentationUNet, autocast, for_inference, recompute
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
-from admodels.synthesis.anomalies import Batch, placed_batch
+from admodels.synthesis.anomalies import Batch, batch_on_parts
 from admodels.synthesis.foreground import foreground, whole
 
 VALIDATION_IMAGES = 16
@@ -66,32 +65,28 @@ class DiffusionAd(nn.Module):
         for network in (self.denoiser, self.segmentation):
             network.to(memory_format=torch.channels_last)
 
-    def forward(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Denoised, Tensor]:
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Estimate, Tensor]:
         """x0 (B, 3, H, W), t (2, B), noise (2, B, 3, H, W) -> estimate, logits (B, 1, H, W).
 
         In training the denoiser sees `micro_batch_images` at once, and again in the backward pass:
-        the maps of one such part are in memory. The segmentation, whose norms need the whole
+        the maps of one such piece are in memory. The segmentation, whose norms need the whole
         batch, keeps the maps of it: the floor, 0.36 GiB per image at the official size.
         """
         chunk = self.params.micro_batch_images if torch.is_grad_enabled() else len(x0)
-        pieces = [slice(at, at + chunk) for at in range(0, len(x0), chunk)]
-        recompute = len(pieces) > 1
-        parts = [self._denoised(x0[i], t[:, i], noise[:, i], recompute) for i in pieces]
-        found = Denoised(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        return found, self.segmentation(torch.cat([x0, found.guided], dim=1))
+        pieces = [slice(start, start + chunk) for start in range(0, len(x0), chunk)]
+        estimates = [
+            self._estimate(x0[i], t[:, i], noise[:, i], in_pieces=len(pieces) > 1) for i in pieces
+        ]
+        estimate = Estimate(*(torch.cat(values) for values in zip(*estimates, strict=True)))
+        return estimate, self.segmentation(torch.cat([x0, estimate.guided], dim=1))
 
-    def parts(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """The groups of parameters that have a learning rate of their own."""
         return [{"params": net.parameters()} for net in (self.denoiser, self.segmentation)]
 
-    def _denoised(self, x0: Tensor, t: Tensor, noise: Tensor, recompute: bool) -> Denoised:
+    def _estimate(self, x0: Tensor, t: Tensor, noise: Tensor, *, in_pieces: bool) -> Estimate:
         arguments = (self.denoiser, x0, t, noise, self.schedule, self.params.guidance_weight)
-        if not recompute:
-            return denoised(*arguments)
-        found: Denoised = checkpoint(
-            denoised, *arguments, use_reentrant=False, preserve_rng_state=False
-        )
-        return found
+        return recompute(denoise, *arguments) if in_pieces else denoise(*arguments)
 
 
 class Detector(methods.Detector):
@@ -115,25 +110,25 @@ class Detector(methods.Detector):
         mattes = None if data.foreground is None else data.foreground.numpy()
         normal = data.normal.numpy()
         known = whole(normal) if p.foreground == "whole" else foreground(normal, mattes, kind)
-        part = torch.from_numpy(known.mattes)
+        known_parts = torch.from_numpy(known.mattes)
         with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
             torch.manual_seed(seed)
             self.net.load_state_dict(DiffusionAd(p).state_dict())
-        run = Training(self.net, torch.optim.Adam(self.net.parts()), p.ema_decay)
+        run = Training(self.net, torch.optim.Adam(self.net.parameter_groups()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
-        pixels = (data.normal, data.textures, part, held_out.images, held_out.masks)
+        pixels = (data.normal, data.textures, known_parts, held_out.images, held_out.masks)
         checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
         sources = {f"foreground_{k}": float(n) for k, n in Counter(known.sources).items()}
 
         @partial(ahead, device=self.device)
         def batch(step: int) -> Batch:
-            given = (data.normal, data.textures, part, p.generator)
-            return placed_batch(*given, kind=kind, batch=p.batch_images, seed=seed, step=step)
+            pictures = (data.normal, data.textures, known_parts, p.generator)
+            return batch_on_parts(*pictures, kind=kind, batch=p.batch_images, seed=seed, step=step)
 
         def one_step(step: int) -> dict[str, float]:
-            found = self._step(run, batch(step), *training_noise(p, seed, step), step, steps)
-            return found if step else found | sources
+            values = self._step(run, batch(step), *training_noise(p, seed, step), step, steps)
+            return values if step else values | sources
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
@@ -144,29 +139,25 @@ class Detector(methods.Detector):
         self.net.train()
         normal = ~batch.mask.any(dim=(1, 2, 3))
         drawn = (batch.augmented, batch.mask, t, noise, normal)
-        augmented, mask, t, noise, normal = (part.to(self.device) for part in drawn)
-        with self._autocast():
-            found, logits = self.net(self._ranged(augmented), t, noise)
-        parts = {
-            "noise": noise_loss(found.noise_error, normal),
+        augmented, mask, t, noise, normal = (tensor.to(self.device) for tensor in drawn)
+        with autocast(self.device, self.precision):
+            estimate, logits = self.net(self._network_input(augmented), t, noise)
+        terms = {
+            "noise": noise_loss(estimate.noise_error, normal),
             "focal": focal_loss(logits, mask),
             "smooth_l1": smooth_l1_loss(logits, mask),
         }
-        loss = parts["noise"] + FOCAL_WEIGHT * parts["focal"] + parts["smooth_l1"]
-        values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
+        loss = terms["noise"] + FOCAL_WEIGHT * terms["focal"] + terms["smooth_l1"]
+        values = {k: v.item() for k, v in {"loss": loss, **terms}.items()}
         refuse_divergence("diffusionad", values["loss"], step)
         rates = learning_rates(self.params, step, steps)
         run.update([loss], rates)
         return values | {"learning_rate": rates[0], "segmentation_learning_rate": rates[1]}
 
-    def _ranged(self, image: Tensor) -> Tensor:
+    def _network_input(self, image: Tensor) -> Tensor:
         """An image in 0..1 as the networks see it."""
         x0 = image if self.params.pixel_range == "unit" else 2 * image - 1
         return x0.contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, self.precision, enabled=enabled)
 
     @torch.inference_mode()
     def _validation_loss(self, net: nn.Module, held_out: Synthetic) -> float:
@@ -174,8 +165,7 @@ class Detector(methods.Detector):
         scorer = for_inference(copy.deepcopy(net), self.precision)
         images = held_out.images[:VALIDATION_IMAGES]
         pieces = torch.split(images, self.params.micro_batch_images)
-        found = [self._run_scorer(scorer, piece, self.net.noise[0])[0] for piece in pieces]
-        logits = torch.cat(found)
+        logits = torch.cat([self._run_scorer(scorer, p, self.net.noise[0])[0] for p in pieces])
         mask = held_out.masks[:VALIDATION_IMAGES, None].to(logits)
         return focal_loss(logits, mask).item()
 
@@ -183,13 +173,13 @@ class Detector(methods.Detector):
         self, scorer: nn.Module, images: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, 1, H, W) and reconstruction (B, 3, H, W) under one draw (2, 3, H, W)."""
-        x0 = self._ranged(images.to(self.device).to(torch.float32).div_(255))
+        x0 = self._network_input(images.to(self.device).to(torch.float32).div_(255))
         times = torch.tensor([[self.params.eval_t_s], [self.params.eval_t_b]], device=self.device)
-        with self._autocast():
-            found, logits = scorer(
+        with autocast(self.device, self.precision):
+            estimate, logits = scorer(
                 x0, times.expand(-1, len(x0)), noise[:, None].expand(-1, len(x0), -1, -1, -1)
             )
-        return logits, found.guided
+        return logits, estimate.guided
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:

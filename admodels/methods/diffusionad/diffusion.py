@@ -16,8 +16,11 @@ from torch import Tensor
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x_t (B, 3, H, W), t (B,) -> predicted noise
 
 
-class Denoised(NamedTuple):
-    """`guided` (B, 3, H, W) in -1..1; `noise_error` (B,), both scales' mean square summed."""
+class Estimate(NamedTuple):
+    """The normal image `guided` (B, 3, H, W) in -1..1.
+
+    `noise_error` (B,): the mean squares of both scales, summed.
+    """
 
     guided: Tensor
     noise_error: Tensor
@@ -30,18 +33,19 @@ def alpha_bars(steps: int) -> Tensor:
     return torch.cumprod(1 - betas, dim=0)
 
 
-def noised(x0: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor:
+def noisy_image(x0: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor:
     """q(x0, t, eps) = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps."""
-    return _shaped(alpha_bar.sqrt(), noise) * x0 + _shaped((1 - alpha_bar).sqrt(), noise) * noise
+    signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    return _per_image(signal, noise) * x0 + _per_image(spread, noise) * noise
 
 
 def x0_from_eps(x_t: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor:
     """The image that `noise` says `x_t` was: sqrt(1/alpha_bar) x_t - sqrt(1/alpha_bar - 1) eps."""
     signal, spread = (1 / alpha_bar).sqrt(), (1 / alpha_bar - 1).sqrt()
-    return _shaped(signal, x_t) * x_t - _shaped(spread, x_t) * noise
+    return _per_image(signal, x_t) * x_t - _per_image(spread, x_t) * noise
 
 
-def _shaped(coefficient: Tensor, like: Tensor) -> Tensor:
+def _per_image(coefficient: Tensor, like: Tensor) -> Tensor:
     """A float64 coefficient per image, as what multiplies images of the type of `like`."""
     return coefficient.to(like)[..., None, None, None]
 
@@ -52,21 +56,21 @@ def guided_x0(u: Tensor, r: Tensor, alpha_bar: Tensor, weight: float) -> Tensor:
     `u` is the estimate from the small scale, not clamped; `r` that from the big one. The official
     long form re-noises r and subtracts; this is the same function.
     """
-    share = _shaped(weight * (1 - alpha_bar), u)
+    share = _per_image(weight * (1 - alpha_bar), u)
     return ((1 - share) * u + share * r.clamp(-1, 1)).clamp(-1, 1)
 
 
-def denoised(
+def denoise(
     denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, schedule: Tensor, weight: float
-) -> Denoised:
+) -> Estimate:
     """Noise x0 (B, 3, H, W) twice, denoise both in one step, guide one by the other.
 
     `t` (2, B) int64, `noise` (2, B, 3, H, W), `schedule` what `alpha_bars` gives; all on a device.
     """
     alpha_bar = schedule[t]
-    x_t = noised(x0, alpha_bar, noise)
+    x_t = noisy_image(x0, alpha_bar, noise)
     both = x_t.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     predicted = denoiser(both, t.flatten()).view_as(x_t)
     u, r = x0_from_eps(x_t, alpha_bar, predicted)
     noise_error = (predicted - noise).square().mean(dim=(2, 3, 4)).sum(dim=0)
-    return Denoised(guided_x0(u, r, alpha_bar[0], weight), noise_error)
+    return Estimate(guided_x0(u, r, alpha_bar[0], weight), noise_error)

@@ -4,13 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from admodels.methods import MethodParams
+from admodels.methods import TrainedParams
 from admodels.synthesis.params import SelfMix
 
 Schedule = Literal["constant", "cosine", "waves"]  # waves: to 0 and back in 20 steps
 
 
-class Params(MethodParams):
+class Params(TrainedParams):
     """DiffusionAD's params; the values of the authors' code stand in presets/official.yaml."""
 
     image_px: int = Field(ge=32, le=2048, multiple_of=32)
@@ -29,16 +29,12 @@ class Params(MethodParams):
     eval_draws: int = Field(ge=1)  # of inference noise, averaged
     foreground: Literal["auto", "whole"]  # auto: the user's mattes, else an estimate for objects
     generator: SelfMix
-    batch_images: int = Field(ge=2)  # batch norm needs two
     micro_batch_images: int = Field(ge=1)  # in the denoiser at once: memory, and last digits
     checkpointing: bool  # of the denoiser's blocks; changes memory alone
-    length: int = Field(ge=1)
-    length_unit: Literal["epochs", "steps"]
     denoiser_learning_rate: float = Field(gt=0)
     segmentation_learning_rate: float = Field(gt=0)
     denoiser_schedule: Schedule
     segmentation_schedule: Schedule
-    ema_decay: float = Field(ge=0, lt=1)  # 0 is off
     score_pixels: int = Field(ge=1)  # the image's score is the mean of so many
 
     @model_validator(mode="after")
@@ -69,8 +65,3 @@ class Params(MethodParams):
     def attention_levels(self) -> list[int]:
         """The levels of the U-Net, 0 at full resolution, whose maps attend."""
         return [level for level, side in enumerate(self._sides()) if side in self.attention_px]
-
-    def steps(self, images: int) -> int:
-        """Optimiser steps for `images` normal images; an epoch drops its partial last batch."""
-        per_epoch = max(1, images // self.batch_images)
-        return self.length * (per_epoch if self.length_unit == "epochs" else 1)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
-from admodels.methods.parts.nets import ExactConv2d
+from admodels.methods.parts.nets import ExactConv2d, autocast, recompute
 
 GROUPS, HEADS = 32, 4
 LONGEST_WAVE = 10_000
@@ -27,8 +26,8 @@ def time_vector(t: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
-    """`conv` with weights and biases 0: what it ends starts as the identity."""
+def zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """Set weights and biases of `conv` to 0 and return it: what it ends starts as the identity."""
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
     return conv
@@ -42,7 +41,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.GroupNorm`, of the type of `x`."""
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast(x.device, torch.float32):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
             return super().forward(exact).to(x.dtype)
 
@@ -56,7 +55,7 @@ class ResBlock(nn.Module):
         self.before = nn.Sequential(GroupNorm(channels_in), nn.SiLU())
         self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Sequential(nn.SiLU(), nn.Linear(time, channels_out))
-        last = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        last = zero(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.after = nn.Sequential(GroupNorm(channels_out), nn.SiLU(), last)
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
@@ -81,7 +80,7 @@ class Attention(nn.Module):
         super().__init__()
         self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)  # head by head: q, k, v
-        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+        self.project = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -163,7 +162,7 @@ class DenoisingUNet(nn.Module):
                 attention, up = level in attention_levels, level > 0 and block == blocks_per_level
                 self.decoder.append(Step(wider, width, time, attention=attention, up=up))
                 h = width
-        head = zeroed(ExactConv2d(h, 3, 3, padding=1))
+        head = zero(ExactConv2d(h, 3, 3, padding=1))
         self.head = nn.Sequential(GroupNorm(h), nn.SiLU(), head)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -182,6 +181,6 @@ class DenoisingUNet(nn.Module):
         return noise
 
     def _run(self, step: nn.Module, x: Tensor, time: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(step, x, time, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+        if self.checkpointing:
+            return recompute(step, x, time)  # type: ignore[no-any-return]
         return step(x, time)  # type: ignore[no-any-return]

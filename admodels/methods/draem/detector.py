@@ -21,7 +21,7 @@ from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
 from admodels.methods.draem.params import Params as DraemParams
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
-from admodels.methods.parts.nets import for_inference
+from admodels.methods.parts.nets import autocast, for_inference
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, synthetic_batch
 
@@ -74,18 +74,18 @@ class Detector(methods.Detector):
     def _step(self, run: Training, batch: Batch, step: int, steps: int) -> dict[str, float]:
         self.net.train()
         drawn = (batch.augmented, batch.normal, batch.mask)
-        augmented, normal, mask = (part.to(self.device) for part in drawn)
-        with self._autocast():
-            found = self.net(augmented.contiguous(memory_format=torch.channels_last))
-        reconstruction, logits = found
+        augmented, normal, mask = (tensor.to(self.device) for tensor in drawn)
+        with autocast(self.device, self.precision):
+            outputs = self.net(augmented.contiguous(memory_format=torch.channels_last))
+        reconstruction, logits = outputs
         dynamic_range = guessed_range(reconstruction) if self.params.ssim_range == "auto" else 1.0
-        parts = {
+        terms = {
             "l2": F.mse_loss(reconstruction, normal),
             "ssim": ssim_loss(reconstruction, normal, dynamic_range),
             "focal": focal_loss(logits, mask),
         }
-        loss = torch.stack(list(parts.values())).sum()
-        values = {k: v.item() for k, v in {"loss": loss, **parts}.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        values = {k: v.item() for k, v in {"loss": loss, **terms}.items()}
         refuse_divergence("draem", values["loss"], step)
         rate = learning_rate(self.params, step, steps)
         run.update([loss], [rate])
@@ -95,21 +95,18 @@ class Detector(methods.Detector):
     def _validation_loss(self, net: nn.Module, held_out: Synthetic) -> float:
         """Focal loss on the held-out synthetic anomalies: the curve to watch, chooses nothing."""
         scorer, total = for_inference(copy.deepcopy(net), self.precision), 0.0
-        for at in range(0, len(held_out.images), VALIDATION_CHUNK):
-            _, logits = self._run_scorer(scorer, held_out.images[at : at + VALIDATION_CHUNK])
-            mask = held_out.masks[at : at + VALIDATION_CHUNK, None].to(self.device)
+        for start in range(0, len(held_out.images), VALIDATION_CHUNK):
+            chunk = slice(start, start + VALIDATION_CHUNK)
+            _, logits = self._run_scorer(scorer, held_out.images[chunk])
+            mask = held_out.masks[chunk, None].to(self.device)
             total += focal_loss(logits, mask).item() * len(mask)
         return total / len(held_out.images)
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, self.precision, enabled=enabled)
-
     def _run_scorer(self, scorer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         scaled = images.to(self.device).to(torch.float32).div_(255)
-        with self._autocast():
-            found: tuple[Tensor, Tensor] = scorer(scaled.to(memory_format=torch.channels_last))
-        return found
+        with autocast(self.device, self.precision):
+            outputs: tuple[Tensor, Tensor] = scorer(scaled.to(memory_format=torch.channels_last))
+        return outputs
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:

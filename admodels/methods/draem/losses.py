@@ -14,7 +14,7 @@ def _gaussian(device: torch.device) -> Tensor:
     return weights / weights.sum()
 
 
-def _filtered(x: Tensor) -> Tensor:
+def _window_mean(x: Tensor) -> Tensor:
     """(B, C, H, W) through the Gaussian window, which is separable; zero padding."""
     channels, half = x.shape[1], WINDOW_TAPS // 2
     taps = _gaussian(x.device).to(x.dtype)
@@ -39,7 +39,7 @@ def ssim_loss(
     c1, c2 = (0.01 * dynamic_range) ** 2, (0.03 * dynamic_range) ** 2
     x, y = reconstruction, target
     channels = x.shape[1]
-    moments = _filtered(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    moments = _window_mean(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, xx, yy, xy = torch.split(moments, channels, dim=1)
     variances = xx - mean_x**2 + yy - mean_y**2
     covariance = xy - mean_x * mean_y

@@ -138,8 +138,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         DataError: not such a file; nothing in it is ever executed.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        weights = {_modern(key): tensor for key, tensor in found.items()}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {_modern(key): tensor for key, tensor in content.items()}
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise ValueError("it holds more than tensors")
         return weights
@@ -148,7 +148,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"weights cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=path,
             expected="a PyTorch state dict (tensors only)",
-            next_step="mend `methods.cpr` in params.yaml, then `dvc repro weights`",
+            next_step="fix `methods.cpr` in params.yaml, then `dvc repro weights`",
         ) from error
 
 
@@ -175,6 +175,6 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], where: Path) ->
             f"another shape, the first is {(absent + other)[0]}",
             where=where,
             expected="the checkpoint of `methods.cpr.backbone`",
-            next_step="mend `backbone` or `backbone_weights` in params.yaml",
+            next_step="fix `backbone` or `backbone_weights` in params.yaml",
         )
     backbone.net.load_state_dict({key: weights[key] for key in wanted})

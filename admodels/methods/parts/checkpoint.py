@@ -45,10 +45,10 @@ class Checkpoint:
     def restore(self) -> dict[str, Any] | None:
         """The state of this very run, or None: nothing there, another run's, or damaged."""
         try:
-            found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError):
             return None
-        return found["state"] if found.get("fingerprint") == self._fingerprint else None
+        return content["state"] if content.get("fingerprint") == self._fingerprint else None
 
     def due(self) -> bool:
         """Whether it is time; the interval changes no result."""

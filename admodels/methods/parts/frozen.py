@@ -8,6 +8,7 @@ from torch import Tensor
 
 from admodels.foundation.arrays import Float32, Indices
 from admodels.methods.parts.backbones import Backbone, Taps
+from admodels.methods.parts.nets import autocast
 
 MIB = 1 << 20
 BLOCK = 16  # images in one tensor per tap: a tensor of each image's own would shred the heap
@@ -31,36 +32,35 @@ class FrozenTaps:
     @torch.no_grad()
     def of(self, images: Tensor, keys: Sequence[int | None]) -> Taps:
         """(B, 3, H, W) uint8 to the taps, on the device; images without a key are not kept."""
-        found: Taps = []
-        for at, taps in self._each(images, keys):
-            found = found or _empty(len(keys), taps)
-            for whole, tap in zip(found, taps, strict=True):
-                whole[at] = tap
-        return found
+        stacked: Taps = []
+        for index, taps in self._each(images, keys):
+            stacked = stacked or _empty(len(keys), taps)
+            for stack, tap in zip(stacked, taps, strict=True):
+                stack[index] = tap
+        return stacked
 
     def _each(
         self, images: Tensor, keys: Sequence[int | None]
     ) -> Iterator[tuple[int, Sequence[Tensor]]]:
         """(index, its taps) of every image: first the remembered ones."""
         slots = [None if key is None else self._slots.get(key) for key in keys]
-        for at, slot in enumerate(slots):
+        for index, slot in enumerate(slots):
             if slot is not None:
-                yield at, [kept[slot % BLOCK] for kept in self._blocks[slot // BLOCK]]
-        missing = [at for at, slot in enumerate(slots) if slot is None]
+                yield index, [kept[slot % BLOCK] for kept in self._blocks[slot // BLOCK]]
+        missing = [index for index, slot in enumerate(slots) if slot is None]
         for start in range(0, len(missing), self._chunk):
-            part = missing[start : start + self._chunk]
-            padded = images[part + part[-1:] * (self._chunk - len(part))]
-            for at, *taps in zip(part, *self.computed(padded), strict=False):
-                self._keep(keys[at], taps)
-                yield at, taps
+            chunk = missing[start : start + self._chunk]
+            padded = images[chunk + chunk[-1:] * (self._chunk - len(chunk))]
+            for index, *taps in zip(chunk, *self.compute(padded), strict=False):
+                self._keep(keys[index], taps)
+                yield index, taps
 
     @torch.no_grad()
-    def computed(self, images: Tensor) -> Taps:
+    def compute(self, images: Tensor) -> Taps:
         """(B, 3, H, W) uint8 to the taps, without the memory."""
-        enabled = self._precision != torch.float32
-        with torch.autocast(self._device.type, self._precision, enabled=enabled):
-            found: Taps = self._backbone(images.to(self._device))
-        return found
+        with autocast(self._device, self._precision):
+            taps: Taps = self._backbone(images.to(self._device))
+        return taps
 
     def _keep(self, key: int | None, taps: Sequence[Tensor]) -> None:
         slot, most = len(self._slots), self._room // sum(tap.nbytes for tap in taps)
@@ -75,22 +75,22 @@ class FrozenTaps:
     def over(self, images: Tensor) -> Iterator[tuple[int, Taps]]:
         """(index of the first, taps) of all images, a batch at a time, keyed by their index."""
         for start in range(0, len(images), self._chunk):
-            part = images[start : start + self._chunk]
-            yield start, self.of(part, range(start, start + len(part)))
+            chunk = images[start : start + self._chunk]
+            yield start, self.of(chunk, range(start, start + len(chunk)))
 
     def cells(self, images: Tensor, wanted: Indices) -> Float32:
         """Cells of the first tap, (n, C), by their flat index in (N, h, w), in that order."""
         order = np.argsort(wanted, kind="stable")
-        ascending, found = wanted[order], []
+        ascending, pieces = wanted[order], []
         for start, taps in self.over(images):
             by_cell = taps[0].permute(0, 2, 3, 1).flatten(0, 2)
             per_image = len(by_cell) // len(taps[0])
             first, last = start * per_image, start * per_image + len(by_cell)
             low, high = np.searchsorted(ascending, (first, last))
-            at = torch.from_numpy(ascending[low:high] - first).to(by_cell.device)
-            found.append(by_cell[at].cpu().numpy())
-        result = np.empty((len(wanted), found[0].shape[1]), dtype=np.float32)
-        result[order] = np.concatenate(found)
+            places = torch.from_numpy(ascending[low:high] - first).to(by_cell.device)
+            pieces.append(by_cell[places].cpu().numpy())
+        result = np.empty((len(wanted), pieces[0].shape[1]), dtype=np.float32)
+        result[order] = np.concatenate(pieces)
         return result
 
 

@@ -1,5 +1,7 @@
-"""Network parts that two methods share: the conv block and the U-Net that segments."""
+"""Network parts that two methods share: the compute type, conv blocks, the U-Net that segments."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import TypeVar
 
@@ -7,8 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 Net = TypeVar("Net", bound=nn.Module)
+T = TypeVar("T")
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """The context that computes in `precision`; float32 undoes a context around it."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def recompute(
+    function: Callable[..., T],
+    *arguments: object,
+    second_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> T:
+    """`function(*arguments)`; the backward pass computes its maps again instead of keeping them.
+
+    `second_pass` is the context of that second computation. `function` draws no random number.
+    """
+    if not torch.is_grad_enabled():
+        return function(*arguments)
+    result: T = checkpoint(
+        function,
+        *arguments,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), second_pass()),
+    )
+    return result
 
 
 class ExactConv2d(nn.Conv2d):
@@ -20,7 +50,7 @@ class ExactConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `Conv2d`, in and out fp32."""
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast(x.device, torch.float32):
             return super().forward(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
@@ -59,10 +89,15 @@ class Upsample(nn.Upsample):
 
 def upsample(x: Tensor) -> Tensor:
     """What `Upsample` computes of (B, C, H, W), as products over rows and columns."""
+    rows, columns = (_interpolation(n, x) for n in x.shape[2:])
+    return multiply_rows_and_columns(x, rows, columns)
+
+
+def multiply_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, C, H, W), by weights `rows` (H, h) and `columns` (W, w)."""
     b, c, h, w = x.shape
-    rows, columns = (_interpolation(n, x) for n in (h, w))
-    tall = rows @ x.permute(0, 2, 3, 1).reshape(b, h, w * c)
-    wide: Tensor = columns @ tall.view(b, 2 * h, w, c)
+    tall = rows @ x.permute(0, 2, 3, 1).reshape(b, h, w * c)  # no copy in channels_last
+    wide: Tensor = columns @ tall.view(b, len(rows), w, c)
     return wide.permute(0, 3, 1, 2)
 
 
@@ -126,10 +161,10 @@ def for_inference(net: Net, precision: torch.dtype) -> Net:
     """
     net.eval()
     for sequence in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
-        for at, (conv, norm) in enumerate(pairwise(list(sequence))):
+        for index, (conv, norm) in enumerate(pairwise(list(sequence))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                sequence[at] = fuse_conv_bn_eval(conv, norm)
-                sequence[at + 1] = nn.Identity()
+                sequence[index] = fuse_conv_bn_eval(conv, norm)
+                sequence[index + 1] = nn.Identity()
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and not isinstance(module, ExactConv2d):
             module.to(precision)

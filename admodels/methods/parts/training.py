@@ -43,13 +43,13 @@ def ahead(draw: Callable[[int], T], device: torch.device) -> Callable[[int], T]:
     pool = ThreadPoolExecutor(1)
     drawn: dict[int, Future[T]] = {}
 
-    def found(step: int) -> T:
+    def draw_ahead(step: int) -> T:
         now = drawn.pop(step, None) or pool.submit(draw, step)
         drawn.clear()
         drawn[step + 1] = pool.submit(draw, step + 1)
         return now.result()
 
-    return found
+    return draw_ahead
 
 
 def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ class Training:
         return to_cpu(self.kept().state_dict())
 
     def report(self, log: Log, step: int, steps: int, values: dict[str, float]) -> None:
-        """Tell `log` of a step, and remember it for a run that resumes this one."""
+        """Report a step to `log`, and keep it for a run that resumes this one."""
         self.history.append((step, values))
         log(step, steps, values)
 
@@ -144,7 +144,7 @@ class Training:
         }
 
     def resume(self, state: dict[str, Any] | None, steps: int, log: Log) -> int:
-        """Take a `state` back, tell `log` all over again, and say which step comes next."""
+        """Take a `state` back, report its steps to `log` again, and return the next step."""
         if state is None:
             return 0
         self.net.load_state_dict(state["net"])
