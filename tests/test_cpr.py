@@ -177,6 +177,7 @@ def test_a_constant_image_has_a_finite_score(grey):
     assert found.anomaly_map.min() >= 0
 
 
+@pytest.mark.slow
 def test_defects_on_a_disc_are_found_with_untrained_heads_and_no_worse_with_trained():  # V25
     images, masks = tiny.discs(8, seed=21, defects=True)
     block = {

@@ -417,6 +417,7 @@ def test_an_epoch_drops_its_partial_batch() -> None:
     assert block(length=12, length_unit="steps").steps(391) == 12
 
 
+@pytest.mark.slow
 def test_four_samples_are_learnt_by_heart() -> None:
     changes = {"batch_images": 4, "micro_batch_images": 4, "eval_draws": 1}
     detector = started(**changes, segmentation_width=8, segmentation_learning_rate=0.01)

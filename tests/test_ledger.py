@@ -369,6 +369,7 @@ def test_a_run_that_is_asked_to_stop_keeps_what_it_has_scored(tmp_path: Path) ->
     assert len(rows(tmp_path)) == 100
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_double_and_halve_nothing() -> None:
     words = [sys.executable, "-m", "benchmarks.kills", "--files", "250", "--kills", "5"]
     start = time.monotonic()

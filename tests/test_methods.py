@@ -108,6 +108,7 @@ def optimiser_steps() -> Iterator[list[int]]:
     hook.remove()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser_steps: list[int]
 ) -> None:

@@ -261,6 +261,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, object], str]:
     return process.returncode, json.loads(lines[-1]) if lines else {}, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number: int) -> None:
     draw(plant / "many", 250)
@@ -282,6 +283,7 @@ def test_a_signal_ends_a_night_in_order_and_the_next_goes_on(plant: Path, number
         assert (len(found), found["path"].nunique()) == (256, 250)
 
 
+@pytest.mark.slow
 def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant: Path) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
 
@@ -295,6 +297,7 @@ def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant:
     assert len(table("scores")) == 6
 
 
+@pytest.mark.slow
 def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
     process = command(plant, "watch", "--every-seconds", "0.2")
