@@ -296,8 +296,8 @@ def test_only_files_that_match_the_pattern_belong_to_the_line(tmp_path: Path) ->
 def test_two_runs_at_once_are_refused_and_a_dead_one_holds_nothing(place: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from admodels.scoring.ledger import opened\n"
-        f"with opened(Path({str(place / 'ledger')!r})):\n"
+        "from admodels.scoring.ledger import open_ledger\n"
+        f"with open_ledger(Path({str(place / 'ledger')!r})):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
