@@ -22,7 +22,7 @@ from admodels.scoring import engine, tables
 from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import is_settled
 from admodels.scoring.engine import Counts, LineImages, Model, score_line
-from admodels.scoring.index import part
+from admodels.scoring.index import open_part
 from admodels.scoring.ledger import folder_name, open_ledger
 from admodels.scoring.stopping import Stop
 from tests import cards
@@ -431,7 +431,7 @@ def test_a_long_part_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "long.parquet"
     tables.write(path, schema, groups)
     before, held = pa.total_allocated_bytes(), []
-    with part(path, schema) as file:
+    with open_part(path, schema) as file:
         for _ in file.iter_batches(tables.ROWS_PER_GROUP):
             held.append(pa.total_allocated_bytes() - before)
     for _ in tables.read(path):

@@ -21,7 +21,7 @@ from tests.cards import ALPHA, card, make_bundle
 
 def night(place: Path, most: int = 500, **changes: object) -> int:
     """How many pictures a night draws."""
-    model = Model.of(make_bundle()).tiled(changes.get("tile"))
+    model = Model.of(make_bundle()).with_tiles(changes.get("tile"))
     source = LineImages("press", place / "in", **changes)
     with open_ledger(place / "ledger") as ledger:
         score_line(ledger, source, model, Stop())

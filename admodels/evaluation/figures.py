@@ -52,7 +52,7 @@ def worst_and_best(anomaly_scores: NDArray[np.floating], anomalous: Bool, count:
     anomalies, normals = order[anomalous[order]], order[~anomalous[order]][::-1]
     third = max(1, count // 3)
     wanted = [*anomalies[:third], *normals[:third], *anomalies[::-1], *normals]
-    return [int(at) for at in dict.fromkeys(wanted)][:count]
+    return [int(index) for index in dict.fromkeys(wanted)][:count]
 
 
 def colour_range(maps: Float32, threshold: float | None) -> tuple[float, float]:
@@ -134,21 +134,21 @@ def overlays(
     """
     cases = [
         Case(
-            _caption(scored, measured, at),
-            images[at],
-            scored.anomaly_maps[at],
-            None if scored.masks is None else scored.masks[at],
-            reconstructions[at] if reconstructions else None,
+            _caption(scored, measured, index),
+            images[index],
+            scored.anomaly_maps[index],
+            None if scored.masks is None else scored.masks[index],
+            reconstructions[index] if reconstructions else None,
         )
-        for at in worst_and_best(scored.anomaly_scores, scored.anomalous, count)
+        for index in worst_and_best(scored.anomaly_scores, scored.anomalous, count)
     ]
     low, high = colour_range(scored.anomaly_maps, measured.threshold)
     return overlay_sheet(cases, low=low, high=high, threshold=measured.threshold)
 
 
-def _caption(scored: ScoredSet, measured: Evaluation, at: int) -> str:
-    score, anomalous = float(scored.anomaly_scores[at]), bool(scored.anomalous[at])
-    t, p_value = measured.threshold, measured.images["p_value"].iloc[at]
+def _caption(scored: ScoredSet, measured: Evaluation, index: int) -> str:
+    score, anomalous = float(scored.anomaly_scores[index]), bool(scored.anomalous[index])
+    t, p_value = measured.threshold, measured.images["p_value"].iloc[index]
     label = "anomalous" if anomalous else "normal"
     verdict = label if t is None else VERDICTS[anomalous, score > t]
-    return f"{verdict}: {scored.image_ids[at]}  score {score:.4g}  p {p_value:.3g}"
+    return f"{verdict}: {scored.image_ids[index]}  score {score:.4g}  p {p_value:.3g}"

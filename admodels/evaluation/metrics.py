@@ -57,10 +57,10 @@ def ranking(
     descending = positive[order]
     last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
     thresholds = descending[last]
-    found = last + 1
-    covered = found / len(positive) if weights is None else np.cumsum(weights[order])[last]
+    counts = last + 1
+    covered = counts / len(positive) if weights is None else np.cumsum(weights[order])[last]
     return Ranking(
-        found=found,
+        found=counts,
         covered=covered,
         false=len(negative) - np.searchsorted(negative, thresholds, side="left"),
         false_above=len(negative) - np.searchsorted(negative, thresholds, side="right"),

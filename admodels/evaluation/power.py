@@ -55,15 +55,18 @@ def grid(rgb: UInt8, block: Power) -> Iterator[Defect]:
             yield Defect(share, share * side, contrast)
 
 
-def paint_defect(rgb: UInt8, part: UInt8, defect: Defect, rng: np.random.Generator) -> UInt8:
-    """A copy of (H, W, 3) with the defect around a random place where `part` (h, w) is not 0.
+def paint_defect(rgb: UInt8, matte: UInt8, defect: Defect, rng: np.random.Generator) -> UInt8:
+    """A copy of (H, W, 3) with the defect around a random place where `matte` (h, w) is not 0.
 
     Its edge is a pixel soft, its angle and the ratio of its axes random; it is darker or lighter
     at random where both leave room.
     """
     drawn, (height, width) = rgb.copy(), rgb.shape[:2]
-    places = np.argwhere(part) if part.any() else np.argwhere(part == 0)
-    centre = (rng.choice(places) + rng.random(2)) * (height / part.shape[0], width / part.shape[1])
+    places = np.argwhere(matte) if matte.any() else np.argwhere(matte == 0)
+    centre = (rng.choice(places) + rng.random(2)) * (
+        height / matte.shape[0],
+        width / matte.shape[1],
+    )
     ratio, angle = LONGEST_RATIO ** rng.uniform(-0.5, 0.5), rng.uniform(0, np.pi)
     radius, coin = defect.diameter_px / 2, rng.choice((-1, 1))
     reach = radius * LONGEST_RATIO + 2
@@ -85,12 +88,12 @@ def smallest_caught(shares: Sequence[tuple[float, float | None]]) -> float | Non
 
     `shares` are the diameters and the shares caught of one contrast.
     """
-    found = None
+    smallest = None
     for diameter_px, share in sorted(shares, reverse=True):
         if share is None or share < RELIABLE:
             break
-        found = diameter_px
-    return found
+        smallest = diameter_px
+    return smallest
 
 
 def table(
@@ -105,11 +108,11 @@ def table(
     frame = pd.DataFrame([vars(defect) for defect in defects])
     frame["caught"] = scores > (np.inf if threshold is None else threshold)
     groups = frame.groupby(["contrast", "diameter_share"], sort=True)
-    found = groups.agg(
+    shares = groups.agg(
         diameter_px=("diameter_px", "median"), images=("caught", "size"), caught=("caught", "sum")
     ).reset_index()
-    found["diameter_px"] = found["diameter_px"].round(2)
-    found["caught_share"] = (found["caught"] / found["images"]).round(6)
+    shares["diameter_px"] = shares["diameter_px"].round(2)
+    shares["caught_share"] = (shares["caught"] / shares["images"]).round(6)
     if threshold is None:
-        found[["caught", "caught_share"]] = None
-    return found
+        shares[["caught", "caught_share"]] = None
+    return shares

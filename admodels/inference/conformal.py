@@ -23,8 +23,8 @@ def p_values(scores: ArrayLike, calibration: ArrayLike) -> Float64:
     ascending = np.sort(_finite(calibration, "calibration scores"))
     below = np.searchsorted(ascending, _finite(scores, "scores"), side="left")
     n = len(ascending)
-    found: Float64 = (1 + n - below) / (n + 1)
-    return found
+    p: Float64 = (1 + n - below) / (n + 1)
+    return p
 
 
 def smallest_alpha(n: int) -> float:
@@ -74,13 +74,13 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> float:
 
 
 def _finite(scores: ArrayLike, name: str) -> Float64:
-    found = np.asarray(scores, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(found))
+    values = np.asarray(scores, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(
-            f"{len(bad)} of {found.size} {name} are not finite",
+            f"{len(bad)} of {values.size} {name} are not finite",
             where=f"{name}, first at index {bad[0]}",
             expected="finite numbers",
             next_step="train again: the detector's weights or calibration have diverged",
         )
-    return found
+    return values

@@ -32,7 +32,7 @@ from admodels.nights.deploy import BundleChoice
 from admodels.nights.drift import history
 from admodels.nights.limits import Limit, expected_images
 from admodels.nights.page import content, render
-from admodels.scoring.discover import files, shown
+from admodels.scoring.discover import files, printable
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.lines import Line
@@ -133,7 +133,7 @@ def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
     """Write the page of the night; its failure is reported as that of a line is."""
     report = LineReport()
     with _isolate("page", report):
-        summary["page"] = shown(str(render.write(ledger, summary["run"]).resolve()))
+        summary["page"] = printable(str(render.write(ledger, summary["run"]).resolve()))
     summary["page_faults"], summary["whole"] = report.messages, not report.messages
     summary["exit_code"] = _worst({summary["exit_code"], report.exit_code})
 
@@ -222,8 +222,8 @@ def _look(
         "run": ledger.run,
         "whole": not stop(),
         "exit_code": SIGNALLED + stop.signal if stop() else code,
-        "command": shown(shlex.join(sys.orig_argv)),
-        "directory": shown(str(Path.cwd())),
+        "command": printable(shlex.join(sys.orig_argv)),
+        "directory": printable(str(Path.cwd())),
         "versions": {name: version(name) for name in PACKAGES},
         "started": began.isoformat(timespec="seconds"),
         "host": os.uname().nodename,
@@ -331,6 +331,6 @@ def _count_files_of_no_line(lines: Mapping[str, Line]) -> int:
     for folder, wanted in patterns.items():
         if "*" not in wanted:
             with suppress(AdmodelsError, OSError):
-                names = map(shown, files(Path(folder)))
+                names = map(printable, files(Path(folder)))
                 count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
     return count

@@ -45,11 +45,11 @@ def table(seen: Iterable[tuple[ScoreRow, int, Records]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=APPEARANCES)
 
 
-def records(found: pa.Table) -> Records:
+def records(table: pa.Table) -> Records:
     """The (N,) appearances of a table."""
-    rows = np.zeros(len(found), APPEARANCE)
+    rows = np.zeros(len(table), APPEARANCE)
     for name in APPEARANCE.names or ():
-        column = found[name].combine_chunks()
+        column = table[name].combine_chunks()
         values = column.flatten() if APPEARANCE[name].shape else column
         rows[name] = values.to_numpy(zero_copy_only=False).reshape(rows[name].shape)
     return rows

@@ -13,7 +13,7 @@ FILE_BYTES_MAX = 8 * LARGEST_PIXELS  # the largest image with 16 bits in each of
 
 
 class Status(StrEnum):
-    """What became of a file; closed, so that a reader of the tables can count on it."""
+    """The result for a file: one of these words and no other, so that programs can rely on them."""
 
     SCORED = "scored"
     EMPTY = "empty"  # zero bytes
@@ -50,44 +50,44 @@ class Refused(Exception):  # noqa: N818  one row of a table, not the failure of 
         self.status, self.reason = status, reason
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """`name` as text that any file can hold: only bytes that are no UTF-8 change, to their hex."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return name if text == name else text  # one object for two lists of a million names
 
 
 def files(folder: Path) -> list[str]:
-    """Every file below `folder`, relative, POSIX, sorted by its shown name.
+    """Every file below `folder`, relative, POSIX, sorted by its printable name.
 
     A link to a folder is listed and not entered; a folder that cannot be listed is itself listed.
 
     Raises:
         ConfigurationError: `folder` is not a folder, or cannot be listed.
     """
-    root, found = os.fspath(folder), []
+    root, names_below = os.fspath(folder), []
     closed: list[OSError] = []
     for where, folders, names in os.walk(root, onerror=closed.append):
         inside = os.path.relpath(where, root)
         links = [name for name in folders if Path(where, name).is_symlink()]
-        found += [name if inside == "." else f"{inside}/{name}" for name in [*names, *links]]
-    found += [os.path.relpath(error.filename, root) for error in closed]
-    if "." in found:
+        names_below += [name if inside == "." else f"{inside}/{name}" for name in [*names, *links]]
+    names_below += [os.path.relpath(error.filename, root) for error in closed]
+    if "." in names_below:
         raise ConfigurationError(
             f"no folder to score: {closed[0].strerror}",
-            where=shown(root),
+            where=printable(root),
             expected="a folder of images that this user may list",
-            next_step="mend the path, or mount the storage it stands on",
+            next_step="correct the path, or mount the storage that holds it",
         )
-    return sorted(found, key=shown)
+    return sorted(names_below, key=printable)
 
 
-def stamp(found: os.stat_result) -> str:
-    """What tells a file that has not changed, without reading it."""
-    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}"
+def stamp(status: os.stat_result) -> str:
+    """Size, time and inode of a file: it has not changed where they are the same."""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
 def stamp_of(path: Path) -> str:
-    """The stamp of what stands at `path`; empty where there is nothing."""
+    """The stamp of the file at `path`; empty where there is none."""
     try:
         return stamp(path.stat())
     except OSError:
@@ -119,14 +119,14 @@ def contents(root: Path, name: str) -> bytes:
     real = Path(os.path.realpath(root / name))
     if not real.is_relative_to(root):
         raise Refused(Status.OUTSIDE_FOLDER, "a link that leads out of the folder")
-    found = real.stat()
-    _check_kind(root / name, found.st_mode)
-    if any(part.startswith(".") for part in Path(name).parts):
+    status = real.stat()
+    _check_kind(root / name, status.st_mode)
+    if any(name_part.startswith(".") for name_part in Path(name).parts):
         raise Refused(Status.NOT_AN_IMAGE, "a hidden name")
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-        raise Refused(Status.NOT_AN_IMAGE, f"not a suffix of an image: {shown(name)!r}")
-    if found.st_size > FILE_BYTES_MAX:
-        raise Refused(Status.TOO_LARGE, f"{found.st_size} bytes, more than {FILE_BYTES_MAX}")
+        raise Refused(Status.NOT_AN_IMAGE, f"not a suffix of an image: {printable(name)!r}")
+    if status.st_size > FILE_BYTES_MAX:
+        raise Refused(Status.TOO_LARGE, f"{status.st_size} bytes, more than {FILE_BYTES_MAX}")
     # A link put in its place since it was resolved is not followed.
     with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
         before = stamp(os.fstat(stream.fileno()))

@@ -1,6 +1,6 @@
-"""The one engine: what is new of a line's folder goes through its model into the ledger.
+"""Score the new files of a line's folder with its model and write the rows into the ledger.
 
-`admodels nightly`, `admodels watch`, `admodels score` and the stage `score` all end up here.
+`admodels nightly`, `admodels watch`, `admodels score` and the stage `score` all call `score_line`.
 """
 
 import time
@@ -21,7 +21,7 @@ from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.arrays import Float64, Records
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
-from admodels.scoring.discover import files, is_settled, mtime_ns, shown, stamp_of
+from admodels.scoring.discover import files, is_settled, mtime_ns, printable, stamp_of
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
@@ -36,9 +36,10 @@ SECONDS_PER_PART = 2.0  # of work that a kill can cost, at most, and a chunk
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle by what identifies it; `load` is asked for when there is an image to score.
+    """A bundle by what identifies it; `load` reads the weights, once there is an image to score.
 
-    `reference`: the appearances of its calibration images, if it has them.
+    `folder` is None where the bundle is only in memory. `reference` gives the appearances of the
+    calibration images, None where the bundle has none.
     """
 
     method: str
@@ -47,12 +48,12 @@ class Model:
     contract_fingerprint: str
     calibration_scores: Float64
     load: Callable[[], Bundle]
-    folder: Path | None = None  # None: in memory
+    folder: Path | None = None
     reference: Callable[[], Records | None] = lambda: None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Model":
-        """A loaded bundle."""
+        """The model of a loaded bundle."""
         return cls(
             bundle.method,
             bundle.task,
@@ -62,8 +63,8 @@ class Model:
             lambda: bundle,
         )
 
-    def tiled(self, tile: Tile | None) -> "Model":
-        """The model on images that are cut: other scores, which need a calibration of their own."""
+    def with_tiles(self, tile: Tile | None) -> "Model":
+        """The model for images cut into tiles, whose scores need a calibration of their own."""
         if tile is None:
             return self
         changes: dict[str, Any] = {
@@ -85,7 +86,7 @@ class Model:
             card.task,
             *fingerprints(card),
             np.array(card.calibration_scores),
-            lambda: _loaded(folder, fingerprints(card)),
+            lambda: _load_once(folder, fingerprints(card)),
             folder,
             lambda: bundles.reference(folder, card),
         )
@@ -94,8 +95,8 @@ class Model:
 _LAST: dict[tuple[Path, tuple[str, str]], Bundle] = {}
 
 
-def _loaded(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
-    """The bundle; the last one is kept, and gone before another is loaded."""
+def _load_once(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
+    """Load the bundle, unless it is the last that was loaded; only one is in memory."""
     if (folder, fingerprints) not in _LAST:
         _LAST.clear()
         _LAST[folder, fingerprints] = bundles.load(folder, runtime.device())
@@ -104,10 +105,11 @@ def _loaded(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
 
 @dataclass(frozen=True)
 class LineImages:
-    """Where a line's images come from, and how far the looks of a file are trusted.
+    """Where the images of a line are, and when a file must be read.
 
     `pattern`: only files whose path below `folder` matches; `*` goes across folders.
-    `settle_seconds`: a file younger than that waits for the next run; 0 takes every file.
+    `settle_seconds`: a file that changed more recently waits for the next run; 0 takes every file.
+    `rehash`: also files with the size, time and inode of an earlier run are read.
     """
 
     line: str
@@ -120,7 +122,7 @@ class LineImages:
 
 @dataclass
 class Counts:
-    """What a run found in a line's folder: `old` files have the row of an earlier run."""
+    """The files of a line's folder in a run: `old` ones have the row of an earlier run."""
 
     paths: list[str] = field(default_factory=list)
     old: int = 0
@@ -133,18 +135,18 @@ Engine = Callable[[LineImages, list[str], Model, Index, Stop], Iterator[Read]]
 
 
 def local(
-    source: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
+    images: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
 ) -> Iterator[Read]:
-    """The engine of this process; see `rows`."""
+    """Score in this process; see `rows`."""
     bundle = model.load()
     known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
-    return rows(source.folder, names, bundle, source.line, known, stopped, source.tile)
+    return rows(images.folder, names, bundle, images.line, known, stopped, images.tile)
 
 
 def score_line(
-    ledger: Ledger, source: LineImages, model: Model, stop: Stop, engine: Engine = local
+    ledger: Ledger, images: LineImages, model: Model, stop: Stop, engine: Engine = local
 ) -> Counts:
-    """Give every settled file of the line its row, and every image its score, unless it has one.
+    """Write a row for every settled file of the line, and score each image that has no score yet.
 
     Raises:
         ConfigurationError: there is no such folder.
@@ -152,61 +154,61 @@ def score_line(
         SourceError: the engine's cluster is lost.
     """
     counts = Counts()
-    names = list(_new(ledger, source, model, counts))
+    names = list(_new_files(ledger, images, model, counts))
     if names:
-        found = engine(source, names, model, ledger.index, stop)
-        _keep(ledger, progress(found, len(names), f"score {source.line}"), counts)
+        reads = engine(images, names, model, ledger.index, stop)
+        _keep(ledger, progress(reads, len(names), f"score {images.line}"), counts)
     return counts
 
 
-def _new(ledger: Ledger, source: LineImages, model: Model, counts: Counts) -> Iterator[str]:
-    """The files that must be read, in order."""
+def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts) -> Iterator[str]:
+    """The names of the files that must be read, in order; count the others."""
     fingerprints, now = (model.model_fingerprint, model.contract_fingerprint), time.time()
-    for name in files(source.folder):
-        path = shown(name)
-        if source.pattern is not None and not fnmatchcase(path, source.pattern):
+    for name in files(images.folder):
+        path = printable(name)
+        if images.pattern is not None and not fnmatchcase(path, images.pattern):
             continue
         counts.paths.append(path)
-        looks = "" if source.rehash else stamp_of(source.folder / name)
-        if looks and ledger.index.is_unchanged(source.line, path, looks, *fingerprints):
+        looks = "" if images.rehash else stamp_of(images.folder / name)
+        if looks and ledger.index.is_unchanged(images.line, path, looks, *fingerprints):
             counts.old += 1
-        elif source.settle_seconds and not is_settled(name, looks, now, source.settle_seconds):
+        elif images.settle_seconds and not is_settled(name, looks, now, images.settle_seconds):
             counts.unsettled += 1
         else:
             yield name
 
 
-def _keep(ledger: Ledger, found: Iterator[Read], counts: Counts) -> None:
-    """Commit the rows, a part at a time."""
+def _keep(ledger: Ledger, reads: Iterator[Read], counts: Counts) -> None:
+    """Write the rows into the ledger, a part at a time, each with its change of the index."""
     while True:
         with ledger.index.change():
-            part, ended = _part(ledger, found, counts)
-            if part:
-                _write(ledger, part)
-        for row, _ in part:
+            pairs, ended = _next_rows(ledger, reads, counts)
+            if pairs:
+                _write(ledger, pairs)
+        for row, _ in pairs:
             counts.statuses[row.status] += 1
             counts.reused += row.reused
         if ended:
             return
 
 
-def _write(ledger: Ledger, part: list[tuple[ScoreRow, Read]]) -> None:
-    seen = [
+def _write(ledger: Ledger, pairs: list[tuple[ScoreRow, Read]]) -> None:
+    appearance_rows = [
         (row, mtime_ns(read.stamp), read.appearance)
-        for row, read in part
+        for row, read in pairs
         if read.appearance is not None
     ]
-    rows = [row for row, _ in part]
-    ledger.write(rows[0].line, rows, appearances.table(seen))
+    rows = [row for row, _ in pairs]
+    ledger.write(rows[0].line, rows, appearances.table(appearance_rows))
 
 
-def _part(
-    ledger: Ledger, found: Iterator[Read], counts: Counts
+def _next_rows(
+    ledger: Ledger, reads: Iterator[Read], counts: Counts
 ) -> tuple[list[tuple[ScoreRow, Read]], bool]:
-    """The rows that are new of the next few files, and whether these were the last."""
-    part: list[tuple[ScoreRow, Read]] = []
+    """The next new rows, each with its file, and whether no file is left."""
+    pairs: list[tuple[ScoreRow, Read]] = []
     start = time.monotonic()
-    for read in found:
+    for read in reads:
         row = read.row
         if row is None:
             counts.unsettled += 1
@@ -215,8 +217,8 @@ def _part(
             counts.old += 1
         else:
             ledger.index.add(row)
-            part.append((row, read))
-        ledger.index.saw(row, read.stamp)
-        if len(part) >= ROWS_PER_PART or time.monotonic() - start >= SECONDS_PER_PART:
-            return part, False
-    return part, True
+            pairs.append((row, read))
+        ledger.index.remember_stamp(row, read.stamp)
+        if len(pairs) >= ROWS_PER_PART or time.monotonic() - start >= SECONDS_PER_PART:
+            return pairs, False
+    return pairs, True

@@ -1,7 +1,7 @@
-"""What the ledger's parts hold, in a form that answers at once: a cache, rebuilt from the parts.
+"""The index of the ledger: a SQLite cache of the keys and scores in its parts, rebuilt from them.
 
-The truth is the parts. All that only this file knows is which files looked unchanged when; without
-it they are read again, and not scored again.
+The parts are the truth. Only the stamps of files stand nowhere else: without them the files are
+read again, but not scored again.
 """
 
 import sqlite3
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS rows(line TEXT, path TEXT, sha TEXT, model TEXT, cont
 CREATE TABLE IF NOT EXISTS seen(line TEXT, path TEXT, sha TEXT, stamp TEXT,
   PRIMARY KEY(line, path)) WITHOUT ROWID;
 """
-TOLD = ("scored", "unscorable")  # statuses that answer for the bytes; the latter with no number
+ANSWERED = ("scored", "unscorable")  # statuses that answer for the bytes; the latter with no number
 READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
 
 
@@ -54,7 +54,7 @@ class Index:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in the parts that a killed run left, or all of them if one has gone."""
+        """Read the parts that a killed run left into the index, or all of them if one is gone."""
         held = {p.relative_to(self._folder).as_posix() for p in self._folder.glob("*/*/*.parquet")}
         known = {name for (name,) in self._base.execute("SELECT name FROM parts")}
         if known - held:
@@ -65,23 +65,23 @@ class Index:
         for name in sorted(held - known):
             with self.change():
                 self._absorb(name)
-                self.took(name)
+                self.add_part(name)
 
     def _absorb(self, name: str) -> None:
-        with part(self._folder / name) as file:
+        with open_part(self._folder / name) as file:
             for group in file.iter_batches(ROWS_PER_GROUP, columns=READ_COLUMNS):
                 rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
                 self._add(rows)
 
     def _add(self, rows: list[tuple[object, ...]]) -> None:
         keys = [row[:5] for row in rows]
-        scores = [(*row[2:5], row[6]) for row in rows if row[5] in TOLD]
+        scores = [(*row[2:5], row[6]) for row in rows if row[5] in ANSWERED]
         self._base.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", keys)
         self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", scores)
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """What is changed inside becomes lasting at the end, all of it or nothing."""
+        """A transaction: all changes inside are committed at its end, or none of them."""
         self._base.execute("BEGIN")
         try:
             yield
@@ -94,28 +94,28 @@ class Index:
         """Remember a row."""
         self._add([(*key_of(row), row.status, row.anomaly_score)])
 
-    def took(self, name: str) -> None:
-        """Remember that the rows of a part are all here."""
+    def add_part(self, name: str) -> None:
+        """Remember that all rows of a part are in the index."""
         self._base.execute("INSERT INTO parts VALUES (?)", (name,))
 
-    def replaced(self, names: Iterable[str]) -> None:
-        """The rows of these parts stand in another now."""
+    def forget_parts(self, names: Iterable[str]) -> None:
+        """Forget the names of parts whose rows were merged into another."""
         with self.change():
             self._base.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in names])
 
-    def saw(self, row: ScoreRow, stamp: str) -> None:
-        """Remember how the file of a row looked before it was read."""
+    def remember_stamp(self, row: ScoreRow, stamp: str) -> None:
+        """Remember the stamp that the file of a row had before it was read."""
         values = (row.line, row.path, row.image_sha256, stamp)
         self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
 
     def score(self, sha256: str, model: str, contract: str) -> float | None:
-        """What the model said of these bytes; NaN where that was no number, None if never asked."""
+        """The score of these bytes by a model, NaN if it was not finite; None if there is none."""
         query = "SELECT score FROM scores WHERE sha = ? AND model = ? AND contract = ?"
-        found = self._base.execute(query, (sha256, model, contract)).fetchone()
-        return None if found is None else float("nan") if found[0] is None else float(found[0])
+        answer = self._base.execute(query, (sha256, model, contract)).fetchone()
+        return None if answer is None else float("nan") if answer[0] is None else float(answer[0])
 
     def digests(self, model: str, contract: str) -> Iterator[str]:
-        """The sha256 of all bytes that the model was asked for, sorted."""
+        """The sha256 of all bytes that have a score by the model, sorted."""
         query = "SELECT sha FROM scores WHERE model = ? AND contract = ? ORDER BY sha"
         return (sha256 for (sha256,) in self._base.execute(query, (model, contract)))
 
@@ -128,14 +128,14 @@ class Index:
         """Whether a file looks as it did when the row that it has was written."""
         query = """SELECT 1 FROM seen NATURAL JOIN rows WHERE (line, path, stamp, model, contract)
             = (?, ?, ?, ?, ?)"""
-        found = self._base.execute(query, (line, path, stamp, model, contract)).fetchone()
-        return found is not None
+        answer = self._base.execute(query, (line, path, stamp, model, contract)).fetchone()
+        return answer is not None
 
     def last(self, line: str, path: str) -> str:
         """The sha256 of a file when it was last read; empty where it never was."""
         query = "SELECT sha FROM seen WHERE (line, path) = (?, ?)"
-        found = self._base.execute(query, (line, path)).fetchone()
-        return found[0] if found else ""
+        answer = self._base.execute(query, (line, path)).fetchone()
+        return answer[0] if answer else ""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -148,7 +148,7 @@ def key_of(row: ScoreRow) -> tuple[str, str, str, str, str]:
 
 
 @contextmanager
-def part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile]:
+def open_part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile]:
     """A part of the ledger, opened.
 
     Raises:
@@ -164,5 +164,5 @@ def part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile]:
             f"a part of the ledger cannot be read: {error}",
             where=path,
             expected="a table as it was written",
-            next_step="bring it back, or move it away: its images are then scored again",
+            next_step="restore it from a copy, or move it away: its images are then scored again",
         ) from error

@@ -1,4 +1,4 @@
-"""Where scores stay: parts that appear whole or not at all, and are never changed.
+"""The ledger: parts with rows of scores, each written whole or not at all, and never changed.
 
 scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
 appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
@@ -6,9 +6,9 @@ verdicts/LINE.parquet          derived from scores and calibration, rewritten wh
 runs/RUN.json                  what a run did, with times and host; whole once its page stands
 index.sqlite                   a cache (`admodels.scoring.index`)
 
-A part is on the disk under its name before the index commits what is in it; the index of a killed
-run takes it in at the next start. Hence a row is never lost, doubled or half-written. The side part
-is written first, and is nothing without its part.
+A part is on the disk under its name before the index commits its rows. Where a run is killed
+between the two, the next one reads the part into the index. So no row is lost, doubled or half
+written. The part of the side table is written first; without its part of `scores` it is deleted.
 """
 
 import fcntl
@@ -31,20 +31,20 @@ from admodels.foundation.errors import DONE, BusyError, ConfigurationError, Stor
 from admodels.foundation.files import durable_file, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
-from admodels.scoring.index import Index, part
+from admodels.scoring.index import Index, open_part
 from admodels.scoring.tables import ScoreRow
 
 HELD = 256  # batches: each costs memory of its own, however small
 
 
 def folder_name(line: str) -> str:
-    """A line as the name of a folder; what a file system may misread makes way for a hash."""
+    """The name of a line's folder: other names than plain ones become `_` and a hash."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", line)[:40]
     return plain if plain == line else f"{plain}-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
 
 
 class Ledger:
-    """The ledger in `folder`, held by this process alone: see `opened`."""
+    """The ledger in `folder`, locked for this process by `open_ledger`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.scores = folder, folder / "scores"
@@ -59,9 +59,9 @@ class Ledger:
         self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
 
     def tonight(self, line: str) -> tuple[str, ...]:
-        """The runs that this one tells of: itself, and those since the last that told of the line.
+        """The runs that this one reports: itself, and all since the last that reported the line.
 
-        Those between died, were stopped before their end, or failed on this line.
+        The others died, were stopped before their end, or failed on this line.
         """
         last = 0
         for path in self._before:
@@ -74,18 +74,18 @@ class Ledger:
         return tuple(f"{number:06d}" for number in range(last + 1, int(self.run) + 1))
 
     def write(self, line: str, rows: list[ScoreRow], seen: pa.Table) -> None:
-        """Make a part of the rows, and of what was seen; inside `index.change()`, which commits."""
+        """Write a part of rows and one of their appearances; inside `index.change()` only."""
         place = Path(folder_name(line), self.run)
         home = self.scores / place
         home.mkdir(parents=True, exist_ok=True)
-        at = max((int(p.stem) for p in home.glob("*.parquet")), default=0) + 1
-        name = place / f"{at:04d}.parquet"
+        number = max((int(p.stem) for p in home.glob("*.parquet")), default=0) + 1
+        name = place / f"{number:04d}.parquet"
         with durable_file(self.appearance / name) as partial:
             tables.write(partial, APPEARANCES, [seen])
         with durable_file(self.scores / name) as partial:
             tables.write(partial, tables.SCORES, tables.scores(rows))
         sync(home.parent)
-        self.index.took(name.as_posix())
+        self.index.add_part(name.as_posix())
 
     def parts(self, line: str, run: str = "*") -> list[Path]:
         """The parts of a line, or those of one run, in the order they were written."""
@@ -98,13 +98,13 @@ class Ledger:
             StorageError: a part is damaged.
         """
         for path in self.parts(line, run):
-            with part(path) as file:
+            with open_part(path) as file:
                 for batch in file.iter_batches(tables.ROWS_PER_GROUP):
                     for group in tables.by_model(pa.Table.from_batches([batch])):
                         yield path.parent.name, group
 
     def statuses_of_tonight(self, line: str) -> Counter[str]:
-        """The statuses of rows of tonight that stand here already."""
+        """The statuses of rows of tonight that earlier runs wrote."""
         statuses = Counter[str]()
         for run in self.tonight(line):
             for _, rows in self.groups(line, run):
@@ -112,7 +112,7 @@ class Ledger:
         return statuses
 
     def compact(self, line: str, at_most: int = 1) -> None:
-        """Make one part of a run's parts if it has more than `at_most`; of one, look at all runs.
+        """Merge the parts of this run, or of all runs if `at_most` is 1, that has more parts.
 
         The old folder and the new one change places by two renames; a process that dies between
         them leaves the first half of its run's name empty until the next start.
@@ -125,7 +125,7 @@ class Ledger:
             # The side table first: later it would have parts without one of `scores` for a while.
             self._merge(self.appearance / home.relative_to(self.scores), APPEARANCES)
             self._merge(home, tables.SCORES)
-            self.index.replaced([p.relative_to(self.scores).as_posix() for p in old[1:]])
+            self.index.forget_parts([p.relative_to(self.scores).as_posix() for p in old[1:]])
 
     def _merge(self, home: Path, schema: pa.Schema) -> None:
         old = sorted(home.glob("*.parquet"))
@@ -156,28 +156,33 @@ class Ledger:
             if not (self.scores / side.relative_to(self.appearance)).exists():
                 side.unlink()
 
-    def finish(self, told: dict[str, object]) -> None:
-        """Say what the run did."""
+    def finish(self, content: dict[str, object]) -> None:
+        """Write the summary of the run."""
         with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
-            write_json(partial, told)
+            write_json(partial, content)
 
 
 def _end(summary: Path) -> dict[str, Any]:
     """Whether a run came to its end, and the exit codes of its lines."""
     try:
-        told = json.loads(summary.read_text(encoding="utf-8"))
-        codes = {name: line["exit_code"] for name, line in told["lines"].items()}
-        return {"whole": told.get("whole", True), "codes": codes}
-    except (ValueError, TypeError, LookupError, AttributeError):  # damaged: it tells of nothing
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        codes = {name: line["exit_code"] for name, line in content["lines"].items()}
+        return {"whole": content.get("whole", True), "codes": codes}
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ):  # damaged: as if unreported
         return {"whole": False, "codes": {}}
 
 
 def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of many small parts in few large groups, which cost less to keep and to read."""
+    """The rows of many small parts in few large groups, which are smaller and faster to read."""
     held: list[pa.RecordBatch] = []
     count = 0
     for path in paths:
-        with part(path, schema) as file:
+        with open_part(path, schema) as file:
             for batch in file.iter_batches(tables.ROWS_PER_GROUP):
                 if held and (len(held) == HELD or count + len(batch) > tables.ROWS_PER_GROUP):
                     yield pa.Table.from_batches(held)
@@ -239,5 +244,5 @@ def _take(lock: int, folder: Path) -> None:
 
 def summaries(ledger: Path) -> list[Path]:
     """The summaries of nights that came to their end, newest first: by number, not by the clock."""
-    found = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
-    return sorted(found, key=lambda path: int(path.stem), reverse=True)
+    paths = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
+    return sorted(paths, key=lambda path: int(path.stem), reverse=True)

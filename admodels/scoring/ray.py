@@ -1,8 +1,8 @@
-"""The same rows from the workers of a Ray cluster: they read, decode and score, this process keeps.
+"""Score on the workers of a Ray cluster: they read, decode and score, this process writes.
 
-A worker holds one bundle and is handed a shard of names at a time. Nothing that it does lasts:
-what comes back, in the order of the names, goes into the ledger here as it would without Ray.
-Ray has the shards of a worker or machine that died done again by another.
+A worker holds one bundle and gets a shard of names at a time. It writes nothing: its rows come
+back in the order of the names, and this process writes the ledger as it does without Ray. Where a
+worker or a machine dies, Ray gives its shards to another.
 """
 
 import logging
@@ -33,9 +33,9 @@ STALLED_SECONDS = 1800  # without one shard that begins or ends
 
 @dataclass
 class _Worker:
-    """One process of the cluster; `known` are the digests, sorted, that have a score already."""
+    """One process of the cluster; `known` are the sorted digests of bytes that have a score."""
 
-    source: LineImages
+    images: LineImages
     bundle: Path
     fingerprints: tuple[str, str]
     known: NDArray[np.bytes_]
@@ -43,71 +43,71 @@ class _Worker:
     device: str
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """The `Read` of each name, or what is wrong here."""
+        """The `Read` of each name of the shard; a text where this worker cannot score."""
         names = map(os.fsdecode, shard["names"][0].split(b"\0"))
-        found = np.empty(1, object)
+        answer = np.empty(1, object)
         try:
-            found[0] = list(self._rows(names))
+            answer[0] = list(self._rows(names))
         except AdmodelsError as error:
-            found[0] = f"{os.uname().nodename}: {error.fault}"
-        return {"found": found}
+            answer[0] = f"{os.uname().nodename}: {error.fault}"
+        return {"found": answer}
 
     def _rows(self, names: Iterator[str]) -> Iterator[Read]:
-        source, bundle = self.source, self._model.load()
-        return rows(source.folder, names, bundle, source.line, self._score, tile=source.tile)
+        images, bundle = self.images, self._model.load()
+        return rows(images.folder, names, bundle, images.line, self._score, tile=images.tile)
 
     @cached_property
     def _model(self) -> Model:
         torch.set_num_threads(self.threads)  # scores repeat to the bit with as many
         os.environ["ADMODELS_DEVICE"] = self.device
-        model = Model.at(self.bundle).tiled(self.source.tile)
+        model = Model.at(self.bundle).with_tiles(self.images.tile)
         if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:
-            raise _refused("another bundle stands there", self.bundle)
+            raise _worker_error("another bundle stands there", self.bundle)
         return model
 
     def _score(self, sha256: str) -> float | None:
-        """A number where there is one, for it is the ledger's that counts."""
-        at = int(np.searchsorted(self.known, sha256.encode()))
-        return 0.0 if self.known[at : at + 1].tolist() == [sha256.encode()] else None
+        """Any number for bytes that have a score; `_reconcile` puts the ledger's in its place."""
+        place = int(np.searchsorted(self.known, sha256.encode()))
+        return 0.0 if self.known[place : place + 1].tolist() == [sha256.encode()] else None
 
 
 @dataclass(frozen=True)
 class _Cluster:
-    """An engine; `workers` of it, or as many as fit."""
+    """The engine on a cluster with `workers`, or with as many as fit where that is None."""
 
     workers: int | None
     threads: int
     has_gpus: bool
 
     def __call__(
-        self, source: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
+        self, images: LineImages, names: list[str], model: Model, index: Index, stopped: Stop
     ) -> Iterator[Read]:
         fingerprints = (model.model_fingerprint, model.contract_fingerprint)
         assert model.folder is not None
-        source = replace(source, folder=source.folder.resolve())
+        images = replace(images, folder=images.folder.resolve())
         digests = np.fromiter((sha.encode() for sha in index.digests(*fingerprints)), "S64")
         folder, device = model.folder.resolve(), "cuda" if self.has_gpus else "cpu"
-        worker = (source, folder, fingerprints, digests, self.threads, device)
+        worker = (images, folder, fingerprints, digests, self.threads, device)
         known = partial(index.score, model=fingerprints[0], contract=fingerprints[1])
-        step = 1 if source.tile else SHARD_IMAGES
-        shards = [names[at : at + step] for at in range(0, len(names), step)]
+        step = 1 if images.tile else SHARD_IMAGES
+        shards = [names[start : start + step] for start in range(0, len(names), step)]
         if len(shards) == 1 and not self.has_gpus:  # done before a worker has started
-            yield from local(source, names, model, index, stopped)
+            yield from local(images, names, model, index, stopped)
             return
-        for at in range(0, len(shards), SHARDS_AT_ONCE):
-            part = shards[at : at + SHARDS_AT_ONCE]
-            for shard, found in zip(part, self._found(part, worker, stopped), strict=False):
-                if isinstance(found, str):
-                    raise _refused(found, folder)
-                for name, read in zip(shard, found, strict=True):
-                    yield _settled(read, source.folder / name, known)
+        for start in range(0, len(shards), SHARDS_AT_ONCE):
+            batch = shards[start : start + SHARDS_AT_ONCE]
+            for shard, answer in zip(batch, self._results(batch, worker, stopped), strict=False):
+                if isinstance(answer, str):
+                    raise _worker_error(answer, folder)
+                for name, read in zip(shard, answer, strict=True):
+                    yield _reconcile(read, images.folder / name, known)
             if stopped():
                 return
 
-    def _found(
+    def _results(
         self, shards: list[list[str]], worker: tuple[Any, ...], stopped: Stop
     ) -> Iterator[list[Read] | str]:
-        """What became of each shard, in order; fewer once `stopped`."""
+        """The answer of a worker to each shard, in order; fewer once `stopped`."""
         import ray
         from ray.data.exceptions import ExecutionTimeoutError
 
@@ -122,9 +122,9 @@ class _Cluster:
             raise  # a bug of ours
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             if not stopped():  # the signal may have reached the workers too
-                raise _lost(error) from error
+                raise _cluster_error(error) from error
         if missing and not stopped():
-            raise _lost(RuntimeError(f"{missing} of {len(shards)} shards are missing"))
+            raise _cluster_error(RuntimeError(f"{missing} of {len(shards)} shards are missing"))
 
     def _dataset(self, shards: list[list[str]], worker: tuple[Any, ...]) -> Any:
         import ray
@@ -162,8 +162,8 @@ class _Cluster:
         return fitting
 
 
-def _settled(read: Read, path: Path, known: Known) -> Read:
-    """`read` as this process would have it: only the ledger knows what came before.
+def _reconcile(read: Read, path: Path, known: Known) -> Read:
+    """`read` as this process would have read it: only the ledger knows the earlier scores.
 
     Raises:
         SourceError: the worker does not see what this process sees.
@@ -187,16 +187,16 @@ def _settled(read: Read, path: Path, known: Known) -> Read:
     return replace(read, row=with_score(unscored, score))
 
 
-def _refused(found: str, where: Path) -> BundleError:
+def _worker_error(reason: str, where: Path) -> BundleError:
     return BundleError(
-        f"a worker of the Ray cluster cannot score: {found}",
+        f"a worker of the Ray cluster cannot score: {reason}",
         where=where,
         expected="the bundle of this process, at the same path on every machine",
         next_step="mount or copy the folder of models there, then run again",
     )
 
 
-def _lost(error: Exception) -> SourceError:
+def _cluster_error(error: Exception) -> SourceError:
     return SourceError(
         f"the Ray cluster stopped working: {type(error).__name__}",
         where=str(error).splitlines()[0] if str(error) else "its workers",
@@ -238,7 +238,7 @@ def on_cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
             **({} if address else started),
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise _lost(error) from error
+        raise _cluster_error(error) from error
     try:
         wanted = os.environ.get("ADMODELS_DEVICE", "auto") != "cpu"
         has_gpus = wanted and ray.cluster_resources().get("GPU", 0) >= 1

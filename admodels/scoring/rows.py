@@ -1,7 +1,7 @@
-"""From the names of files to rows of `scores`: read and decode in threads, score in chunks.
+"""Make rows of `scores` from names of files: read and decode in threads, score in chunks.
 
-Memory is bounded by the chunk and the number of threads, whatever the number of files. Which
-files come, and what is already known of their bytes, is the caller's choice.
+Memory is bounded by the chunk and the number of threads, whatever the number of files. The caller
+chooses the files, and says which bytes have a score already.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.scoring import tiling
-from admodels.scoring.discover import Refused, Status, Unsettled, contents, shown, stamp_of
+from admodels.scoring.discover import Refused, Status, Unsettled, contents, printable, stamp_of
 from admodels.scoring.lines import Tile
 from admodels.scoring.tables import ScoreRow
 
@@ -34,10 +34,11 @@ REASON_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Read:
-    """A file: its row (None where it changed meanwhile), how it looked before it was read.
+    """A file that was read: its row, None where the file changed meanwhile.
 
-    `appearance` is the record of its image. `pixels` (3, image_px, image_px) is what the detector
-    gets, or (H, W, 3) what will be cut into tiles; None where nothing can be scored.
+    `stamp` is that of the file before it was read. `appearance` is the record of its image.
+    `pixels` (3, image_px, image_px) uint8 is what the detector gets, or (H, W, 3) uint8 what will
+    be cut into tiles; None where there is nothing to score.
     """
 
     row: ScoreRow | None
@@ -57,15 +58,15 @@ def rows(
 ) -> Iterator[Read]:
     """One row for each of `names` below `folder`, in their order; fewer once `stopped`.
 
-    A row is known to `known` by the time the next one is asked for: an image that it has a score
-    for is not scored again, its row is marked as reused.
+    `known` gives the score of bytes that were scored before, also of rows that this function has
+    yielded: such an image is not scored again, and its row is marked as reused.
     """
     fresh: dict[str, UInt8] = {}
     pending: list[Read] = []
     chunk = 1 if tile else bundle.params.score_chunk_images
     ahead = 1 if tile else load.DECODING_THREADS + chunk
-    one = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
-    for read in _read_ahead(one, names, ahead, stopped):
+    read_file = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
+    for read in _read_ahead(read_file, names, ahead, stopped):
         row = read.row
         if row is not None and read.pixels is not None:
             reused = row.image_sha256 in fresh or known(row.image_sha256) is not None
@@ -88,11 +89,11 @@ def _scores(fresh: dict[str, UInt8], bundle: Bundle, tile: Tile | None) -> dict[
     return dict(zip(fresh, scores.tolist(), strict=True))
 
 
-def _with_scores(pending: list[Read], found: dict[str, float], known: Known) -> Iterator[Read]:
+def _with_scores(pending: list[Read], scores: dict[str, float], known: Known) -> Iterator[Read]:
     for read in pending:
         row = read.row
         if row is not None and row.status == Status.SCORED:
-            score = found.get(row.image_sha256)
+            score = scores.get(row.image_sha256)
             row = with_score(row, known(row.image_sha256) if score is None else score)
         yield replace(read, row=row)
 
@@ -105,14 +106,14 @@ def with_score(row: ScoreRow, score: float | None) -> ScoreRow:
 
 
 def _read_ahead(
-    one: Callable[[str], Read], names: Iterable[str], ahead: int, stopped: Callable[[], bool]
+    read_file: Callable[[str], Read], names: Iterable[str], ahead: int, stopped: Callable[[], bool]
 ) -> Iterator[Read]:
-    """Each file as `one` finds it, in order, a bounded number of them ahead of the scoring."""
+    """The result of `read_file` for each name, in order, a bounded number ahead of the scoring."""
     waiting: deque[Future[Read]] = deque()
     pool = ThreadPoolExecutor(load.DECODING_THREADS)
     try:
         for name in names:
-            waiting.append(pool.submit(one, name))
+            waiting.append(pool.submit(read_file, name))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
             if stopped():
@@ -126,7 +127,7 @@ def _read_ahead(
 def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
     row = ScoreRow(
         line=line,
-        path=shown(name),
+        path=printable(name),
         model_fingerprint=bundle.model_fingerprint,
         contract_fingerprint=bundle.contract_fingerprint,
         method=bundle.method,
@@ -140,14 +141,14 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     except Unsettled:
         return Read(None, looks)
     except UnreadableImage as error:
-        return Read(_refused(row, Status(error.reason), error.fault), looks)
+        return Read(_refusal(row, Status(error.reason), error.fault), looks)
     except Refused as error:
-        return Read(_refused(row, error.status, error.reason), looks)
+        return Read(_refusal(row, error.status, error.reason), looks)
     except FileNotFoundError:
-        return Read(_refused(row, Status.VANISHED, "no such file when it was read"), looks)
+        return Read(_refusal(row, Status.VANISHED, "no such file when it was read"), looks)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        return Read(_refused(row, Status.UNREADABLE, reason), "")  # the next run tries again
+        return Read(_refusal(row, Status.UNREADABLE, reason), "")  # the next run tries again
     description = model.describe_image(image, bundle.contract, any_size=whole)
     record = appearance(image.rgb, description.statistics)
     row = replace(
@@ -159,11 +160,11 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
     )
     if description.fault is not None:
         word, reason = description.fault
-        return Read(_refused(row, Status(word), reason), looks, None, record)
+        return Read(_refusal(row, Status(word), reason), looks, None, record)
     pixels = image.rgb if whole else model.prepare_image(image.rgb, bundle.contract)
     return Read(row, looks, pixels, record)
 
 
-def _refused(row: ScoreRow, status: Status, reason: str) -> ScoreRow:
-    told = re.sub(r" at 0x[0-9a-f]+", "", reason)  # a decoder names its buffers; rows must repeat
-    return replace(row, status=status, reason=" ".join(told.split())[:REASON_CHARACTERS])
+def _refusal(row: ScoreRow, status: Status, reason: str) -> ScoreRow:
+    words = re.sub(r" at 0x[0-9a-f]+", "", reason)  # a decoder names its buffers; rows must repeat
+    return replace(row, status=status, reason=" ".join(words.split())[:REASON_CHARACTERS])

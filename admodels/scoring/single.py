@@ -13,7 +13,7 @@ from admodels.foundation.errors import ConfigurationError, Interrupted
 from admodels.foundation.files import whole_folder, write_json
 from admodels.inference.conformal import images_missing, smallest_alpha, threshold
 from admodels.scoring import tables
-from admodels.scoring.discover import Status, files, shown
+from admodels.scoring.discover import Status, files, printable
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import on_signals
@@ -23,7 +23,7 @@ WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """summary.json: what was found, and what the calibration images can promise.
+    """The content of summary.json: counts of files, and what the calibration images promise.
 
     `threshold` and `flagged` are None where `images_missing` normal images more would be needed
     to promise `alpha`. `unsettled` files changed while they were read and have no row.
@@ -57,7 +57,7 @@ class FolderSummary:
 
 
 def score_folder(
-    source: LineImages,
+    images: LineImages,
     model: Model,
     out_dir: Path,
     *,
@@ -65,7 +65,7 @@ def score_folder(
     csv: bool = False,
     engine: Engine = local,
 ) -> FolderSummary:
-    """Score every file of the source; write `out_dir` whole or not at all.
+    """Score every file of the folder; write `out_dir` whole or not at all.
 
     Until then the scores stand in a ledger beside it: a killed run goes on where it stopped.
 
@@ -77,18 +77,18 @@ def score_folder(
         OSError: `out_dir` cannot be written.
     """
     _check_alpha(alpha)
-    files(source.folder)
+    files(images.folder)
     out = out_dir.resolve()
-    _check_out(out, source.folder.resolve())
+    _check_out(out, images.folder.resolve())
     work = out.with_name(f".{out.name}.ledger")
     with on_signals() as stop, open_ledger(work) as ledger:
-        counts = score_line(ledger, source, model, stop, engine)
+        counts = score_line(ledger, images, model, stop, engine)
         if stop():
             raise Interrupted(stop.signal, work)
         with whole_folder(out) as building:
             scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
-            table = _current(ledger, source.line, model, counts)
-            groups = [table[at : at + tables.ROWS_PER_GROUP] for at in _starts(len(table))]
+            table = _current(ledger, images.line, model, counts)
+            groups = [table[start : start + tables.ROWS_PER_GROUP] for start in _starts(len(table))]
             tables.write(scores, tables.SCORES, groups)
             calibration = model.calibration_scores
             judged = (tables.verdicts(group, calibration, alpha) for group in groups)
@@ -96,7 +96,7 @@ def score_folder(
             if csv:
                 tables.write_csv(scores)
                 tables.write_csv(verdicts)
-            summary = _summary(scores, verdicts, model, source.line, alpha, counts)
+            summary = _summary(scores, verdicts, model, images.line, alpha, counts)
             write_json(building / "summary.json", asdict(summary))
         shutil.rmtree(work)
     return summary
@@ -108,18 +108,18 @@ def _starts(count: int) -> range:
 
 def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Table:
     """The rows of the files that were found, by key: a killed run may have left others."""
-    found = set(counts.paths)
+    paths = set(counts.paths)
     wanted = pc.field("model_fingerprint") == model.model_fingerprint
     wanted &= pc.field("contract_fingerprint") == model.contract_fingerprint
 
-    def kept() -> Iterator[pa.Table]:
+    def groups() -> Iterator[pa.Table]:
         for _, group in ledger.groups(line):
             pairs = zip(group["path"].to_pylist(), group["image_sha256"].to_pylist(), strict=True)
-            now = [p in found and ledger.index.last(line, p) == sha for p, sha in pairs]
+            now = [p in paths and ledger.index.last(line, p) == sha for p, sha in pairs]
             yield group.filter(pa.array(now, pa.bool_())).filter(wanted)
 
     order = [(field.name, "ascending") for field in tables.KEY]
-    return pa.concat_tables([tables.SCORES.empty_table(), *kept()]).sort_by(order)
+    return pa.concat_tables([tables.SCORES.empty_table(), *groups()]).sort_by(order)
 
 
 def _check_alpha(alpha: float) -> None:
@@ -134,16 +134,16 @@ def _check_alpha(alpha: float) -> None:
 
 def _check_out(out: Path, folder: Path) -> None:
     if out.is_relative_to(folder):
-        found = "the output would stand among the images and be scored as they are"
+        reason = "the output would stand among the images and be scored as they are"
     elif out.exists() and not out.is_dir():
-        found = "the output folder is a file"
+        reason = "the output folder is a file"
     elif out.exists() and (others := {p.name for p in out.iterdir()} - set(WRITTEN)):
-        found = f"the output folder holds {shown(min(others))!r}, which is not of a scoring"
+        reason = f"the output folder holds {printable(min(others))!r}, which is not of a scoring"
     else:
         return
     raise ConfigurationError(
-        found,
-        where=shown(str(out)),
+        reason,
+        where=printable(str(out)),
         expected="a new folder, or that of an earlier scoring, which is replaced",
         next_step="choose another output folder",
     )

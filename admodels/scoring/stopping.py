@@ -1,4 +1,4 @@
-"""A run that is asked to end finishes what it has begun."""
+"""End a run after a signal: it finishes the chunk that it has begun."""
 
 import signal
 import threading

@@ -113,10 +113,10 @@ def model_of(group: pa.Table) -> tuple[str, str]:
 def by_model(rows: pa.Table) -> Iterator[pa.Table]:
     """The rows of each model and contract: a run has two where a bundle changed meanwhile."""
     keys = ["model_fingerprint", "contract_fingerprint"]
-    found = rows.group_by(keys, use_threads=False).aggregate([]).to_pylist()
-    for one in found:
-        own = [pc.field(key) == one[key] for key in keys]
-        yield rows if len(found) == 1 else rows.filter(own[0] & own[1])
+    models = rows.group_by(keys, use_threads=False).aggregate([]).to_pylist()
+    for model in models:
+        own = [pc.field(key) == model[key] for key in keys]
+        yield rows if len(models) == 1 else rows.filter(own[0] & own[1])
 
 
 def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
@@ -134,8 +134,8 @@ def parquet_file(path: Path) -> pq.ParquetFile:
 def read(path: Path) -> Iterator[pa.Table]:
     """The row groups of a table, one at a time."""
     with parquet_file(path) as file:
-        for at in range(file.num_row_groups):
-            yield file.read_row_group(at)
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number)
 
 
 def write_csv(parquet: Path) -> None:

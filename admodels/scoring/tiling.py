@@ -27,7 +27,7 @@ def starts(length: int, tile: Tile) -> list[int]:
     """Where the windows along an axis begin: the first at 0, the last ends with the image."""
     step = tile.tile_px - tile.overlap_px
     count = 1 + max(0, -(-(length - tile.tile_px) // step))
-    return [round(at) for at in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
+    return [round(start) for start in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
 
 
 def score_tiles(
@@ -64,11 +64,11 @@ def _windows(
     rows, columns = (starts(length, tile) for length in rgb.shape[:2])
     places = [(top, left) for top in rows for left in columns]
     for start in range(0, len(places), chunk):
-        part = places[start : start + chunk]
-        windows = (rgb[y : y + tile.tile_px, x : x + tile.tile_px] for y, x in part)
+        chosen = places[start : start + chunk]
+        windows = (rgb[y : y + tile.tile_px, x : x + tile.tile_px] for y, x in chosen)
         planes = [model.prepare_image(window, bundle.contract) for window in windows]
         scored = model.score_planes(bundle, planes)
-        yield from zip(part, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
+        yield from zip(chosen, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
 
 
 def _add(
@@ -92,5 +92,5 @@ def _add(
 
 def _ramp(length: int) -> Float32:
     """Up from the edge to the middle and down again; never 0, so every pixel has a weight."""
-    at = np.arange(1, length + 1, dtype=np.float32)
-    return np.minimum(at, at[::-1])
+    distance = np.arange(1, length + 1, dtype=np.float32)
+    return np.minimum(distance, distance[::-1])

@@ -24,7 +24,7 @@ from admodels.nights.drift.statistics import PAST_NIGHTS, Comparison, judge, val
 from admodels.nights.verdicts import Calibration, calibration_path, drift_folder
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model
-from admodels.scoring.index import part
+from admodels.scoring.index import open_part
 from admodels.scoring.ledger import Ledger, folder_name
 from admodels.scoring.tables import ROWS_PER_GROUP
 
@@ -119,7 +119,7 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     step = max(1, -(-count // IMAGES_AT_MOST))
     seen, kept = 0, [APPEARANCES.empty_table()]
     for path in paths:
-        with part(path, APPEARANCES) as file:
+        with open_part(path, APPEARANCES) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP):
                 chosen = pa.array(range(-seen % step, len(batch), step), pa.int64())
                 kept.append(pa.Table.from_batches([batch]).take(chosen))
@@ -132,7 +132,7 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
 def _images_of(home: Path) -> int:
     count = 0
     for path in home.glob("*.parquet"):
-        with part(path, APPEARANCES) as file:
+        with open_part(path, APPEARANCES) as file:
             count += file.metadata.num_rows
     return count
 
