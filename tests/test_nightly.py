@@ -18,6 +18,7 @@ import pytest
 from admodels.cli import app
 from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.images import decode
+from admodels.inference import model
 from admodels.nights import run as nights
 from admodels.nights.history import NightSummary, last
 from admodels.nights.limits import Limit
@@ -126,7 +127,6 @@ def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
 
 
 def test_a_bug_on_one_line_is_told_and_kept_to_it(plant: Path, monkeypatch) -> None:
-    from admodels.inference import model
 
     inner = model.statistics
 

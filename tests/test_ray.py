@@ -109,7 +109,7 @@ def test_the_rows_are_the_same_after_a_stop_and_the_death_of_a_worker(place, clu
 def worker(place: Path, **changes: object) -> ray._Worker:
     model = Model.at(place / "bundle")
     asked = {
-        "source": LineImages("press", place / "inbox"),
+        "images": LineImages("press", place / "inbox"),
         "bundle": place / "bundle",
         "fingerprints": (model.model_fingerprint, model.contract_fingerprint),
         "known": np.empty(0, "S64"),
