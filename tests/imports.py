@@ -87,9 +87,9 @@ class Tree:
 
     @cached_property
     def paths(self) -> list[str]:
-        """Every file, the compiled ones left out."""
+        """Every file, without what `.dvcignore` leaves out."""
         below = (path for name in CODE for path in sorted((self.root / name).rglob("*")))
-        files = (path for path in below if path.suffix != ".pyc" and path.is_file())
+        files = (p for p in below if p.is_file() and p.suffix != ".pyc" and p.name != "tiny.yaml")
         return [path.relative_to(self.root).as_posix() for path in files]
 
     @cached_property

@@ -221,6 +221,14 @@ def test_bytecode_is_invisible_to_dvc() -> None:
     assert "__pycache__/" in (ROOT / ".dvcignore").read_text(encoding="utf-8").splitlines()
 
 
+def test_the_params_that_tests_train_with_are_invisible_to_dvc() -> None:
+    with Repo(ROOT) as repo:
+        folders = [path.parent for path in (ROOT / "admodels/methods").glob("*/params.py")]
+        seen = [f for f in folders if not repo.dvcignore.is_ignored_file(str(f / "tiny.yaml"))]
+    assert folders
+    assert seen == []
+
+
 def keys(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():

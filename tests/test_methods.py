@@ -142,7 +142,7 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
 def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Path) -> None:
     if cell[1] == torch.bfloat16 and not runtime.has_fast_bf16(runtime.device()):
         pytest.skip("bfloat16 is emulated here, several times slower than fp32")
-    detector = tiny.fitted(cell[0], tmp_path, cell[1], **tiny.LONGER[cell[0]])
+    detector = tiny.fitted(cell[0], tmp_path, cell[1], **tiny.TINY[cell[0]]["longer"])
     pixels = tiny.stripes(8, seed=11)
     pixels[:4, :, 20:40, 16:36] = tiny.textures()[0][:, :20, :20]
     found = methods.predict(detector, torch.from_numpy(pixels), 4)
@@ -150,7 +150,7 @@ def test_a_pasted_defect_raises_the_map_inside_its_mask(cell: Cell, tmp_path: Pa
     box = np.s_[round(20 * scale) : round(40 * scale), round(16 * scale) : round(36 * scale)]
     inside = found.anomaly_map[:4, box[0], box[1]].mean()
     elsewhere = found.anomaly_map[4:].mean()
-    assert inside > tiny.CONTRAST[cell[0]] * elsewhere
+    assert inside > tiny.TINY[cell[0]]["contrast"] * elsewhere
     assert found.anomaly_score[:4].min() > found.anomaly_score[4:].max()
 
 

@@ -9,6 +9,7 @@ import torch
 from admodels import methods
 from admodels.bundles import runtime
 from admodels.foundation.arrays import Bool, UInt8
+from admodels.foundation.params import load
 from admodels.images.decode import STORED
 from admodels.images.rules import ImageRules
 from admodels.methods import Synthetic, TrainingData
@@ -26,152 +27,12 @@ CONTRACT = ImageRules(  # of anything that decodes
     brightness=(0, 255),
     min_contrast=0,
 )
-PARAMS = {
-    "draem": {
-        "image_px": PX,
-        "resize": "bilinear",
-        "score_chunk_images": 4,
-        "precision": "fp32",
-        "reconstructive_width": 4,
-        "discriminative_width": 4,
-        "generator": {
-            "clean_share": 0.5,
-            "image_rotation_share": 0.3,
-            "image_rotation_degrees": 90,
-            "lattice_exponent_max": 5,
-            "noise_rotation_degrees": 90,
-            "mask_threshold": 0.5,
-            "image_opacity_min": 0.0,
-            "image_opacity_max": 0.8,
-            "augmenters_per_texture": 3,
-        },
-        "batch_images": 4,
-        "length": 12,
-        "length_unit": "steps",
-        "learning_rate": 0.001,
-        "schedule": "milestones",
-        "milestones": [0.8, 0.9],
-        "milestone_factor": 0.2,
-        "ema_decay": 0.9,
-        "ssim_range": "one",
-        "score_window_px": 21,
-    },
-    "cpr": {
-        "image_px": PX,
-        "resize": "bilinear",
-        "score_chunk_images": 4,
-        "precision": "fp32",
-        "backbone": "resnet18",
-        "backbone_weights": "random",
-        "backbone_sha256": "",
-        "head_weights": "random",
-        "head_sha256": "",
-        "smoothing_cells": {"object": [0.0, 0.0], "texture": [0.0, 0.0]},
-        "tap_strides": [4, 8],
-        "head_channels": 12,
-        "descriptor_channels": 16,
-        "references": 4,
-        "histogram_blocks": 2,
-        "dropped_blocks": 1,
-        "codebook_words": 4,
-        "regions": [3, 1],
-        "tap_weights": {"object": [0.5, 1.0], "texture": [1.0, 1.0]},
-        "foreground": {"object": True, "texture": False},
-        "generator": {
-            "clean_share": 0.1,
-            "lattice_exponent_max": 5,
-            "noise_rotation_degrees": 90.0,
-            "mask_threshold": 0.5,
-            "image_opacity_min": 0.0,
-            "image_opacity_max": 0.5,
-            "augmenters_per_texture": 0,
-            "self_share": {"object": 0.5, "texture": 0.0},
-            "augmenters_per_self": 3,
-            "tiles_per_side": 8,
-        },
-        "smallest_anomaly_share": 0.001,
-        "synthetic_images": 8,
-        "photometric_share": 0.3,
-        "batch_pairs": 2,
-        "steps": {"object": 6, "texture": 6},
-        "learning_rate": 0.001,
-        "weight_decay": 0.01,
-        "positive_margin": 0.8,
-        "negative_margin": -0.2,
-        "loss_exponent": 3,
-        "points_per_image": 50,
-        "bank": "fp16",
-        "blur_sigma_px": 1.0,
-        "score_pixels": 20,
-        "cache_mib": 64,
-        "parity": False,
-    },
-    "diffusionad": {
-        "image_px": PX,
-        "resize": "bilinear",
-        "score_chunk_images": 4,
-        "precision": "fp32",
-        "pixel_range": "unit",
-        "base_channels": 32,
-        "channel_multipliers": [1, 1],
-        "blocks_per_level": 1,
-        "attention_px": [],
-        "segmentation_width": 4,
-        "noise_steps": 1000,
-        "t_split": 300,
-        "t_b_max": 1000,
-        "guidance_weight": 1.0,
-        "eval_t_s": 200,
-        "eval_t_b": 400,
-        "eval_draws": 1,
-        "foreground": "auto",
-        "generator": {
-            "clean_share": 0.5,
-            "lattice_exponent_max": 5,
-            "noise_rotation_degrees": 90,
-            "mask_threshold": 0.5,
-            "image_opacity_min": 0.2,
-            "image_opacity_max": 0.8,
-            "augmenters_per_texture": 3,
-            "self_share": {"object": 0.5, "texture": 0.0},
-            "augmenters_per_self": 3,
-            "tiles_per_side": 8,
-        },
-        "batch_images": 2,
-        "micro_batch_images": 2,
-        "checkpointing": False,
-        "length": 8,
-        "length_unit": "steps",
-        "denoiser_learning_rate": 0.001,
-        "segmentation_learning_rate": 0.001,
-        "denoiser_schedule": "cosine",
-        "segmentation_schedule": "cosine",
-        "ema_decay": 0.9,
-        "score_pixels": 50,
-    },
+# Of every method, from its own folder: `params` of a run of seconds, `longer` (what changes for a
+# run that finds a pasted defect) and `contrast` (how much higher the map is then inside it).
+TINY = {
+    name: load(Path(methods.__file__).with_name(name) / "tiny.yaml") for name in methods.available()
 }
-# a run long and wide enough to find what it has learnt to find
-LONGER: dict[str, dict[str, object]] = {
-    "draem": {
-        "length": 250,
-        "reconstructive_width": 8,
-        "discriminative_width": 8,
-        "batch_images": 8,
-    },
-    "cpr": {"steps": {"object": 30, "texture": 30}, "references": 11, "synthetic_images": 60},
-    "diffusionad": {
-        "length": 100,
-        "segmentation_width": 16,
-        "batch_images": 4,
-        "micro_batch_images": 4,
-        "segmentation_learning_rate": 0.003,
-        "denoiser_learning_rate": 0.002,
-    },
-}
-
-# How much higher the map is then inside a defect than in a normal image. DiffusionAD's focal loss
-# has an exponent of 4: it hardly pushes below p = 0.2, and 100 steps are no long training.
-CONTRAST = {"draem": 3.0, "cpr": 3.0, "diffusionad": 1.5}
+PARAMS = {name: tiny["params"] for name, tiny in TINY.items()}
 
 
 def detector(
