@@ -82,7 +82,7 @@ def test_every_sample_of_the_pool_is_drawn_once_before_any_twice():
 
 def test_attention_is_the_sharpened_foreground_blurred_at_symmetric_borders():  # V13
     maps = torch.rand(12, 80, 80, generator=torch.Generator().manual_seed(0))
-    found = trainer(maps=maps, image_px=320)._attention(4)
+    found = trainer(maps=maps, image_px=320)._attention_to(4)
     reach = 13  # 4 sigma, rounded
     kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * 3.2**2))
     kernel /= kernel.sum()

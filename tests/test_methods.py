@@ -115,25 +115,26 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_bytes(
     monkeypatch.setattr("admodels.methods.parts.checkpoint.SECONDS_BETWEEN", 0.0)
     data = tiny.training_data()
 
-    def told_by(folder: Path, stop: int = 0) -> tuple[list[object], dict[str, torch.Tensor]]:
-        told: list[object] = []
+    def fit(folder: Path, stop: int = 0) -> tuple[list[object], dict[str, torch.Tensor]]:
+        history: list[object] = []
 
         def log(step: int, steps: int, values: dict[str, float]) -> None:
             if step == stop:
                 raise InterruptionError
-            told.append((step, steps, values))
+            history.append((step, steps, values))
 
         detector = tiny.detector(*cell)
         detector.fit(data, kind="texture", seed=5, checkpoints=folder, log=log)
-        return told, detector.state()
+        return history, detector.state()
 
-    whole, state = told_by(tmp_path / "whole")
+    whole, state = fit(tmp_path / "whole")
     in_one_go = len(optimiser_steps)
     with pytest.raises(InterruptionError):
-        told_by(tmp_path / "parts", stop=len(whole) // 2 + 1)
+        fit(tmp_path / "parts", stop=len(whole) // 2 + 1)
     optimiser_steps.clear()
-    resumed, resumed_state = told_by(tmp_path / "parts")
-    assert 0 < len(optimiser_steps) < in_one_go
+    resumed, resumed_state = fit(tmp_path / "parts")
+    if in_one_go:  # a method without an optimiser may start again
+        assert 0 < len(optimiser_steps) < in_one_go
     assert resumed == whole
     assert all(torch.equal(state[k], v) for k, v in resumed_state.items())
 
