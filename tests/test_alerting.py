@@ -162,7 +162,7 @@ def told(monkeypatch: pytest.MonkeyPatch, *words: object, always: bool = False) 
     return server.got[0]["text"] if server.got else None
 
 
-def test_an_alarm_is_told_with_its_lines_and_the_next_step(tmp_path: Path, monkeypatch) -> None:
+def test_an_alarm_is_reported_with_its_lines_and_the_next_step(tmp_path: Path, monkeypatch) -> None:
     ledger = kept(tmp_path, page="/plant/pages/000012.html", page_faults=["no room"])
     text = told(monkeypatch, ledger, None, "")
     assert text.splitlines()[1:] == [
@@ -180,7 +180,7 @@ def test_an_alarm_is_told_with_its_lines_and_the_next_step(tmp_path: Path, monke
     assert text.splitlines()[0].endswith(": night 000012, exit code 5")
 
 
-def test_a_good_night_is_told_only_when_asked(tmp_path: Path, monkeypatch) -> None:
+def test_a_good_night_is_reported_only_when_asked(tmp_path: Path, monkeypatch) -> None:
     ledger = kept(tmp_path, exit_code=0)
     assert told(monkeypatch, ledger, None, "") is None
     assert told(monkeypatch, ledger, None, "0") is None
@@ -206,7 +206,7 @@ def test_the_summary_of_a_night_before_is_not_taken_for_this_one(
     assert "press_3" not in text
 
 
-def test_a_night_that_was_killed_or_never_was_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_a_night_that_was_killed_or_never_was_is_reported(tmp_path: Path, monkeypatch) -> None:
     ledger = kept(tmp_path / "ledger", exit_code=0)
     (ledger / "scores/press/000013").mkdir(parents=True)
     for where in (ledger, tmp_path / "none"):

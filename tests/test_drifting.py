@@ -57,7 +57,7 @@ def trusted() -> dict[str, bool]:
     return pd.read_parquet("ledger/verdicts").set_index("path")["trusted"].to_dict()
 
 
-def test_a_dark_night_is_told_and_its_rows_are_not_trusted() -> None:
+def test_a_dark_night_is_reported_and_its_rows_are_not_trusted() -> None:
     draw(Path("press/monday"), 30, seed=3)
     code, report, kept = night()
     assert (code, report["drift"], report["told"], kept["hint"]) == (0, "", [], "")
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_is_judged_by_the_next() -> None:
     assert list(Path("ledger/drift/press").glob("*")) == [Path("ledger/drift/press/000001.json")]
 
 
-def test_drift_of_a_killed_run_is_told_though_the_rest_of_its_night_was_well() -> None:
+def test_drift_of_a_killed_run_is_reported_though_the_rest_of_its_night_was_well() -> None:
     draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
     scored_alone()
     draw(Path("press/tuesday"), 30, seed=5)

@@ -126,7 +126,7 @@ def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
     assert len(table("scores")) == 6
 
 
-def test_a_bug_on_one_line_is_told_and_kept_to_it(plant: Path, monkeypatch) -> None:
+def test_a_bug_on_one_line_is_reported_and_kept_to_it(plant: Path, monkeypatch) -> None:
 
     inner = model.statistics
 
@@ -345,7 +345,7 @@ def test_a_watch_begins_a_night_a_day_and_says_nothing_twice(plant: Path, monkey
     assert (again["runs"], again["images"]) == (["000002", "000003"], 2)
 
 
-def test_rows_of_a_line_that_failed_are_told_once_it_has_its_night(
+def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(
     plant: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
@@ -389,7 +389,7 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
     assert (again["lines"]["press"]["runs"], again["lines"]["press"]["images"]) == (["000003"], 0)
 
 
-def test_a_night_that_died_at_its_page_is_told_by_the_next(plant: Path, monkeypatch) -> None:
+def test_a_night_that_died_at_its_page_is_reported_by_the_next(plant: Path, monkeypatch) -> None:
     def killed(*_: object) -> None:
         raise SystemExit(137)
 

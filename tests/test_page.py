@@ -247,7 +247,7 @@ def test_a_script_that_got_into_the_page_would_not_run(tab: Tab) -> None:
     assert any("img-src" in told for told in tab.complaints)
 
 
-def test_the_filters_choose_and_the_count_is_told(tab: Tab) -> None:
+def test_the_filters_choose_and_the_count_is_shown(tab: Tab) -> None:
     everything = tab.count()
     tab.page.select_option("[name=line]", label="weld")
     assert tab.count() == 2

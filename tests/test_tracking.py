@@ -266,7 +266,7 @@ def test_pictures_and_models_that_a_user_logs_go_below_the_repository(synced):
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_a_server_that_is_away_is_told_within_seconds_and_where_to_go_on(
+def test_a_server_that_is_away_is_reported_within_seconds_with_the_next_step(
     synced, monkeypatch, scheme
 ):
     with socket.socket() as closed:
@@ -282,13 +282,13 @@ def test_a_server_that_is_away_is_told_within_seconds_and_where_to_go_on(
     assert "secret" not in str(caught.value)
 
 
-def test_a_repository_without_a_commit_is_told_so(tmp_path):
+def test_a_repository_without_a_commit_is_refused_with_the_reason(tmp_path):
     repository(tmp_path)
     with pytest.raises(ConfigurationError, match="no git commit yet"):
         sync.sync(tmp_path)
 
 
-def test_a_folder_that_is_no_dvc_repository_is_told_so(tmp_path):
+def test_a_folder_that_is_no_dvc_repository_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ConfigurationError, match="not inside of a DVC repository"):
         sync.sync(tmp_path)
 
