@@ -1,10 +1,11 @@
 """Check a task's images: data/raw -> data/validation, and the four manifests if none is refused."""
 
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from admodels.datasets import find_images
+from admodels import datasets
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
@@ -59,9 +60,16 @@ def main(task: str) -> None:
     block, bounds = params.read(f"tasks.{task}", Task), params.read("validate", Validate)
     raw, manifests = Path("data/raw", task), Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
-    listed = find_images(block.dataset, block.category, raw)
     split, seed = params.read("split", manifest.Split), params.read("seed", int)
-    images = examine(listed, raw, task, bounds, split, seed)
+    layout = datasets.read_layout(
+        *(block.dataset, block.category, raw, block.exclude, block.normal_folders),
+        follow_links=True,
+    )
+    datasets.write_left_out(manifests / "left_out.csv", layout.left_out)
+    sys.stderr.write(f"{task}: {layout.sentence()}\n")
+    if not layout.images:
+        datasets.check_trainable(layout, split)
+    images = examine(layout.images, raw, task, bounds, split, seed)
     if refusal := _write_report(task, block, images, bounds):
         raise refusal
     for name, rows in images.splits.items():

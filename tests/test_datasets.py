@@ -20,6 +20,7 @@ from admodels.sources.source import Task
 from admodels.validation import inspect
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
+SPLIT = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
 SOURCE = Source(kind="path", location="x", sha256="0" * 64)
 
 
@@ -30,6 +31,14 @@ def task(dataset, category="bottle"):
 
 def category_of(dataset, category="bottle"):
     return dataset, category
+
+
+def images_of(dataset, category, root):
+    return datasets.read_layout(dataset, category, root).images
+
+
+def refuse_untrainable(dataset, category, root):
+    datasets.check_trainable(datasets.read_layout(dataset, category, root), SPLIT)
 
 
 def planted(root, *names):
@@ -57,7 +66,7 @@ MVTEC = (
 @pytest.mark.parametrize("base", ["", "bottle/"])
 def test_mvtec_ad_is_read_from_the_category_and_from_above_it(tmp_path, base):
     planted(tmp_path, *(base + name for name in MVTEC))
-    assert datasets.find_images(*category_of("mvtec_ad"), tmp_path) == [
+    assert images_of(*category_of("mvtec_ad"), tmp_path) == [
         DatasetImage(f"{base}calibration/good/000.png", "normal", "", "", "calibration"),
         DatasetImage(
             f"{base}test/crack/a.TIFF",
@@ -74,13 +83,13 @@ def test_mvtec_ad_is_read_from_the_category_and_from_above_it(tmp_path, base):
 
 def test_without_any_masks_anomalies_have_none(tmp_path):
     planted(tmp_path, "train/good/0.png", "test/crack/a.png")
-    assert datasets.find_images(*category_of("mvtec_ad"), tmp_path)[0].mask_path == ""
+    assert images_of(*category_of("mvtec_ad"), tmp_path)[0].mask_path == ""
 
 
 @pytest.mark.parametrize("others", [["ground_truth/crack/b_mask.png"], ["ground_truth/x/y.png"]])
 def test_a_missing_mask_among_masks_is_named_as_it_should_be_called(tmp_path, others):
     planted(tmp_path, "train/good/0.png", "test/crack/a.png", *others)
-    found = datasets.find_images(*category_of("mvtec_ad"), tmp_path)
+    found = images_of(*category_of("mvtec_ad"), tmp_path)
     assert found[0].mask_path == "ground_truth/crack/a_mask.png"
     assert not (tmp_path / found[0].mask_path).exists()
 
@@ -90,7 +99,7 @@ def test_defects_among_the_images_to_learn_from_are_told_as_anomalous(tmp_path, 
     planted(tmp_path, "train/good/0.png", f"{part}/crack/a.png", "ground_truth/x/y.png")
     told = {"train": "learn", "calibration": "calibration"}[part]
     expected = DatasetImage(f"{part}/crack/a.png", "anomalous", "crack", "", told)
-    assert expected in datasets.find_images(*category_of("mvtec_ad"), tmp_path)
+    assert expected in images_of(*category_of("mvtec_ad"), tmp_path)
 
 
 FOLDER = ("crack/a.png", "crack/b.JPEG", "test_normal/0.bmp", "masks/crack/a.png")
@@ -107,7 +116,7 @@ FOLDER = ("crack/a.png", "crack/b.JPEG", "test_normal/0.bmp", "masks/crack/a.png
 def test_a_plain_folder_is_read(tmp_path, learn):
     planted(tmp_path, *learn, *FOLDER, "masks/crack/b_mask.png")
     planted(tmp_path, "masks/overview.png", ".cache/x.png", "._0.png")
-    found = datasets.find_images(*category_of("folder"), tmp_path)
+    found = images_of(*category_of("folder"), tmp_path)
     assert {f for f in found if f.part == "learn"} == {
         DatasetImage(name, "normal", "", "", "learn") for name in learn
     }
@@ -121,13 +130,11 @@ def test_a_plain_folder_is_read(tmp_path, learn):
 
 def test_a_plain_folder_promises_all_masks_or_none(tmp_path):
     planted(tmp_path, "0.png", *FOLDER)
-    masks = {
-        f.image_path: f.mask_path for f in datasets.find_images(*category_of("folder"), tmp_path)
-    }
+    masks = {f.image_path: f.mask_path for f in images_of(*category_of("folder"), tmp_path)}
     assert masks["crack/b.JPEG"] == "masks/crack/b.png"
     for path in (tmp_path / "masks/crack/a.png", tmp_path / "masks/crack", tmp_path / "masks"):
         path.unlink() if path.is_file() else path.rmdir()
-    found = datasets.find_images(*category_of("folder"), tmp_path)
+    found = images_of(*category_of("folder"), tmp_path)
     assert {f.mask_path for f in found} == {""}
 
 
@@ -179,7 +186,7 @@ def visa(root):
 
 def test_visa_as_released_is_split_by_its_table_and_class_ids_are_a_mask(tmp_path):
     root = visa(tmp_path)
-    found = datasets.find_images(*category_of("visa", "candle"), root)
+    found = images_of(*category_of("visa", "candle"), root)
     assert parts(found) == {
         ("learn", "normal"): 4,
         ("test", "normal"): 1,
@@ -197,18 +204,18 @@ def test_visas_split_table_comes_along_with_its_category_and_no_other(tmp_path):
     for location in (root, archive):
         fetch(pin_source(str(location), "candle"), "candle", tmp_path / "raw")
         assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["candle", "split_csv"]
-        assert len(datasets.find_images(*category_of("visa", "candle"), tmp_path / "raw")) == 7
+        assert len(images_of(*category_of("visa", "candle"), tmp_path / "raw")) == 7
     assert pin_source(str(root), "candle").sha256 == tree_sha256(tmp_path / "raw")
 
 
 def test_visa_as_released_without_its_table_is_refused(tmp_path):
     root = visa(tmp_path)
     with pytest.raises(DataError, match=r"table of splits is missing[\s\S]*1cls\.csv"):
-        datasets.find_images(*category_of("visa", "candle"), root / "candle")
+        images_of(*category_of("visa", "candle"), root / "candle")
     text = "object,split,label,image,mask\ncandle,dev,normal,a,\n"
     (root / "split_csv/1cls.csv").write_text(text)
     with pytest.raises(DataError, match="part `dev`"):
-        datasets.find_images(*category_of("visa", "candle"), root)
+        images_of(*category_of("visa", "candle"), root)
 
 
 @pytest.mark.parametrize("base", ["", "candle/"])
@@ -216,7 +223,7 @@ def test_visa_as_converted_is_read(tmp_path, base):
     pictured(tmp_path, *(base + n for n in ("train/good/0.JPG", "test/good/1.jpg")))
     pictured(tmp_path, f"{base}test/bad/000.JPG")
     pictured(tmp_path, f"{base}ground_truth/bad/000.png", value=255)
-    found = datasets.find_images(*category_of("visa", "candle"), tmp_path)
+    found = images_of(*category_of("visa", "candle"), tmp_path)
     assert parts(found) == dict.fromkeys(
         [("learn", "normal"), ("test", "normal"), ("test", "anomalous")], 1
     )
@@ -240,7 +247,7 @@ def dagm(root):
 @pytest.mark.parametrize("base", ["", "Class1"])
 def test_the_defects_that_dagm_trains_with_are_tested_with(tmp_path, base):
     root = dagm(tmp_path) / base
-    found = datasets.find_images(*category_of("dagm", "Class1"), root)
+    found = images_of(*category_of("dagm", "Class1"), root)
     assert parts(found) == {
         ("learn", "normal"): 3,
         ("test", "normal"): 2,
@@ -256,15 +263,11 @@ def test_the_defects_that_dagm_trains_with_are_tested_with(tmp_path, base):
 def test_a_defect_that_only_dagms_list_knows_is_no_normal_image(tmp_path):
     root = dagm(tmp_path)
     (root / "Class1/Train/Label/0002_label.PNG").unlink()
-    found = {
-        one.image_path: one for one in datasets.find_images(*category_of("dagm", "Class1"), root)
-    }
+    found = {one.image_path: one for one in images_of(*category_of("dagm", "Class1"), root)}
     one = found["Class1/Train/0002.PNG"]
     assert (one.label, one.mask_path) == ("anomalous", "Class1/Train/Label/0002_label.PNG")
     (root / "Class1/Train/Label/Labels.txt").unlink()
-    found = {
-        one.image_path: one for one in datasets.find_images(*category_of("dagm", "Class1"), root)
-    }
+    found = {one.image_path: one for one in images_of(*category_of("dagm", "Class1"), root)}
     assert found["Class1/Train/0002.PNG"].label == "normal"
 
 
@@ -272,8 +275,8 @@ def test_mpdd_is_read_as_mvtec_ad_is(tmp_path):
     pictured(tmp_path, "tubes/train/good/000.png", "tubes/test/good/000.PNG")
     pictured(tmp_path, "tubes/test/anomalous/000.png")
     pictured(tmp_path, "tubes/ground_truth/anomalous/000_mask.png", value=255)
-    found = datasets.find_images(*category_of("mpdd", "tubes"), tmp_path)
-    assert found == datasets.find_images(*category_of("mvtec_ad", "tubes"), tmp_path)
+    found = images_of(*category_of("mpdd", "tubes"), tmp_path)
+    assert found == images_of(*category_of("mvtec_ad", "tubes"), tmp_path)
     assert masks_of(found, tmp_path) == {"tubes/test/anomalous/000.png": round(80 / 768, 6)}
 
 
@@ -289,7 +292,7 @@ def test_a_table_describes_any_layout_without_moving_a_file(tmp_path):
         encoding="utf-8",
         newline="",
     )
-    assert datasets.find_images(*category_of("folder"), tmp_path) == [
+    assert images_of(*category_of("folder"), tmp_path) == [
         DatasetImage("nok/1.png", "anomalous", "dent, deep", "truth/1.png", "test"),
         DatasetImage("nok/2.png", "anomalous", "defect", "", "test"),
         DatasetImage("shift 1/cam/ok_1.png", "normal", "", "", "learn"),
@@ -304,41 +307,54 @@ def test_a_table_describes_any_layout_without_moving_a_file(tmp_path):
         ("image_path,label,colour\na.png,normal,red\n", "colour"),
         ("image_path,label\na.png,good\n", "label `good`"),
         ("image_path,label,part\na.png,normal,train\n", "part `train`"),
-        ("image_path,label\na.png,normal,1\n", "row 2"),
+        ("image_path,label\na.png,normal,1\n", "line 2"),
         ("image_path,label\ngone.png,normal\n", "not there.*\\n.*gone.png"),
-        ("image_path,label\n../a.png,normal\n", "outside.*\\n.*a.png"),
-        ("image_path,label,mask_path\na.png,anomalous,/etc/x.png\n", "outside.*\\n.*/etc/x.png"),
+        ("image_path,label\n../a.png,normal\n", "`../a.png` stands outside[\\s\\S]*line 2"),
+        (
+            "image_path,label,mask_path\na.png,anomalous,/etc/x.png\n",
+            "`/etc/x.png` stands outside",
+        ),
         ("image_path,label\na.png,normal\na.png,anomalous\n", "twice.*\\n.*a.png"),
-        ("image_path,label\n", "no images found"),
+        ("image_path,label\n", "0 normal images to learn from"),
         ("", "columns"),
-        ("image_path,label\n\udcff,normal\n", "utf-8"),
+        ("image_path,label\n\x81\udcff,normal\n", "cp1252"),
     ],
 )
 def test_an_unclear_table_is_refused(tmp_path, text, named):
     pictured(tmp_path, "in/a.png", "a.png")
     (tmp_path / "in/manifest.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match=named):
-        datasets.find_images(*category_of("folder", "in"), tmp_path)
+        refuse_untrainable(*category_of("folder", "in"), tmp_path)
 
 
 @pytest.mark.parametrize("dataset", ["mvtec_ad", "folder", "sample", "visa", "dagm", "mpdd"])
 def test_an_empty_or_missing_folder_is_refused(tmp_path, dataset):
     planted(tmp_path, "notes.txt", "train/good/notes.txt")
-    with pytest.raises(DataError, match=f"no images found[\\s\\S]*{dataset}"):
-        datasets.find_images(*category_of(dataset), tmp_path)
+    layout = datasets.read_layout(*category_of(dataset), tmp_path)
+    assert layout.sentence() == "used 0 of 2 files: 2 unknown suffix"
+    with pytest.raises(DataError, match=f"0 normal images[\\s\\S]*`{dataset}`"):
+        datasets.check_trainable(layout, SPLIT)
     with pytest.raises(DataError, match="dvc repro fetch"):
-        datasets.find_images(*category_of(dataset), tmp_path / "gone")
+        images_of(*category_of(dataset), tmp_path / "gone")
 
 
 def test_an_unknown_layout_is_refused_with_those_that_exist(tmp_path):
-    assert datasets.available() == ["dagm", "folder", "mpdd", "mvtec_ad", "sample", "visa"]
+    assert datasets.layouts() == ["dagm", "folder", "mpdd", "mvtec_ad", "sample", "visa"]
     with pytest.raises(ConfigurationError, match=r"mvtec`[\s\S]*dagm, folder, .*, visa"):
-        datasets.find_images(*category_of("mvtec"), tmp_path)
+        images_of(*category_of("mvtec"), tmp_path)
 
 
 def test_a_task_has_exactly_its_keys():
     block = task("folder").model_dump()
-    assert set(block) == {"dataset", "category", "kind", "licence", "source"}
+    assert set(block) == {
+        "dataset",
+        "category",
+        "kind",
+        "licence",
+        "source",
+        "exclude",
+        "normal_folders",
+    }
     with pytest.raises(ValidationError):
         Task(**{**block, "kind": "thing"})
 
@@ -372,7 +388,7 @@ def columns_of(crop, photo):
 @pytest.mark.parametrize("category", sample.CATEGORIES)
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
-    found = datasets.find_images(*category_of("sample", category), root)
+    found = images_of(*category_of("sample", category), root)
     inspected, unreadable = inspect.inspect_images(found, root, decode.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
@@ -469,7 +485,7 @@ def test_an_unknown_sample_is_refused(tmp_path):
     [("mvtec_ad", "bottle", 209, 20, 63), ("magnetic_tile", "tile", 400, 80, 192)],
 )
 def test_real_datasets_are_found_whole(folder, category, learn, normal, anomalous):
-    found = datasets.find_images(*category_of("mvtec_ad", category), SHARED / folder)
+    found = images_of(*category_of("mvtec_ad", category), SHARED / folder)
     assert sum(f.part == "learn" for f in found) == learn
     assert sum(f.part == "test" and f.label == "normal" for f in found) == normal
     assert sum(f.label == "anomalous" and f.mask_path != "" for f in found) == anomalous

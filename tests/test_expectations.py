@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from admodels.datasets import mvtec_ad
+from admodels.datasets import read_layout
 from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
@@ -356,7 +356,9 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 )
 def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     raw = SHARED / root
-    found = [f for i, f in enumerate(mvtec_ad.find_images(raw, "")) if i % 8 == 0]  # for speed
+    found = [
+        f for i, f in enumerate(read_layout("mvtec_ad", "", raw).images) if i % 8 == 0
+    ]  # for speed
     inspected, unreadable = inspect.inspect_images(found, raw, decode.STORED)
     assert unreadable == []
     table = image_table(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from admodels.datasets import folder as folder_layout
+from admodels.datasets import read_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
@@ -335,4 +335,4 @@ def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
 def test_in_a_plain_folder_mattes_are_no_anomalies(tmp_path: Path) -> None:
     for name in ("0.png", "foreground/0.png"):
         decode.write_png(tmp_path / name, np.zeros((40, 50), np.uint8))
-    assert [f.image_path for f in folder_layout.find_images(tmp_path, "")] == ["0.png"]
+    assert [f.image_path for f in read_layout("folder", "", tmp_path).images] == ["0.png"]

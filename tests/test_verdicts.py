@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from admodels.bundles.bundle import Bundle
-from admodels.datasets import folder as folder_layout
+from admodels.datasets import read_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.inference.conformal import benjamini_hochberg, p_values
@@ -271,13 +271,13 @@ def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: 
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
         assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
         shas = {level: files.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
-        found = folder_layout.find_images(source, "")
+        found = read_layout("folder", "", source).images
         assert {(f.image_path, f.label, f.part) for f in found} == {
             (f"normal/{sha256}.png", "normal", "learn") for sha256 in shas.values()
         }
         feedback.take(ledger, say(place, [("140.png", "defect")]))
         assert feedback.collect(ledger, "press", place / "in", source) == (1, 1)
-        assert [f.image_path for f in folder_layout.find_images(source, "")] == [
+        assert [f.image_path for f in read_layout("folder", "", source).images] == [
             f"normal/{shas[150]}.png"
         ]
         assert set(calibrate(ledger, place).scores) == {100, 130, 150}

@@ -71,7 +71,7 @@ def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
     for name, task in tasks.items():
         if name == RESERVED:
             yield f"tasks.{name}: the report uses this name for the mean over tasks"
-        if task.dataset not in datasets.available():
+        if task.dataset not in datasets.layouts():
             yield f"tasks.{name}.dataset: no `{task.dataset}` in admodels/datasets/"
         if (task.dataset == SAMPLE) != (task.source.kind == SAMPLE):
             yield (

@@ -8,13 +8,17 @@ Methods learn from normal images alone, so the defective images of Train are use
 `DatasetImage.moved` marks them, and the report counts them.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-from admodels.datasets import Official, base_of, images_in
+from admodels.datasets import Files, Official
 from admodels.foundation.manifest import DatasetImage, Part
 
-PARTS: dict[str, Part] = {"Train": "learn", "Test": "test"}
+PARTS: dict[str, Part] = {"train": "learn", "test": "test"}
 DEFECT = "defect"  # the release names no types
+LABEL = "label"
+COMPANIONS = ("*/label/labels.txt",)
+EXPECTED = "Train/*.PNG, Test/*.PNG, each with Label/*_label.PNG and Label/Labels.txt"
 OFFICIAL = Official(
     page="https://hci.iwr.uni-heidelberg.de/content/"
     "weakly-supervised-learning-industrial-optical-inspection",
@@ -22,33 +26,43 @@ OFFICIAL = Official(
 )
 
 
-def find_images(root: Path, category: str) -> list[DatasetImage]:
-    """The images below `root`/`category`, or below `root` where it is the category itself."""
-    base = base_of(root, category)
-    return [image for name, use in PARTS.items() for image in _images(root, base / name, use)]
+def images_of(files: Files, normal_folders: Sequence[str]) -> list[DatasetImage]:
+    """The images of a class: defective with a mask, or where Labels.txt lists them.
 
-
-def _images(root: Path, folder: Path, use: Part) -> list[DatasetImage]:
-    """An image is defective if it has a mask, or if Labels.txt lists it; then it needs a mask."""
-    labels = folder / "Label"
-    masks = {p.stem.removesuffix("_label"): p.relative_to(root) for p in images_in(labels)}
-    listed = _listed_as_defective(labels / "Labels.txt")
+    A listed image needs a mask. `normal_folders` does not matter: no folder says what is normal.
+    """
+    masks = _masks(files)
+    listed = _listed_as_defective(files)
     images = []
-    for path in images_in(folder):
-        name = path.relative_to(root).as_posix()
-        usual = (labels / f"{path.stem}_label.PNG").relative_to(root)
-        if path.stem in masks or path.stem in listed:
-            mask = masks.get(path.stem, usual).as_posix()
-            images.append(
-                DatasetImage(name, "anomalous", DEFECT, mask, "test", moved=use == "learn")
-            )
+    for path, parts in files.images():
+        use = PARTS.get(parts[0].casefold())
+        if use is None or len(parts) != 2:
+            continue
+        key = (use, PurePosixPath(path).stem)
+        usual = str(PurePosixPath(path).with_name("Label") / f"{key[1]}_label.PNG")
+        if key in masks or key in listed:
+            mask, moved = masks.get(key, usual), use == "learn"
+            images.append(DatasetImage(path, "anomalous", DEFECT, mask, "test", moved=moved))
         else:
-            images.append(DatasetImage(name, "normal", "", "", use))
+            images.append(DatasetImage(path, "normal", "", "", use))
     return images
 
 
-def _listed_as_defective(table: Path) -> set[str]:
-    if not table.is_file():
-        return set()
-    lines = (line.split() for line in table.read_text(encoding="utf-8").splitlines())
-    return {Path(cells[2]).stem for cells in lines if len(cells) > 2 and cells[1] == "1"}
+def _masks(files: Files) -> dict[tuple[Part, str], str]:
+    return {
+        (PARTS[parts[0].casefold()], PurePosixPath(path).stem.removesuffix("_label")): path
+        for path, parts in files.images()
+        if len(parts) == 3 and parts[1].casefold() == LABEL and parts[0].casefold() in PARTS
+    }
+
+
+def _listed_as_defective(files: Files) -> set[tuple[Part, str]]:
+    listed = set()
+    for path in files.paths:
+        parts = PurePosixPath(path.removeprefix(files.base).casefold()).parts
+        if len(parts) == 3 and parts[1:] == (LABEL, "labels.txt") and parts[0] in PARTS:
+            text = (files.root / path).read_text(encoding="utf-8")
+            lines = (line.split() for line in text.splitlines())
+            names = (cells[2] for cells in lines if len(cells) > 2 and cells[1] == "1")
+            listed |= {(PARTS[parts[0]], PurePosixPath(name).stem) for name in names}
+    return listed

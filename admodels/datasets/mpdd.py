@@ -5,7 +5,8 @@ Six categories: bracket_black, bracket_brown, bracket_white, connector, metal_pl
 
 from admodels.datasets import Official, mvtec_ad
 
-find_images = mvtec_ad.find_images
+images_of = mvtec_ad.images_of
+EXPECTED = mvtec_ad.EXPECTED
 OFFICIAL = Official(
     page="https://github.com/stepanje/MPDD",  # its README states no licence, and links to a share
     licence="CC BY-NC-SA 4.0",

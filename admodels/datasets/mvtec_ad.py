@@ -1,18 +1,22 @@
 """The layout of MVTec AD (Bergmann et al., CVPR 2019), which many other datasets share.
 
-train/good/*                            normal, to learn from
-calibration/good/*                      normal, to calibrate with (our extension, optional)
-test/good/*                             normal
-test/<defect>/<name>.*                  anomalous
-ground_truth/<defect>/<name>_mask.*     its mask; the whole folder may be absent
+train/good/**                           normal, to learn from
+calibration/good/**                     normal, to calibrate with (our extension, optional)
+test/good/**                            normal
+test/<defect>/**/<name>.*               anomalous
+ground_truth/<defect>/**/<name>_mask.*  its mask; the whole folder may be absent
+
+Upper and lower case of these folders do not matter, and `normal` means `good`.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from admodels.datasets import Official, anomalous, base_of, folders_in, normal
+from admodels.datasets import Files, Official, is_normal, masks_of, refuse_unclear
 from admodels.foundation.manifest import DatasetImage, Part
 
 PARTS: dict[str, Part] = {"train": "learn", "calibration": "calibration", "test": "test"}
+MASKS = "ground_truth"
+EXPECTED = "train/good/*.png, test/good/*.png, test/DEFECT/*.png, ground_truth/DEFECT/*_mask.png"
 OFFICIAL = Official(
     page="https://www.mvtec.com/company/research/datasets/mvtec-ad",
     licence="CC BY-NC-SA 4.0",  # license.txt of the release
@@ -26,21 +30,26 @@ OFFICIAL = Official(
 )
 
 
-def find_images(
-    root: Path, category: str, endings: tuple[str, ...] = ("_mask",)
+def images_of(
+    files: Files, normal_folders: Sequence[str], endings: tuple[str, ...] = ("_mask",)
 ) -> list[DatasetImage]:
-    """The images below `root`/`category`, or below `root` where it is the category itself.
+    """The images of the category; a mask is called like its image plus one of `endings`.
 
-    A mask is called like its image plus one of `endings`. Anomalous images outside test stay as
-    they are, and validation refuses them by name.
+    Anomalous images outside test stay as they are, and validation refuses them by name.
+
+    Raises:
+        ConfigurationError: a folder could be normal or a defect.
     """
-    base = base_of(root, category)
+    masks = masks_of(files, MASKS, endings)
     images = []
-    for name, use in PARTS.items():
-        masks = base / ("ground_truth" if use == "test" else "no masks here")
-        for folder in folders_in(base / name):
-            if folder.name == "good":
-                images += normal(root, folder, use)
-            else:
-                images += anomalous(root, folder, masks, endings, use)
+    for path, (top, *below) in files.images():
+        use = PARTS.get(top.casefold())
+        if use is None or len(below) < 2:
+            continue
+        if is_normal(below[0], normal_folders):
+            images.append(DatasetImage(path, "normal", "", "", use))
+        else:
+            mask = masks.of(below) if use == "test" else ""
+            images.append(DatasetImage(path, "anomalous", below[0], mask, use))
+    refuse_unclear(images, files, normal_folders)
     return images

@@ -38,7 +38,8 @@ documentation names them as CC0: https://creativecommons.org/publicdomain/zero/1
 The crops and the anomalies drawn on them are dedicated to the public domain likewise.
 """
 
-find_images = mvtec_ad.find_images
+images_of = mvtec_ad.images_of
+EXPECTED = mvtec_ad.EXPECTED
 
 
 @dataclass(frozen=True)

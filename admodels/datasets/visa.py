@@ -6,15 +6,17 @@ released:   split_csv/1cls.csv                      object, split, label, image,
 converted:  MVTec AD's layout, with masks called like their images
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from admodels.datasets import Official, _tables, base_of, mvtec_ad
+from admodels.datasets import SPLIT_TABLES, Files, Official, _tables, mvtec_ad
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import DatasetImage
 
-SPLIT = "split_csv/1cls.csv"
+SPLIT = f"{SPLIT_TABLES}/1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
 WORDS = {"normal": ("normal", ""), "anomaly": ("anomalous", "bad")}  # label, defect_type
+COMPANIONS = (f"{SPLIT_TABLES}/*.csv", "*/image_anno.csv", "image_anno.csv")
+EXPECTED = f"{SPLIT} beside CATEGORY/Data/Images, or the layout `mvtec_ad`"
 OFFICIAL = Official(
     page="https://github.com/amazon-science/spot-diff",
     licence="CC BY 4.0",  # README of the release
@@ -24,28 +26,34 @@ OFFICIAL = Official(
 )
 
 
-def find_images(root: Path, category: str) -> list[DatasetImage]:
-    """The images below `root`/`category`; converted, `root` may be the category itself.
+def images_of(files: Files, normal_folders: Sequence[str]) -> list[DatasetImage]:
+    """The images of the category.
 
     Raises:
         DataError: a release without the table that says which images are for testing.
     """
-    if not (base_of(root, category) / "Data").is_dir():
-        return mvtec_ad.find_images(root, category, ("",))
-    if not (root / SPLIT).is_file():
+    if not any(path.startswith(f"{files.base}Data/") for path in files.paths):
+        return mvtec_ad.images_of(files, normal_folders, ("",))
+    above = files.base.removesuffix(f"{files.category}/")
+    if files.base == above or above + SPLIT not in files.paths:
         raise DataError(
             "VisA's table of splits is missing",
-            where=root / SPLIT,
+            where=files.root / above / SPLIT,
             expected="the release as it is, with split_csv beside the categories",
             next_step="give the folder or archive that holds both as the task's source",
         )
-    table = _tables.rows(root / SPLIT, COLUMNS)
-    return [_from_split(cells, root / SPLIT) for cells in table if cells["object"] == category]
+    table = files.root / above / SPLIT
+    rows = _tables.read_table(table, COLUMNS)
+    return [_from_split(row, above, table) for row in rows if row.cells["object"] == files.category]
 
 
-def _from_split(cells: _tables.Cells, table: Path) -> DatasetImage:
+def _from_split(row: _tables.Row, above: str, table: object) -> DatasetImage:
     """The row in our words; a word that is none of theirs stays, and is refused."""
+    cells = row.cells
     label, kind = WORDS.get(cells["label"], (cells["label"], ""))
     use = mvtec_ad.PARTS.get(cells["split"], cells["split"])
-    paths = {"image_path": cells["image"], "mask_path": cells["mask"]}
-    return _tables.image_of(paths | {"label": label, "defect_type": kind, "part": use}, table)
+    paths = {"image_path": above + cells["image"], "mask_path": above + cells["mask"]}
+    if not cells["mask"]:
+        paths["mask_path"] = ""
+    values = paths | {"label": label, "defect_type": kind, "part": use}
+    return _tables.image_of(values, f"{table}, line {row.line}")

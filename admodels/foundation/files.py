@@ -114,8 +114,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def printable(name: str) -> str:
+    """A name for a table or a terminal: two names never look alike, and none moves the cursor.
+
+    A name with a backslash, or with a character that is not printable, comes with escapes.
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    return name.encode("unicode_escape").decode("ascii")
+
+
 def names_text(names: Iterable[str]) -> str:
     """The sorted names for a message: the first 20, then how many more there are."""
-    ordered = sorted(names)
+    ordered = sorted(map(printable, names))
     more = len(ordered) - NAMES_SHOWN
     return ", ".join(ordered[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

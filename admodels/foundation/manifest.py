@@ -16,7 +16,9 @@ from admodels.foundation.params import Strict
 Label = Literal["normal", "anomalous"]
 Part = Literal["learn", "calibration", "test"]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
+)
 FOREGROUND = "foreground"  # folder of the user's mattes: FOREGROUND/<path of the image>.png
 SPLITS = ("train", "validation", "calibration", "test")
 LEAST_TRAIN_SHARE = 0.1

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
+from admodels.foundation.exclude import is_excluded
 from admodels.foundation.files import names_text
 from admodels.foundation.manifest import FOREGROUND, ManifestRow
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -161,7 +162,12 @@ def texture_paths(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none: anomalies would have nothing to be painted with.
     """
-    paths = [p for p in folder.rglob("*") if p.suffix.lower() in decode.IMAGE_SUFFIXES]
+    paths = [
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in decode.IMAGE_SUFFIXES
+        and not is_excluded(p.relative_to(folder).as_posix())
+    ]
     if not paths:
         raise DataError(
             "no texture source: no image",

@@ -26,10 +26,16 @@ class Source(Strict):
 
 
 class Task(Strict):
-    """One dataset category to learn: a block under `tasks:`."""
+    """One dataset category to learn: a block under `tasks:`.
+
+    `exclude` adds to the patterns of `foundation/exclude.py`. `normal_folders` names folders of
+    normal images beside `good` and `normal`, where a name like `OK` or `0` leaves it open.
+    """
 
     dataset: str
     category: str
     kind: Kind
     licence: str = Field(min_length=1)  # of the images; every bundle states it
     source: Source
+    exclude: tuple[str, ...] = ()
+    normal_folders: tuple[str, ...] = ()

@@ -1,0 +1,153 @@
+"""The files of a source: which are looked at, and the reason for every other."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from admodels.foundation.errors import DataError
+from admodels.foundation.exclude import is_excluded
+from admodels.foundation.files import names_text, printable, whole_file
+from admodels.foundation.manifest import IMAGE_SUFFIXES
+
+Reason = Literal[
+    "excluded",  # by a pattern of `exclude`; a folder ends with `/` and is not entered
+    "hidden",  # a name that starts with a dot
+    "link_outside",  # a link that leads out of the source; not followed
+    "link_to_folder",  # a link to a folder of the source, whose files stand in their own place
+    "link_to_nothing",
+    "not_a_file",  # a device, pipe or socket
+    "unknown_suffix",  # no image by its name
+    "unknown_folder",  # an image where the layout has none
+    "not_in_manifest",  # an image that the dataset's table does not name
+    "mask_without_image",
+    "matte_without_image",
+]
+SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are split (VisA)
+OWN_FOLDERS = ("train", "normal", "good")  # a folder that holds one of these is a category itself
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One file, or folder, of a source that is not used, and why; `path` is POSIX."""
+
+    path: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that a reader may use: POSIX paths relative to `root`, sorted.
+
+    `base` is the category's folder with a `/` at its end, or empty where it is `root` itself.
+    """
+
+    root: Path
+    category: str
+    base: str
+    paths: list[str]
+
+    def images(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Every image file of the category: its path, and the parts of its path below `base`."""
+        for path in self.paths:
+            if path.startswith(self.base) and is_image(path):
+                yield path, PurePosixPath(path.removeprefix(self.base)).parts
+
+
+def write_left_out(path: Path, left_out: Iterable[LeftOut]) -> None:
+    """Write the table path, reason, detail; names are `printable`."""
+    rows = ((printable(e.path), e.reason, printable(e.detail)) for e in left_out)
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerows([("path", "reason", "detail"), *sorted(rows)])
+
+
+def is_image(path: str) -> bool:
+    """Whether the suffix is one of an image."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
+    """Where the category stands in `root`, or in the only folder of it: a folder, its parts.
+
+    The folder ends with `/` or is empty; the parts are prefixes of what counts below it. A folder
+    with images to learn from is a category itself, and is not narrowed.
+    """
+    inside = [p for p in sorted(root.iterdir()) if p.is_dir() and not _is_left_behind(p.name)]
+    names = {p.name.casefold() for p in inside} - {category.casefold()}
+    if not category or names & {*OWN_FOLDERS}:
+        return "", ("",)
+    outer = ["", *(f"{p.name}/" for p in inside[:1] if len(inside) == 1)]
+    for folder in (f for f in outer if (root / f / category).is_dir()):
+        if (root / folder / SPLIT_TABLES).is_dir():
+            return folder, (f"{category}/", f"{SPLIT_TABLES}/")
+        return f"{folder}{category}/", ("",)
+    return "", ("",)
+
+
+def list_files(
+    root: Path, exclude: Sequence[str] = (), *, follow_links: bool = False
+) -> tuple[list[str], list[LeftOut]]:
+    """The sorted POSIX paths of the files below `root`, and what is not looked at.
+
+    A link is followed to a file below `root` only. `follow_links` is for a folder of ours, whose
+    files DVC may keep as links to its cache.
+
+    Raises:
+        DataError: names that are not UTF-8, which no manifest could hold.
+        OSError: a folder cannot be listed; a part of a dataset is never taken for the whole.
+    """
+    real = Path(os.path.realpath(root))
+    paths, left_out, waiting = [], [], [""]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = folder + entry.name
+                left = _left_out(entry, path, real, exclude, follow_links)
+                if left:
+                    left_out.append(left)
+                elif entry.is_dir():
+                    waiting.append(f"{path}/")
+                else:
+                    paths.append(path)
+    _refuse_no_text(paths)
+    return sorted(paths), sorted(left_out, key=lambda left: left.path)
+
+
+def _left_out(
+    entry: os.DirEntry[str], path: str, real: Path, exclude: Sequence[str], follow_links: bool
+) -> LeftOut | None:
+    is_folder = entry.is_dir(follow_symlinks=False)
+    shown = f"{path}/" if is_folder else path
+    if is_excluded(path, exclude):
+        return LeftOut(shown, "excluded", "a folder, not entered" if is_folder else "")
+    if entry.name.startswith("."):
+        return LeftOut(shown, "hidden", "a folder, not entered" if is_folder else "")
+    if entry.is_symlink() and not follow_links:
+        target = Path(os.path.realpath(entry.path))
+        if not target.exists():
+            return LeftOut(path, "link_to_nothing", str(target))
+        if not target.is_relative_to(real):
+            return LeftOut(path, "link_outside", str(target))
+        if target.is_dir():
+            return LeftOut(path, "link_to_folder", target.relative_to(real).as_posix())
+    return None if entry.is_dir() or entry.is_file() else LeftOut(path, "not_a_file")
+
+
+def _is_left_behind(name: str) -> bool:
+    return name.startswith(".") or is_excluded(name)
+
+
+def _refuse_no_text(paths: Sequence[str]) -> None:
+    no_text = [path for path in paths if any("\ud800" <= c <= "\udfff" for c in path)]
+    if no_text:
+        raise DataError(
+            f"{len(no_text)} files have names that are not UTF-8",
+            where=names_text(no_text),
+            expected="names that a manifest can hold",
+            next_step="rename them (`convmv` does it for a whole tree), then run this again",
+        )
