@@ -6,14 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from admodels import datasets
+from admodels.datasets import Layout
 from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json
+from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json, write_text
 from admodels.foundation.licences import is_non_commercial
 from admodels.sources.source import Task
-from admodels.validation import checks, data_docs, pictures
+from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
 from admodels.validation.examine import Examination, examine
+from admodels.validation.summary import log_summary
 from stages import run
 
 STATISTICS = (
@@ -23,31 +25,30 @@ STATISTICS = (
 
 
 def _write_report(
-    task: str, block: Task, images: Examination, bounds: Validate
+    task: str, block: Task, layout: Layout, images: Examination, bounds: Validate
 ) -> DataError | None:
     """Write data/validation/<task>/, also where the images are refused; the reason if they are."""
     least, alpha = params.read("split.min_normal_images", int), params.read("evaluate.alpha", float)
-    raw = Path("data/raw", task)
+    needs = Needs(least, alpha, block.licence)
+    findings, judgement = checks.findings(images.table, images.pairs, bounds, needs)
+    refusal = checks.refusal(task, findings) or images.no_splits
+    about = {
+        "task": task,
+        "dataset": block.dataset,
+        "category": block.category,
+        "licence": block.licence,
+        "non_commercial": is_non_commercial(block.licence),
+        "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
+        "refused": refusal.fault if refusal else None,
+        **checks.report(images.table, findings),
+    }
     with whole_folder(Path("data/validation", task)) as partial:
-        needs, docs = Needs(least, alpha, block.licence), partial / "docs"
-        findings = checks.findings(task, images.table, images.pairs, bounds, needs, docs)
-        data_docs.make_offline(docs)
-        refusal = checks.refusal(task, findings) or images.no_splits
-        about = {
-            "task": task,
-            "dataset": block.dataset,
-            "category": block.category,
-            "licence": block.licence,
-            "non_commercial": is_non_commercial(block.licence),
-            "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
-            "refused": refusal.fault if refusal else None,
-        }
-        write_json(partial / "report.json", about | checks.report(images.table, findings))
-        near, odd = pictures.pair_rows(images.pairs), pictures.odd_rows(images.table)
-        pictures.write_sheet(partial / "near_duplicates.png", raw, images.reading, near)
-        pictures.write_sheet(partial / "odd_images.png", raw, images.reading, odd)
+        write_json(partial / "report.json", about)
+        write_json(partial / "checks.json", judgement)
         statistics = images.table[list(STATISTICS)]
         statistics.to_csv(partial / "statistics.csv", index=False, lineterminator="\n")
+        write_text(partial / "index.html", page.render(partial, about, layout, images, findings))
+    log_summary(task, findings)
     return refusal
 
 
@@ -70,7 +71,7 @@ def main(task: str) -> None:
     if not layout.images:
         datasets.check_trainable(layout, split)
     images = examine(layout.images, raw, task, bounds, split, seed)
-    if refusal := _write_report(task, block, images, bounds):
+    if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
     for name, rows in images.splits.items():
         manifest.write(manifests / f"{name}.csv", rows)

@@ -16,6 +16,7 @@ from admodels.images import decode
 from admodels.validation import checks, inspect
 from admodels.validation.checks import Finding, Needs, Severities, Validate
 from admodels.validation.inspect import Facts
+from admodels.validation.judge import Severity
 from admodels.validation.similarity import near_pairs
 from admodels.validation.table import image_table
 
@@ -74,7 +75,6 @@ def clean() -> list[Planted]:
 
 def judged(
     images_: list[Planted],
-    site: Path,
     unreadable: dict[str, str] | None = None,
     splits: dict[str, list[ManifestRow]] | None = None,
     needs: Needs = NEEDS,
@@ -82,23 +82,23 @@ def judged(
     broken = unreadable or {}
     known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
     table = image_table([found for found, _, _ in images_], known, broken, splits or {}, {})
-    return {f.name: f for f in findings_of(table, site, needs=needs)}
+    return {f.name: f for f in findings_of(table, needs=needs)}
 
 
 def findings_of(
-    table: pd.DataFrame, site: Path, bounds: dict[str, object] = BOUNDS, needs: Needs = NEEDS
+    table: pd.DataFrame, bounds: dict[str, object] = BOUNDS, needs: Needs = NEEDS
 ) -> list[Finding]:
     asked = parse(bounds, Validate, "validate")
     pairs = near_pairs(table, asked.near_duplicate_bits)
-    return checks.findings("tiny", table, pairs, asked, needs, site)
+    return checks.findings(table, pairs, asked, needs)[0]
 
 
 def failed(findings: dict[str, Finding]) -> dict[str, list[str]]:
     return {name: f.unexpected for name, f in findings.items() if not f.success}
 
 
-def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
-    findings = judged(clean(), tmp_path / "docs")
+def test_a_clean_task_passes_every_check() -> None:
+    findings = judged(clean())
     assert failed(findings) == {}
     assert set(findings) == {
         *(name for name in Severities.model_fields if name != "enough_for_alpha"),  # not split
@@ -110,11 +110,11 @@ def test_a_clean_task_passes_every_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("severity", ["error", "warning"])
-def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> None:
+def test_all_checks_may_be_of_one_severity(severity: str) -> None:
     bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
     made = clean()
     table = image_table([f for f, _, _ in made], [(r, x) for _, r, x in made], {}, {}, {})
-    findings = findings_of(table, tmp_path, bounds)
+    findings = findings_of(table, bounds)
     assert {f.severity for f in findings if f.name in SEVERITY} == {severity}
     assert all(f.success for f in findings)
     fixed = [f.severity for f in findings if f.name not in SEVERITY]
@@ -124,7 +124,7 @@ def test_all_checks_may_be_of_one_severity(severity: str, tmp_path: Path) -> Non
 FIRST = "train/good/000.png"
 
 
-def test_each_of_many_planted_faults_is_found_and_names_its_image_alone(tmp_path: Path) -> None:
+def test_each_of_many_planted_faults_is_found_and_names_its_image_alone() -> None:
     made, planted_faults = clean(), {}
     faults: list[tuple[str, dict[str, object], dict[str, object]]] = [
         ("same_size", {"width": 65}, {}),
@@ -143,27 +143,27 @@ def test_each_of_many_planted_faults_is_found_and_names_its_image_alone(tmp_path
         found, old_row, old_facts = made[index]
         made[index] = (found, replace(old_row, **row), replace(old_facts, **facts))  # type: ignore[arg-type]
         planted_faults[check] = [found.image_path]
-    assert failed(judged(made, tmp_path / "docs")) == planted_faults
+    assert failed(judged(made)) == planted_faults
 
 
-def test_mattes_are_for_all_images_to_learn_from_or_for_none(tmp_path: Path) -> None:
+def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
     made = [
         (found, replace(row, foreground_path="m.png" if found.part == "learn" else ""), facts)
         for found, row, facts in clean()
     ]
-    assert failed(judged(made, tmp_path / "all")) == {}
+    assert failed(judged(made)) == {}
     made[3] = clean()[3]
-    assert failed(judged(made, tmp_path / "some")) == {"mattes_fit": ["train/good/003.png"]}
+    assert failed(judged(made)) == {"mattes_fit": ["train/good/003.png"]}
 
 
-def test_bounds_are_inclusive_and_the_shorter_side_counts(tmp_path: Path) -> None:
+def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:
     made = clean()
     values = [(5.0, 1.0, 32), (250.0, 1.0, 32), (250.1, 1.0, 32), (5.0, 1.0, 31)]
     for index, (brightness, contrast, height) in enumerate(values):
         found, row, facts = made[index]
         facts = replace(facts, brightness=brightness, contrast=contrast)
         made[index] = (found, replace(row, height=height), facts)
-    findings = failed(judged(made, tmp_path / "docs"))
+    findings = failed(judged(made))
     assert findings == {
         "same_size": [f"train/good/00{i}.png" for i in range(4)],
         "side": ["train/good/003.png"],
@@ -171,53 +171,54 @@ def test_bounds_are_inclusive_and_the_shorter_side_counts(tmp_path: Path) -> Non
     }
 
 
-def test_unreadable_images_are_named_and_do_not_count_as_normal_images(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_do_not_count_as_normal_images() -> None:
     broken = {"train/good/000.png": "empty", "train/good/001.png": "truncated"}
-    findings = judged(clean(), tmp_path / "docs", broken)
+    findings = judged(clean(), broken)
     assert failed(findings) == {"image_decodes": sorted(broken), "enough_normal_images": []}
     assert findings["enough_normal_images"].observed == 10
 
 
-def test_a_task_without_one_readable_image_is_judged(tmp_path: Path) -> None:
+def test_a_task_without_one_readable_image_is_judged() -> None:
     broken = {found.image_path: "empty" for found, _, _ in clean()}
-    findings = judged(clean(), tmp_path / "docs", broken)
+    findings = judged(clean(), broken)
     assert findings["image_decodes"].unexpected_count == 18
     assert not findings["enough_normal_images"].success
 
 
-def test_an_anomalous_image_to_learn_from_is_named(tmp_path: Path) -> None:
-    findings = judged([*clean(), planted("train/hole/9.png", 900, "anomalous")], tmp_path / "docs")
+def test_an_anomalous_image_to_learn_from_is_named() -> None:
+    findings = judged([*clean(), planted("train/hole/9.png", 900, "anomalous")])
     assert failed(findings) == {"only_normal_to_learn": ["train/hole/9.png"]}
 
 
-def test_both_copies_of_an_image_in_train_and_test_are_named(tmp_path: Path) -> None:
-    findings = judged([*clean(), planted("test/good/copy.png", 0)], tmp_path / "docs")
+def test_both_copies_of_an_image_in_train_and_test_are_named() -> None:
+    findings = judged([*clean(), planted("test/good/copy.png", 0)])
     assert failed(findings) == {"no_split_leakage": ["test/good/copy.png", FIRST]}
 
 
-def test_both_copies_of_an_image_in_one_split_are_named(tmp_path: Path) -> None:
-    findings = judged([*clean(), planted("train/good/copy.png", 0)], tmp_path / "docs")
+def test_both_copies_of_an_image_in_one_split_are_named() -> None:
+    findings = judged([*clean(), planted("train/good/copy.png", 0)])
     assert failed(findings) == {"no_duplicates": [FIRST, "train/good/copy.png"]}
 
 
-def test_images_that_differ_only_in_their_extension_are_named(tmp_path: Path) -> None:
-    findings = judged([*clean(), planted("train/good/000.jpg", 900)], tmp_path / "docs")
+def test_images_that_differ_only_in_their_extension_are_named() -> None:
+    findings = judged([*clean(), planted("train/good/000.jpg", 900)])
     assert failed(findings) == {"image_id_unique": ["train/good/000.jpg", FIRST]}
 
 
-def test_ten_normal_images_are_too_few_and_eleven_are_not(tmp_path: Path) -> None:
-    assert failed(judged(clean()[1:], tmp_path / "eleven")) == {}
-    ten = judged(clean()[2:], tmp_path / "ten")
+def test_ten_normal_images_are_too_few_and_eleven_are_not() -> None:
+    assert failed(judged(clean()[1:])) == {}
+    ten = judged(clean()[2:])
     assert failed(ten) == {"enough_normal_images": []}
     refusal = checks.refusal("tiny", list(ten.values()))
     assert refusal is not None
-    assert "enough_normal_images: 10.0" in str(refusal)
+    assert "enough_normal_images: There are 10 readable normal images" in str(refusal)
+    assert ten["enough_normal_images"].step == "Add at least 1 normal images."
 
 
-def test_a_test_split_with_one_label_or_none_is_found(tmp_path: Path) -> None:
+def test_a_test_split_with_one_label_or_none_is_found() -> None:
     only_normal, nothing = clean()[:15], clean()[:12]
-    assert failed(judged(only_normal, tmp_path / "one")) == {"test_has_both_labels": []}
-    assert failed(judged(nothing, tmp_path / "none")) == {"test_has_both_labels": []}
+    assert failed(judged(only_normal)) == {"test_has_both_labels": []}
+    assert failed(judged(nothing)) == {"test_has_both_labels": []}
 
 
 def shared_out(made: list[Planted], calibration: int) -> dict[str, list[ManifestRow]]:
@@ -226,14 +227,16 @@ def shared_out(made: list[Planted], calibration: int) -> dict[str, list[Manifest
     return {"train": learn[calibration:], "calibration": learn[:calibration], "test": test}
 
 
-def test_too_few_calibration_images_for_the_budget_are_said(tmp_path: Path) -> None:
+def test_too_few_calibration_images_for_the_budget_are_said() -> None:
     made = clean()
     needs = replace(NEEDS, alpha=0.2)
-    for count, name in ((4, "enough"), (3, "few")):
+    for count in (4, 3):
         splits = shared_out(made, count)
-        found = judged(made, tmp_path / name, splits=splits, needs=needs)["enough_for_alpha"]
+        found = judged(made, splits=splits, needs=needs)["enough_for_alpha"]
         assert (found.success, found.observed) == (count == 4, count)
-        assert found.expected.startswith("At least 4 images calibrate, or 0.2 false alarms")
+        assert found.expected == (
+            "At least 4 images calibrate, as a false-alarm budget of 0.2 needs."
+        )
 
 
 @pytest.mark.parametrize(
@@ -245,11 +248,11 @@ def test_too_few_calibration_images_for_the_budget_are_said(tmp_path: Path) -> N
     ],
 )
 def test_a_licence_that_is_silent_or_forbids_to_earn_is_said(
-    licence: str, failing: list[str], tmp_path: Path
+    licence: str, failing: list[str]
 ) -> None:
-    found = judged(clean(), tmp_path / "docs", needs=replace(NEEDS, licence=licence))
+    found = judged(clean(), needs=replace(NEEDS, licence=licence))
     assert list(failed(found)) == failing
-    assert all(found[name].unexpected == [] and licence in found[name].expected for name in failing)
+    assert all(found[name].unexpected == [] and licence in found[name].seen for name in failing)
 
 
 def changed(made: list[Planted], at: int, **facts: object) -> None:
@@ -257,26 +260,26 @@ def changed(made: list[Planted], at: int, **facts: object) -> None:
     made[at] = (found, row, replace(old, **facts))  # type: ignore[arg-type]
 
 
-def test_near_copies_inside_and_across_splits_are_told_apart(tmp_path: Path) -> None:
+def test_near_copies_inside_and_across_splits_are_told_apart() -> None:
     made = clean()
     changed(made, 1, thumbnail=thumbnail(0))  # both to learn from
     changed(made, 14, thumbnail=thumbnail(2))  # one to test with
-    assert failed(judged(made, tmp_path / "docs")) == {
+    assert failed(judged(made)) == {
         "no_near_duplicates": [FIRST, "train/good/001.png"],
         "no_near_leakage": ["test/good/002.png", "train/good/002.png"],
     }
 
 
-def test_a_likely_defect_among_the_images_to_learn_from_is_named(tmp_path: Path) -> None:
+def test_a_likely_defect_among_the_images_to_learn_from_is_named() -> None:
     made = clean()
     spoilt = np.frombuffer(thumbnail(5), dtype=np.uint16).copy()
     spoilt[100:106] = 60_000
     changed(made, 5, thumbnail=spoilt.tobytes())
     changed(made, 16, thumbnail=spoilt.tobytes()[::-1])  # a defect where it belongs
-    assert failed(judged(made, tmp_path / "docs")) == {"no_likely_defects": ["train/good/005.png"]}
+    assert failed(judged(made)) == {"no_likely_defects": ["train/good/005.png"]}
 
 
-def test_another_session_in_test_is_found_and_measured(tmp_path: Path) -> None:
+def test_another_session_in_test_is_found_and_measured() -> None:
     made = [
         *(planted(f"train/good/{i:03}.png", i) for i in range(40)),
         *(planted(f"test/good/{i:03}.png", 100 + i) for i in range(12)),
@@ -285,18 +288,24 @@ def test_another_session_in_test_is_found_and_measured(tmp_path: Path) -> None:
     for at, (found, _, _) in enumerate(made):
         step = at if found.part == "learn" else 3 * at
         changed(made, at, brightness=100.0 + step % 40, sharpness=50.0 + step % 40)
-    assert failed(judged(made, tmp_path / "same")) == {}
+    assert failed(judged(made)) == {}
     for at in range(40, 52):
         changed(made, at, brightness=150.0 + at % 7)
-    found = judged(made, tmp_path / "other")
+    found = judged(made)
     assert failed(found) == {"same_session": [f"test/good/{i:03}.png" for i in range(12)]}
-    assert "(brightness 1, contrast 0, sharpness 0; " in found["same_session"].expected
+    assert found["same_session"].seen == (
+        "They are apart by 1 in brightness, 0 in contrast, 0 in sharpness."
+    )
+
+
+def finding(name: str, severity: Severity, count: int, names: list[str]) -> Finding:
+    return Finding(name, severity, False, "Expected.", "Seen.", "Do.", None, count, names, [])
 
 
 def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> None:
-    warning = Finding("same_size", "warning", False, "One size.", None, 1, ["a.png"])
-    error = Finding("mask_size", "error", False, "Equal size.", None, 25, ["b.png", "c.png"])
-    passed = Finding("contrast", "error", True, "Contrast.", None, 0, [])
+    warning = finding("same_size", "warning", 1, ["a.png"])
+    error = finding("mask_size", "error", 25, ["b.png", "c.png"])
+    passed = replace(finding("contrast", "error", 0, []), success=True)
     assert checks.refusal("tiny", [warning, passed]) is None
     refusal = checks.refusal("tiny", [warning, passed, error])
     assert refusal is not None
@@ -306,17 +315,17 @@ def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> N
     assert "same_size" not in str(refusal)
 
 
-def test_at_most_twenty_images_are_named_and_all_are_counted(tmp_path: Path) -> None:
+def test_at_most_twenty_images_are_named_and_all_are_counted() -> None:
     many = [planted(f"train/good/{i:03}.png", i) for i in range(60)]
     dark = [
         (f, r, replace(x, brightness=1.0 if i % 2 else 9.0)) for i, (f, r, x) in enumerate(many)
     ]
-    found = judged(dark, tmp_path / "docs")["brightness"]
+    found = judged(dark)["brightness"]
     assert found.unexpected_count == 30
     assert found.unexpected == [f"train/good/{i:03}.png" for i in range(1, 40, 2)]
 
 
-def test_the_report_counts_images_by_split_and_defect_type(tmp_path: Path) -> None:
+def test_the_report_counts_images_by_split_and_defect_type() -> None:
     made = clean()
     rows = [(found, row) for found, row, _ in made]
     shared_out = manifest.splits(
@@ -354,7 +363,7 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
         ("magnetic_tile", ["same_size", "no_near_leakage"]),  # one tile, exposed twice
     ],
 )
-def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
+def test_real_data_pass(root: str, warned: list[str]) -> None:
     raw = SHARED / root
     found = [
         f for i, f in enumerate(read_layout("mvtec_ad", "", raw).images) if i % 8 == 0
@@ -362,7 +371,7 @@ def test_real_data_pass(root: str, warned: list[str], tmp_path: Path) -> None:
     inspected, unreadable = inspect.inspect_images(found, raw, decode.STORED)
     assert unreadable == []
     table = image_table(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
-    findings = findings_of(table, tmp_path / "docs")
+    findings = findings_of(table)
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()
     assert table["mask_area_share"].notna().sum() == (table["label"] == "anomalous").sum()

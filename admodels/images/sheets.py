@@ -1,6 +1,6 @@
 """Strips of text and tiles that make up a sheet to look at; the same bytes every time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -32,25 +32,6 @@ def beside(tiles: Sequence[UInt8]) -> UInt8:
     """The tiles, equally high, from left to right with gaps."""
     gap = np.full((len(tiles[0]), GAP_PX, 3), BACKGROUND, np.uint8)
     return np.concatenate([strip for tile in tiles for strip in (gap, tile)] + [gap], axis=1)
-
-
-def tile(rgb: UInt8) -> UInt8:
-    """An image (H, W, 3) in a square tile, its proportions kept."""
-    scale = TILE_PX / max(rgb.shape[:2])
-    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas = np.full((TILE_PX, TILE_PX, 3), BACKGROUND, np.uint8)
-    canvas[: size[1], : size[0]] = cv2.resize(rgb, size, interpolation=how)
-    return canvas
-
-
-def sheet(rows: Iterable[tuple[str, Sequence[tuple[str, UInt8]]]]) -> UInt8:
-    """A row per entry: a heading over its images, each with its name above it."""
-    strips = []
-    for heading, named in rows:
-        tiles = beside([np.concatenate([text(name, TILE_PX), tile(rgb)]) for name, rgb in named])
-        strips += [text(heading, tiles.shape[1]), tiles]
-    return np.concatenate(strips)
 
 
 def outline(picture: UInt8, region: NDArray[Any], colour: tuple[int, int, int]) -> UInt8:

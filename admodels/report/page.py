@@ -177,7 +177,6 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     types = sorted({name for shares in recalls.values() for name in shares})
     cells = results.repo / "data/evaluation"
     sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
-    pairs = results.repo / f"data/validation/{task}/near_duplicates.png"
     return {
         "name": task,
         "block": results.params["tasks"][task],
@@ -191,9 +190,8 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
             m: _copy_picture(cells / m / task / "overlays.png", images, m, task) for m in methods
         },
         "sheet": _copy_picture(sheet, images, "synthetic", task),
-        "pairs": _copy_picture(pairs, images, "pairs", task),
         "validation": results.json(f"data/validation/{task}/report.json"),
-        "docs": f"../../data/validation/{task}/docs/index.html",
+        "data_page": f"../../data/validation/{task}/index.html",
         "methods": methods,
     }
 

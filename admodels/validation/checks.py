@@ -5,7 +5,6 @@ Great Expectations (`judge`) checks the table of the images (`table`), which has
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,16 +16,19 @@ from admodels.foundation.licences import is_non_commercial, is_stated
 from admodels.foundation.manifest import SPLITS
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
-from admodels.inference.conformal import images_needed
+from admodels.inference.conformal import images_needed, smallest_alpha
+from admodels.pages.words import visible
 from admodels.validation import similarity
-from admodels.validation.judge import Check, Severity, results
+from admodels.validation.judge import Check, Severity, judge
+from admodels.validation.sentences import expectation, seen_and_step
 from admodels.validation.similarity import HASH_BITS, Pair
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GREY_LEVELS = 255
-NO = (False,)
+NO, YES = (False,), (True,)
+PAGE = "data/validation/{task}/index.html"
 
 
 class Severities(Strict):
@@ -89,15 +91,22 @@ class Needs:
 
 @dataclass(frozen=True)
 class Finding:
-    """How a check went; `unexpected` names up to 20 of the `unexpected_count` images, sorted."""
+    """How a check went; what was `seen` and the next `step` are empty where it holds.
+
+    `unexpected` names up to 20 of the `unexpected_count` images, sorted; `values` holds what the
+    check saw in each of them, empty where that is yes or no.
+    """
 
     name: str
     severity: Severity
     success: bool
     expected: str
+    seen: str
+    step: str
     observed: float | None
     unexpected_count: int
     unexpected: list[str]
+    values: list[str]
 
 
 def checks(
@@ -109,7 +118,7 @@ def checks(
         table[column] = table["image_path"].isin(named)
     return [
         *_mask_checks(),
-        *_split_checks(needs.min_normal_images),
+        *_split_checks(table, needs.min_normal_images),
         *_pixel_checks(table, bounds),
         *_look_checks(table, bounds),
         *_use_checks(table, needs),
@@ -117,89 +126,68 @@ def checks(
 
 
 def _mask_checks() -> list[Check]:
-    says = {
-        "mask_present": ("missing", "Every anomalous image has a mask, if the dataset has any."),
-        "mask_decodes": ("unreadable", "Every mask decodes."),
-        "mask_binary": ("not binary", "A mask has two values: 0 and one other."),
-        "mask_size": ("other size", "A mask is as large as its image."),
-        "mask_not_empty": ("empty", "A mask marks something."),
+    problems = {
+        "mask_present": "missing",
+        "mask_decodes": "unreadable",
+        "mask_binary": "not binary",
+        "mask_size": "other size",
+        "mask_not_empty": "empty",
     }
-    mattes = "All images to learn from have a foreground matte of their size, or none has one."
     return [
-        *(
-            Check(name, sentence, "not in", "mask_problem", (problem,))
-            for name, (problem, sentence) in says.items()
-        ),
-        Check("mattes_fit", mattes, "in", "matte_problem", ("",)),
+        *(Check(name, "not in", "mask_problem", (value,)) for name, value in problems.items()),
+        Check("mattes_fit", "in", "matte_problem", ("",)),
     ]
 
 
-def _split_checks(least: int) -> list[Check]:
-    names = "No two images differ only in their extension."
-    normal = "No anomalous image stands in train, validation or calibration."
-    one_split = "No image, by content, is in two splits."
-    learnable = f"At least {least} readable normal images to learn from."
-    both = "The test split has normal and anomalous images; else some figures are undefined."
-    once = "No image, by content, is in its split twice."
+def _split_checks(table: "pd.DataFrame", least: int) -> list[Check]:
     to_learn = ("learn", *SPLITS[:-1])  # `learn`: the images could not be split
+    missing = {"least": least, "missing": least - table["is_learnable"].sum()}
+    labels = ("normal", "anomalous")
+    tested = table["label"][table["split"] == "test"]
+    counts = {label: int((tested == label).sum()) for label in labels}
     return [
-        Check("image_decodes", "Every image decodes to its last pixel.", "in", "problem", ("",)),
-        Check("image_id_unique", names, "unique", "image_id"),
-        Check("only_normal_to_learn", normal, "in", "label", ("normal",), only=to_learn),
-        Check("no_split_leakage", one_split, "in", "splits_of_same_image", ("learn", *SPLITS)),
-        Check("enough_normal_images", learnable, "sum", "is_learnable", (least, None)),
-        Check("test_has_both_labels", both, "has", "label", ("normal", "anomalous"), ("test",)),
-        Check("no_duplicates", once, "in", "is_copy", (False,)),
+        Check("image_decodes", "in", "problem", ("",)),
+        Check("image_id_unique", "unique", "image_id"),
+        Check("only_normal_to_learn", "in", "label", ("normal",), only=to_learn),
+        Check("no_split_leakage", "in", "splits_of_same_image", ("learn", *SPLITS)),
+        Check("enough_normal_images", "sum", "is_learnable", (least, None), facts=missing),
+        Check("test_has_both_labels", "has", "label", labels, only=("test",), facts=counts),
+        Check("no_duplicates", "in", "is_copy", NO),
     ]
 
 
 def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
-    darkest, brightest = bounds.min_brightness, bounds.max_brightness
-    lit = f"The mean grey level is in {darkest}..{brightest}: neither black nor burnt out."
-    seen = f"Grey levels deviate by at least {bounds.min_contrast}: the image shows something."
-    large = f"No side is shorter than {bounds.min_side_px} px."
-    fits = "Every image to test with is of the kind learnt from, or a line would give it no score."
+    brightness = (bounds.min_brightness, bounds.max_brightness)
+    light = dict(zip(("darkest", "brightest"), brightness, strict=True))
+    side, contrast = bounds.min_side_px, bounds.min_contrast
     usual = [
-        Check(f"same_{column}", f"Every image is, as most are, {value}.", "in", column, (value,))
+        Check(f"same_{column}", "in", column, (value,), facts={"usual": value})
         for column in ("size", "mode", "bit_depth")
         for value in table[column].mode().head(1)
     ]
     return [
         *usual,
-        Check("fits_rules", fits, "in", "rule_fault", ("",)),
-        Check("side", large, "between", "shorter_side_px", (bounds.min_side_px, None)),
-        Check("brightness", lit, "between", "brightness", (darkest, brightest)),
-        Check("contrast", seen, "between", "contrast", (bounds.min_contrast, None)),
+        Check("fits_rules", "in", "rule_fault", ("",)),
+        Check("side", "between", "shorter_side_px", (side, None), facts={"least": side}),
+        Check("brightness", "between", "brightness", brightness, facts=light),
+        Check("contrast", "between", "contrast", (contrast, None), facts={"least": contrast}),
     ]
 
 
 def _look_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
-    apart = f"more than {bounds.near_duplicate_bits} of {HASH_BITS} bits apart (perceptual hash)"
+    apart = {"bits": bounds.near_duplicate_bits, "hash_bits": HASH_BITS}
     shifts = similarity.session_shift(table)
-    largest = max(shifts.values())
     table["session_shift"] = np.where(
-        (table["split"] == "test") & (table["label"] == "normal"), largest, 0.0
+        (table["split"] == "test") & (table["label"] == "normal"), max(shifts.values()), 0.0
     )
-    seen = ", ".join(f"{name} {shift:g}" for name, shift in shifts.items())
-    session = (
-        f"The normal images of test are from the same session as those to learn from: their "
-        f"distributions are at most {bounds.max_session_shift:g} apart ({seen}; 1: not one alike)."
-    )
-    odd = (
-        f"No image to learn from is {bounds.max_oddity:g} times as odd as usual: it may show a "
-        "defect. A hint: look at odd_images.png."
-    )
+    words = ", ".join(f"{shift:g} in {name}" for name, shift in shifts.items())
+    most, oddest = bounds.max_session_shift, bounds.max_oddity
+    session = {"most": most, "shifts": words}
     return [
-        Check("no_near_duplicates", f"Images of a split are {apart}.", "in", "has_near_copy", NO),
-        Check(
-            "no_near_leakage",
-            f"Images of two splits are {apart}.",
-            "in",
-            "has_near_copy_elsewhere",
-            NO,
-        ),
-        Check("same_session", session, "between", "session_shift", (0, bounds.max_session_shift)),
-        Check("no_likely_defects", odd, "between", "oddity", (None, bounds.max_oddity)),
+        Check("no_near_duplicates", "in", "has_near_copy", NO, facts=apart),
+        Check("no_near_leakage", "in", "has_near_copy_elsewhere", NO, facts=apart),
+        Check("same_session", "between", "session_shift", (0, most), facts=session),
+        Check("no_likely_defects", "between", "oddity", (None, oddest), facts={"most": oddest}),
     ]
 
 
@@ -207,47 +195,70 @@ def _use_checks(table: "pd.DataFrame", needs: Needs) -> list[Check]:
     table["is_calibrating"] = (table["split"] == "calibration").astype(int)
     table["licence_is_stated"] = is_stated(needs.licence)
     table["is_commercial"] = not is_non_commercial(needs.licence)
-    least = images_needed(needs.alpha)
-    budget = f"At least {least} images calibrate, or {needs.alpha:g} false alarms is no promise."
-    stated = f"It is stated what may be done with the images: `{needs.licence}`."
-    commercial = f"The licence, `{needs.licence}`, lets models of these images earn money."
+    least, count = images_needed(needs.alpha), int(table["is_calibrating"].sum())
+    budget = {"least": least, "alpha": needs.alpha, "smallest_alpha": smallest_alpha(count)}
+    licence = {"licence": visible(needs.licence)}
     is_split = "train" in set(table["split"])
+    enough = Check("enough_for_alpha", "sum", "is_calibrating", (least, None), facts=budget)
     return [
-        *[Check("enough_for_alpha", budget, "sum", "is_calibrating", (least, None))] * is_split,
-        Check("licence_stated", stated, "has", "licence_is_stated", (True,)),
-        Check("commercial_use", commercial, "has", "is_commercial", (True,)),
+        *[enough] * is_split,
+        Check("licence_stated", "has", "licence_is_stated", YES, facts=licence),
+        Check("commercial_use", "has", "is_commercial", YES, facts=licence),
     ]
 
 
 def findings(
-    task: str,
-    table: "pd.DataFrame",
-    pairs: Sequence[Pair],
-    bounds: Validate,
-    needs: Needs,
-    site: Path,
-) -> list[Finding]:
-    """Let Great Expectations judge the table, and write its Data Docs to the folder `site`."""
-    todo = {check.name: check for check in checks(table, pairs, bounds, needs)}
-    severities: dict[str, Severity] = {n: getattr(bounds.severity, n, "error") for n in todo}
-    outcomes = results(task, table, list(todo.values()), severities, site)
-    return [_finding(check, severities[name], outcomes[name]) for name, check in todo.items()]
+    table: "pd.DataFrame", pairs: Sequence[Pair], bounds: Validate, needs: Needs
+) -> tuple[list[Finding], dict[str, Any]]:
+    """How every check went, and the suites and results of Great Expectations as plain values."""
+    todo = checks(table, pairs, bounds, needs)
+    severity_of: dict[str, Severity] = dict(bounds.severity)
+    severities: dict[str, Severity] = {c.name: severity_of.get(c.name, "error") for c in todo}
+    results, judgement = judge(table, todo, severities)
+    by_path = table.set_index("image_path")
+    return [
+        _finding(check, severities[check.name], results[check.name], by_path) for check in todo
+    ], judgement
 
 
-def _finding(check: Check, severity: Severity, result: Any) -> Finding:
+def _finding(check: Check, severity: Severity, result: Any, table: "pd.DataFrame") -> Finding:
     if result.exception_info.get("raised_exception"):
         raise RuntimeError(f"expectation {check.name}: {result.exception_info}")
     paths = sorted({i["image_path"] for i in result.result.get("unexpected_index_list") or []})
-    observed = result.result.get("observed_value")
+    observed = float(result.result["observed_value"]) if check.rule == "sum" else None
+    facts = {**check.facts, "observed": observed}
+    seen, step = seen_and_step(check.name, facts, len(paths))
+    named = paths[:NAMES_SHOWN]
     return Finding(
         name=check.name,
         severity=severity,
         success=bool(result.success),
-        expected=check.says,
-        observed=float(observed) if check.rule == "sum" else None,
+        expected=expectation(check.name, facts),
+        seen="" if result.success else seen,
+        step="" if result.success else step,
+        observed=observed,
         unexpected_count=len(paths),
-        unexpected=paths[:NAMES_SHOWN],
+        unexpected=named,
+        values=[_value_text(check.column, table[check.column][path]) for path in named],
     )
+
+
+def _value_text(column: str, value: Any) -> str:
+    """What a check saw in an image, for people; a yes or no is in its sentence."""
+    if isinstance(value, bool | np.bool_):
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{column.replace('_', ' ')}: {text}"
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """The checks that fail: errors, then warnings; what concerns all images, then most of them."""
+
+    def order(finding: Finding) -> tuple[bool, bool, int]:
+        count = finding.unexpected_count
+        return finding.severity != "error", count > 0, -count
+
+    return sorted((f for f in findings if not f.success), key=order)
 
 
 def refusal(task: str, findings: Sequence[Finding]) -> DataError | None:
@@ -259,17 +270,17 @@ def refusal(task: str, findings: Sequence[Finding]) -> DataError | None:
         f"task `{task}` fails {names_text(f.name for f in failed)}",
         where="\n            ".join(_finding_text(f) for f in failed),
         expected=" ".join(f.expected for f in failed),
-        next_step=f"read data/validation/{task}/docs/index.html, fix the source, then "
+        next_step=f"read {PAGE.format(task=task)}, correct the source, then "
         f"`admodels task refresh {task}`",
     )
 
 
 def _finding_text(finding: Finding) -> str:
     if not finding.unexpected:
-        return f"{finding.name}: {finding.observed}"
+        return f"{finding.name}: {finding.seen}"
     more = finding.unexpected_count - len(finding.unexpected)
-    names = ", ".join(finding.unexpected) + (f" and {more} more" if more else "")
-    return f"{finding.name} ({finding.unexpected_count}): {names}"
+    names = ", ".join(visible(name) for name in finding.unexpected)
+    return f"{finding.name} ({finding.unexpected_count}): {names}{f' and {more} more' * (more > 0)}"
 
 
 def report(table: "pd.DataFrame", findings: Sequence[Finding]) -> dict[str, Any]:

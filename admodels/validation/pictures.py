@@ -1,48 +1,76 @@
-"""Sheets of the images that a person should look at: near copies, and those that stand out."""
+"""Small pictures of images for the data page: files beside it, whose sizes the page states."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
 
 from admodels.foundation.arrays import UInt8
-from admodels.images import decode, sheets
+from admodels.foundation.errors import DataError
+from admodels.images import decode, load
 from admodels.images.decode import Reading
-from admodels.validation.similarity import Pair
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PAIRS_SHOWN = 12
-ODD_ROWS, ODD_COLUMNS = 4, 4
-Row = tuple[str, list[tuple[str, str]]]  # its heading; caption and path of each image
+LONGER_SIDE_PX = 320  # twice what a card shows, for dense screens
+QUALITY = 80  # of a WebP
+MASK_COLOUR = np.array([230, 30, 60])  # over an image
+MASK_SHARE = 0.5
+Shown = tuple[str, str]  # paths of an image and of the mask to lay over it, which may be empty
 
 
-def write_sheet(path: Path, raw: Path, reading: Reading, rows: Sequence[Row]) -> None:
-    """Draw the images of `rows`, whose paths are relative to `raw`; no rows, no file."""
+@dataclass(frozen=True)
+class Picture:
+    """The address of a picture as the page sees it, and its size in px."""
 
-    def pixels(name: str) -> UInt8:
-        return decode.decode_image((raw / name).read_bytes(), name, reading).rgb
-
-    if rows:
-        drawn = [(head, [(text, pixels(name)) for text, name in images]) for head, images in rows]
-        decode.write_png(path, sheets.sheet(drawn))
+    address: str
+    width: int
+    height: int
 
 
-def pair_rows(pairs: Sequence[Pair]) -> list[Row]:
-    """A row for each of the nearest pairs."""
-    return [
-        (
-            f"{pair.bits} bits apart, {'in two splits' if pair.across else 'in one split'}",
-            [(path, path) for path in (pair.first, pair.second)],
-        )
-        for pair in pairs[:PAIRS_SHOWN]
-    ]
+def write_pictures(
+    folder: Path, raw: Path, reading: Reading, wanted: Sequence[Shown]
+) -> dict[Shown, Picture]:
+    """Write each of the images below `raw` that decodes to `folder`, under a number.
+
+    A name of ours, as that of the image may be anything.
+    """
+
+    def write(entry: tuple[int, Shown]) -> Picture | None:
+        number, (image, mask) = entry
+        try:
+            rgb = decode.decode_image((raw / image).read_bytes(), image, reading).rgb
+        except DataError:
+            return None
+        small = _small(_lay_over(rgb, raw, mask))
+        path = folder / f"{number:04}.webp"
+        Image.fromarray(small).save(path, "WEBP", quality=QUALITY)
+        return Picture(f"{folder.name}/{path.name}", small.shape[1], small.shape[0])
+
+    unique = list(dict.fromkeys(wanted))
+    folder.mkdir()
+    pictures = load.in_threads(write, list(enumerate(unique, 1)), f"draw pictures of {raw.name}")
+    return {shown: picture for shown, picture in zip(unique, pictures, strict=True) if picture}
 
 
-def odd_rows(table: "pd.DataFrame") -> list[Row]:
-    """The images to learn from with the largest oddity; a row that is not full is left out."""
-    odd = table[table["oddity"].notna()].sort_values(["oddity", "image_path"])[::-1]
-    images = [(f"{o:.2f} {p}", p) for o, p in zip(odd["oddity"], odd["image_path"], strict=True)]
-    starts = range(0, ODD_ROWS * ODD_COLUMNS, ODD_COLUMNS)
-    rows = [images[start : start + ODD_COLUMNS] for start in starts]
-    return [("oddity and name", row) for row in rows if len(row) == ODD_COLUMNS]
+def _lay_over(rgb: UInt8, raw: Path, mask_path: str) -> UInt8:
+    """The image with the marked pixels coloured, where the mask can be read and fits."""
+    path = raw / mask_path
+    try:
+        mask = decode.decode_mask(path.read_bytes(), path) if mask_path else None
+    except (DataError, FileNotFoundError):
+        return rgb
+    if mask is None or mask.shape != rgb.shape[:2]:
+        return rgb
+    coloured = (1 - MASK_SHARE) * rgb + MASK_SHARE * MASK_COLOUR
+    return np.where(mask[:, :, None], coloured, rgb).astype(np.uint8)
+
+
+def _small(rgb: UInt8) -> UInt8:
+    """The image with its longer side at LONGER_SIDE_PX, its proportions kept."""
+    height, width = rgb.shape[:2]
+    scale = LONGER_SIDE_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(rgb, size, interpolation=how), dtype=np.uint8)
