@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -77,8 +78,8 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
     with tempfile.TemporaryDirectory() as place:
         weights, checkpoints = Path(place, "weights"), Path(place, "checkpoints")
         weights.mkdir()
-        if method == "cpr":
-            import_module("admodels.methods.cpr.weights").fetch_weights(values, weights)
+        if find_spec(f"admodels.methods.{method}.weights"):
+            import_module(f"admodels.methods.{method}.weights").fetch_weights(values, weights)
         data = training_data(pixels[:LEARNT], {p.stem: p for p in weights.iterdir()})
         how = {"kind": "texture", "seed": SEED, "checkpoints": checkpoints}
         detector.fit(data, **how, log=lambda *_: None)

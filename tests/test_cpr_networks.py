@@ -232,7 +232,9 @@ def test_a_missing_asset_says_what_to_run(tmp_path, name):
     block = {
         f"{name.removesuffix('s')}_{k}": v for k, v in (("weights", "a.pth"), ("sha256", "ab" * 8))
     }
-    with pytest.raises(DataError, match=rf"CPR's {name} are missing(.|\n)*dvc repro weights"):
+    with pytest.raises(
+        DataError, match=rf"weights `{name}` of cpr are missing(.|\n)*dvc repro weights"
+    ):
         fit(tiny.detector("cpr", **block), tmp_path, tiny.training_data())
 
 

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
 from admodels.methods.cpr import closed_form, foreground, retrieval
-from admodels.methods.cpr.detector import Detector, gaussian_blur
+from admodels.methods.cpr.detector import Detector
 from admodels.methods.cpr.heads import nearest_distance, unit_vectors
 from admodels.methods.cpr.params import Params
 from admodels.methods.parts import frozen as frozen_taps
 from admodels.methods.parts.frozen import FrozenTaps
+from admodels.methods.parts.maps import gaussian_blur
 from tests import tiny
 
 

@@ -15,23 +15,28 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from admodels import methods
 from admodels.foundation.errors import BundleError, DataError
 from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.cpr import closed_form, retrieval
-from admodels.methods.cpr.foreground import enlarge, foreground_map
+from admodels.methods.cpr.foreground import foreground_map
 from admodels.methods.cpr.heads import LocalHead, RootedTap, nearest_distance, unit_vectors
-from admodels.methods.cpr.params import NONE, RANDOM
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
-from admodels.methods.parts.backbones import Backbone, Taps, load_weights, read_weights
+from admodels.methods.parts.backbone_params import NONE, RANDOM
+from admodels.methods.parts.backbones import (
+    Backbone,
+    Taps,
+    load_fetched,
+    read_weights,
+    refuse_missing,
+)
 from admodels.methods.parts.frozen import FrozenTaps
+from admodels.methods.parts.maps import enlarge, gaussian_blur
 from admodels.methods.parts.nets import autocast, for_inference
 
-SMALLEST_PX = 64  # of the probe that asks a backbone for its channels
 OFFICIAL_HEADS, OFFICIAL_BACKBONE = "lrb.conv.", "backbone.feature_extractor.backbone."
 LOG = logging.getLogger(__name__)
 
@@ -45,9 +50,7 @@ class Detector(methods.Detector):
     def __init__(self, params: CprParams, *, device: torch.device, precision: torch.dtype) -> None:
         self.params, self.device, self.precision = params, device, precision
         self.backbone = Backbone(params.backbone, params.tap_strides).to(device)
-        probe = torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX, dtype=torch.uint8, device=device)
-        with torch.inference_mode():
-            self.channels = [tap.shape[1] for tap in self.backbone(probe)]
+        self.channels = self.backbone.channels()
         self.heads = self._new_heads().to(device)
         self.memory: dict[str, Tensor] = {}
         self._frozen: FrozenTaps | None = None
@@ -105,20 +108,11 @@ class Detector(methods.Detector):
             torch.manual_seed(seed)
             backbone = Backbone(p.backbone, p.tap_strides)
             heads = self._new_heads(p.smoothing_cells.of(kind))
-        for name, wanted in (("backbone", p.backbone_weights), ("heads", p.head_weights)):
-            if wanted not in (NONE, RANDOM) and name not in data.weights:
-                raise DataError(
-                    f"the weights of CPR's {name} are missing",
-                    where="data/weights/cpr",
-                    expected=f"what `methods.cpr.{name.removesuffix('s')}_weights` names: {wanted}",
-                    next_step="dvc repro weights",
-                )
-        if p.backbone_weights != RANDOM:
-            path = data.weights["backbone"]
-            load_weights(backbone, read_weights(path), path)
+        load_fetched(backbone, p.backbone_weights, data.weights, "cpr")
         self.backbone.load_state_dict(backbone.state_dict())
         self.heads.load_state_dict(heads.state_dict())
         if p.head_weights not in (NONE, RANDOM):
+            refuse_missing(data.weights, "heads", p.head_weights, "cpr")
             self.heads.load_state_dict(official_heads(data.weights["heads"], self.heads))
 
     def _backbone_for_scoring(self) -> FrozenTaps:
@@ -247,16 +241,6 @@ class Detector(methods.Detector):
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """(B, H, W), cut at 4 sigma, reflected without repeating the edge; section 12, step 6."""
-    reach = int(4 * sigma)
-    offset = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-offset.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum())[None, None]
-    padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])[:, 0]
 
 
 def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:

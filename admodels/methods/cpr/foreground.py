@@ -10,7 +10,6 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from torch.nn import functional as F
 
 from admodels.foundation.arrays import Float32, Indices, UInt8
 
@@ -72,9 +71,3 @@ def foreground_map(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def attention(foreground: Tensor) -> Tensor:
     """1 / (1 + exp(5 - 10 x)): where training looks for points; section 7, second table."""
     return torch.sigmoid(10 * foreground - 5)
-
-
-def enlarge(maps: Tensor, side_px: int) -> Tensor:
-    """(N, h, w) to (N, side_px, side_px), bilinear between pixel centres."""
-    size = (side_px, side_px)
-    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

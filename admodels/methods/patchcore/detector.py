@@ -1,0 +1,123 @@
+"""PatchCore from normal images to score: two passes of a frozen network, no training.
+
+The first pass sees all patches with few channels and chooses the coreset; the second fetches the
+chosen patches whole. So the memory of a fit does not grow with the channels.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from admodels import methods
+from admodels.foundation.arrays import Indices
+from admodels.foundation.errors import BundleError
+from admodels.foundation.params import Kind
+from admodels.methods import Log, Prediction, TrainingData
+from admodels.methods.parts.backbones import Backbone, Taps, load_fetched
+from admodels.methods.parts.frozen import FrozenTaps
+from admodels.methods.parts.maps import enlarge, gaussian_blur
+from admodels.methods.parts.training import load, to_cpu
+from admodels.methods.patchcore.coreset import farthest_first, random_projection
+from admodels.methods.patchcore.params import Params as PatchCoreParams
+from admodels.methods.patchcore.patches import image_score, nearest_patches, patches
+
+LOGGED = 100  # rows of history.csv
+
+
+class Detector(methods.Detector):
+    """The `Detector` of PatchCore."""
+
+    Params = PatchCoreParams
+    params: PatchCoreParams
+
+    def __init__(
+        self, params: PatchCoreParams, *, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.params, self.device, self.precision = params, device, precision
+        self.backbone = Backbone(params.backbone, params.tap_strides).to(device)
+        self.bank = torch.empty(0, sum(self.backbone.channels()), device=device)
+        self._frozen: FrozenTaps | None = None
+
+    def fit(
+        self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
+    ) -> None:
+        """Remember a coreset of the patches of all normal images; `loss` is its covering radius.
+
+        `kind` and `checkpoints` are not used: the method is the same for both kinds, and a fit
+        takes no longer than it takes to see the images twice and to choose.
+        """
+        self._start(data.weights, seed)
+        frozen, p = self._frozen_taps(), self.params
+        pool = self._pool(frozen, data.normal, seed)
+        projection = random_projection(self.bank.shape[1], p.projected_channels, seed)
+        projection = projection.to(self.device)
+
+        def projected(taps: Taps) -> Tensor:
+            return torch.einsum("bchw,cd->bdhw", patches(taps), projection)
+
+        points = torch.from_numpy(frozen.cells(data.normal, pool, projected)).to(self.device)
+        count = max(1, int(p.coreset_share * len(pool)))
+        chosen, radii = farthest_first(points, count)
+        for step in range(1, count, max(1, count // LOGGED)):
+            log(step, count, {"loss": float(radii[step])})
+        bank = frozen.cells(data.normal, pool[chosen.cpu().numpy()], patches)
+        self.restore(self._network() | {"bank": torch.from_numpy(bank)})
+
+    def _start(self, weights: dict[str, Path], seed: int) -> None:
+        """Take the pretrained network, or a random one that is drawn on the CPU."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = Backbone(self.params.backbone, self.params.tap_strides)
+        load_fetched(backbone, self.params.backbone_weights, weights, "patchcore")
+        self.backbone.load_state_dict(backbone.state_dict())
+
+    def _frozen_taps(self) -> FrozenTaps:
+        p, fused = self.params, copy.deepcopy(self.backbone).for_inference()
+        return FrozenTaps(fused, self.precision, p.score_chunk_images, p.cache_mib)
+
+    def _pool(self, frozen: FrozenTaps, normal: Tensor, seed: int) -> Indices:
+        """Cells that the coreset is chosen from, in random order: all, or `pool_cells` of them."""
+        _, taps = next(frozen.over(normal))
+        cells = len(normal) * taps[0][0, 0].numel()
+        return np.random.default_rng(seed).permutation(cells)[: self.params.pool_cells]
+
+    @torch.inference_mode()
+    def score(self, images: Tensor) -> Prediction:
+        """Distance of every patch to the nearest of the bank; the re-weighted largest of them."""
+        if self._frozen is None:
+            self._frozen = self._frozen_taps()
+        p, maps, scores = self.params, [], []
+        for image in patches(self._frozen.compute(images)):
+            cells = image.flatten(1).T.contiguous()
+            distances, nearest = nearest_patches(cells, self.bank)
+            maps.append(distances.view(image.shape[1:]))
+            scores.append(image_score(cells, distances, nearest, self.bank, p.neighbours))
+        anomaly_maps = gaussian_blur(enlarge(torch.stack(maps), p.image_px), p.blur_sigma_px)
+        return Prediction(anomaly_maps.cpu(), torch.stack(scores).cpu())
+
+    def _network(self) -> dict[str, Tensor]:
+        state = to_cpu(self.backbone.state_dict())
+        return {f"backbone.{key}": tensor for key, tensor in state.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The cut backbone and the bank of patches (K, C): all that counts."""
+        return self._network() | {"bank": self.bank.cpu()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a `state` back; the number of remembered patches is the bank's own."""
+        bank, channels = state.get("bank"), self.bank.shape[1]
+        expected = f"{self.params.backbone} and a bank of patches of {channels} channels"
+        if bank is None or bank.ndim != 2 or not len(bank) or bank.shape[1] != channels:
+            shape = None if bank is None else tuple(bank.shape)
+            raise BundleError(
+                f"the state does not fit PatchCore's params: its bank has the shape {shape}",
+                where="model.safetensors",
+                expected=expected,
+                next_step="train again: `dvc repro train`",
+            )
+        network = {k.removeprefix("backbone."): v for k, v in state.items() if k != "bank"}
+        load(self.backbone, network, expected)
+        self.bank, self._frozen = bank.to(self.device), None

@@ -1,0 +1,210 @@
+"""How well and how fast the methods are on five real sets, one cell at a time; resumable.
+
+    python -m benchmarks.presets [--sets SET ...] [--variants NAME ...] [--seeds 7 ...] [--table]
+
+needs ADMODELS_SHARED_DATA. A cell is a set, a variant of the preset `cpu` and a seed, which draws
+the splits as `validate` does and trains. Its figures stand in .work/presets/ as one JSON; a cell
+that has one is not run again, so remove the file of a variant whose code or values have changed.
+The table at the end has the means over the seeds there are. No cell chooses anything by its test
+images, but whoever chooses a variant by this table does.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from admodels import methods
+from admodels.bundles import bundle, runtime
+from admodels.datasets import find_images
+from admodels.evaluation import measure
+from admodels.evaluation.measure import Evaluate, ScoredSet
+from admodels.foundation import params
+from admodels.foundation.files import sha256_of, write_json
+from admodels.foundation.manifest import DatasetImage, ManifestRow, Split, splits
+from admodels.images.decode import STORED
+from admodels.images.load import load_images, load_masks, load_textures
+from admodels.inference.model import map_to_image
+from admodels.methods import Detector
+from benchmarks.promise import DATA, training_data
+
+CELLS = Path(".work/presets")
+SETS = {  # dataset, category, folder below the shared data, kind
+    "bottle": ("mvtec_ad", "bottle", "mvtec_ad", "object"),
+    "tile": ("mvtec_ad", "magnetic_tile", "", "texture"),
+    "fabric": ("mvtec_ad", "fabric_03", "aitex", "texture"),
+    "macaroni1": ("visa", "macaroni1", "visa", "object"),
+    "capsules": ("visa", "capsules", "visa", "object"),
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from the preset `cpu`
+    "cpr": ("cpr", {}),
+    "patchcore": ("patchcore", {}),
+    "patchcore-384px": ("patchcore", {"image_px": 384}),
+    "patchcore-512px": ("patchcore", {"image_px": 512}),
+    "patchcore-share0.02": ("patchcore", {"coreset_share": 0.02}),
+    "patchcore-share0.1": ("patchcore", {"coreset_share": 0.1}),
+    "patchcore-256px-share0.1": ("patchcore", {"image_px": 256, "coreset_share": 0.1}),
+    "patchcore-128px-share0.1": ("patchcore", {"image_px": 128, "coreset_share": 0.1}),
+}
+FIGURES = {"image_auroc": 3, "aupro": 3, "pixel_auroc": 3, "false_alarm_rate": 3, "recall": 3}
+COSTS = {"fit_cpu_seconds": 1, "image_cpu_seconds": 3, "model_mib": 1}
+
+
+def manifest_row(image: DatasetImage, root: Path) -> ManifestRow:
+    path, mask = root / image.image_path, image.mask_path
+    with Image.open(path) as opened:
+        width, height, mode = *opened.size, opened.mode
+    return ManifestRow(
+        image_id=image.image_path.rsplit(".", 1)[0],
+        image_path=image.image_path,
+        image_sha256=sha256_of(path),
+        width=width,
+        height=height,
+        mode=mode,
+        bit_depth=8,
+        label=image.label,
+        defect_type=image.defect_type,
+        mask_path=mask,
+        mask_sha256=sha256_of(root / mask) if mask else "",
+        foreground_path="",
+        foreground_sha256="",
+    )
+
+
+@cache
+def set_rows(name: str) -> list[tuple[DatasetImage, ManifestRow]]:
+    dataset, category, folder, _ = SETS[name]
+    root = DATA / folder
+    images = find_images(dataset, category, root)
+    return [(image, manifest_row(image, root)) for image in images]
+
+
+def detector_of(variant: str, **more: object) -> Detector:
+    method, changes = VARIANTS[variant]
+    cls = methods.detector_class(method)
+    block = YAML(typ="safe").load(Path("presets/cpu.yaml"))["methods"][method]
+    values = params.parse(block | changes | more, cls.Params, f"methods.{method}")
+    device = runtime.device()
+    return cls(values, device=device, precision=runtime.precision(values.precision, device))
+
+
+def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: int) -> None:
+    method = VARIANTS[variant][0]
+    with tempfile.TemporaryDirectory() as place:
+        weights = Path(place, "weights")
+        weights.mkdir()
+        if find_spec(f"admodels.methods.{method}.weights"):
+            fetching = import_module(f"admodels.methods.{method}.weights")
+            fetching.fetch_weights(detector.params, weights)
+        data = training_data(normal, {p.stem: p for p in weights.iterdir()})
+        textures = torch.from_numpy(load_textures(DATA / "dtd/images", normal.shape[-1]))
+        data = dataclasses.replace(data, textures=textures)
+        how = {"kind": kind, "seed": seed, "checkpoints": Path(place, "checkpoints")}
+        detector.fit(data, **how, log=lambda *_: None)
+
+
+def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
+    *_, folder, kind = SETS[name]
+    root, detector = DATA / folder, detector_of(variant)
+    rows = splits(set_rows(name), params.read("split", Split), seed, name)
+    evaluate = params.read("evaluate", Evaluate)
+
+    def pixels(split: str) -> np.ndarray:
+        p = detector.params
+        return load_images(rows[split], root, p.image_px, p.resize, STORED)
+
+    normal = pixels("train")
+    start = time.process_time()
+    fit(detector, variant, normal, kind, seed)
+    fitted = time.process_time() - start
+    calibration = bundle.score(detector, pixels("calibration")).anomaly_score
+    test = pixels("test")
+    start = time.process_time()
+    scored = bundle.score(detector, test)
+    scoring = time.process_time() - start
+    side = evaluate.mask_px
+    found = measure.evaluate(
+        ScoredSet(
+            image_ids=[row.image_id for row in rows["test"]],
+            anomalous=np.array([row.label == "anomalous" for row in rows["test"]]),
+            defect_types=[row.defect_type for row in rows["test"]],
+            refused=[""] * len(test),
+            anomaly_scores=scored.anomaly_score,
+            anomaly_maps=np.stack([map_to_image(m, side, side) for m in scored.anomaly_map]),
+            masks=load_masks(rows["test"], root, evaluate.mask_px),
+        ),
+        calibration.astype(np.float64),
+        evaluate,
+    )
+    return {
+        **found.metrics,
+        "fit_cpu_seconds": fitted,
+        "image_cpu_seconds": scoring / len(test),
+        "model_mib": sum(t.nbytes for t in detector.state().values()) / 2**20,
+        "params": detector.params.model_dump(mode="json"),
+    }
+
+
+def path_of(name: str, variant: str, seed: int) -> Path:
+    return CELLS / f"{name}.{variant}.{seed}.json"
+
+
+def table(sets: list[str], variants: list[str], seeds: list[int]) -> str:
+    """A row for each set and variant that has a cell, and one of the means over whole rows."""
+    columns = FIGURES | COSTS
+    lines = ["| variant | set | seeds | " + " | ".join(columns) + " |", "|---" * 11 + "|"]
+    for variant in variants:
+        means = []
+        for name in sets:
+            paths = [p for p in (path_of(name, variant, seed) for seed in seeds) if p.exists()]
+            cells = [json.loads(path.read_text()) for path in paths]
+            if cells:
+                means.append({column: mean([cell[column] for cell in cells]) for column in columns})
+                lines.append(row(variant, name, len(cells), means[-1]))
+        if len(means) == len(sets):
+            whole = {column: mean([cells[column] for cells in means]) for column in columns}
+            lines.append(row(variant, "mean", len(means), whole))
+    return "\n".join(lines)
+
+
+def mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def row(variant: str, name: str, count: int, means: dict[str, float | None]) -> str:
+    decimals = FIGURES | COSTS
+    texts = ["n/a" if v is None else f"{v:.{decimals[c]}f}" for c, v in means.items()]
+    return f"| {variant} | {name} | {count} | " + " | ".join(texts) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["cpr", "patchcore"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7])
+    parser.add_argument("--table", action="store_true", help="of the cells there are; run none")
+    asked = parser.parse_args()
+    for seed in () if asked.table else asked.seeds:
+        for variant in asked.variants:
+            for name in asked.sets:
+                path = path_of(name, variant, seed)
+                if not path.exists():
+                    write_json(path, run_cell(name, variant, seed))
+                    sys.stderr.write(f"{path}\n")
+    sys.stdout.write(table(asked.sets, asked.variants, asked.seeds) + "\n")
+
+
+if __name__ == "__main__":
+    main()
