@@ -14,7 +14,7 @@ def main(task: str) -> None:
     """Fetch, and refuse a source that differs from its pin."""
     block = params.read(f"tasks.{task}", Task)
     sys.stderr.write(f"{task}: licence of the images: {licence_text(block.licence)}\n")
-    fetch.fetch(block.source, block.category, Path("data/raw", task))
+    fetch.fetch(block.source, block.category, Path("data/raw", task), block.exclude)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main(task: str) -> None:
     split, seed = params.read("split", manifest.Split), params.read("seed", int)
     layout = datasets.read_layout(
         *(block.dataset, block.category, raw, block.exclude, block.normal_folders),
-        follow_links=True,
+        is_copy=True,
     )
     datasets.write_left_out(manifests / "left_out.csv", layout.left_out)
     sys.stderr.write(f"{task}: {layout.sentence()}\n")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from admodels.datasets import LEFT_OUT_OF_COPY, read_left_out
 from admodels.foundation.errors import ConfigurationError, DataError, SourceError
 from admodels.sources import download
 from admodels.sources.fetch import Source, fetch, pin_source, tree_sha256
@@ -47,7 +48,12 @@ def planted(root, files=FILES):
 
 
 def tree(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    files = [p for p in root.rglob("*") if p.is_file() and p.name != LEFT_OUT_OF_COPY]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
+
+
+def left_out(root):
+    return {entry.path: entry.reason for entry in read_left_out(root / LEFT_OUT_OF_COPY)}
 
 
 def archived(path, files=FILES, prefix=""):
@@ -102,11 +108,12 @@ def test_the_hash_of_a_tree_is_as_documented(tmp_path):
 
 
 def test_a_folder_is_copied_without_hidden_files(tmp_path):
-    origin = planted(tmp_path / "origin", {**FILES, ".DS_Store": b"x", "train/._a.png": b"x"})
+    origin = planted(tmp_path / "origin", {**FILES, ".DS_Store": b"x", "train/.a.png": b"x"})
     source = pin_source(str(origin))
     assert source == Source(kind="path", location=str(origin), sha256=tree_sha256(origin))
     fetch(source, "bottle", tmp_path / "raw/task")
     assert tree(tmp_path / "raw/task") == FILES
+    assert left_out(tmp_path / "raw/task") == {".DS_Store": "excluded", "train/.a.png": "hidden"}
     assert [p.name for p in (tmp_path / "raw").iterdir()] == ["task"]
 
 
@@ -171,13 +178,14 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz", "x.tar.bz2"])
 @pytest.mark.parametrize("prefix", ["", "bottle/", "mvtec/bottle/", "./"])
 def test_an_archive_is_unpacked_to_its_category(tmp_path, name, prefix):
-    files = {**FILES, "__MACOSX/._a": b"x", ".DS_Store": b"x"}
+    files = {**FILES, "train/._a": b"x", ".b": b"x"}
     archive = archived(tmp_path / name, files, prefix)
     source = pin_source(str(archive))
     assert source.kind == "archive"
     assert source.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     fetch(source, "bottle", tmp_path / "raw/task")
     assert tree(tmp_path / "raw/task") == FILES
+    assert left_out(tmp_path / "raw/task") == {"train/._a": "excluded", ".b": "hidden"}
     assert [p.name for p in (tmp_path / "raw").iterdir()] == ["task"]
 
 
@@ -286,11 +294,12 @@ def test_the_stage_writes_the_raw_folder_of_its_task(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == told
 
 
-def test_a_link_that_leads_back_up_is_refused(tmp_path):
+def test_a_link_to_a_folder_is_not_entered_even_if_it_leads_back_up(tmp_path):
     planted(tmp_path / "data", FILES)
     (tmp_path / "data" / "again").symlink_to(tmp_path / "data", target_is_directory=True)
-    with pytest.raises(DataError, match="leads back"):
-        pin_source(str(tmp_path / "data"))
+    fetch(pin_source(str(tmp_path / "data")), "", tmp_path / "raw")
+    assert tree(tmp_path / "raw") == FILES
+    assert left_out(tmp_path / "raw") == {"again": "link_to_folder"}
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b.zip", "http://[::1/a.zip"])

@@ -7,11 +7,14 @@ its mask or matte, a companion (licence, readme, table), or left out with a reas
 
 from dataclasses import dataclass
 
+from admodels.datasets._files import LEFT_OUT_OF_COPY as LEFT_OUT_OF_COPY
 from admodels.datasets._files import SPLIT_TABLES as SPLIT_TABLES
 from admodels.datasets._files import Files as Files
 from admodels.datasets._files import LeftOut as LeftOut
 from admodels.datasets._files import list_files as list_files
+from admodels.datasets._files import list_parts as list_parts
 from admodels.datasets._files import narrow as narrow
+from admodels.datasets._files import read_left_out as read_left_out
 from admodels.datasets._files import write_left_out as write_left_out
 from admodels.datasets._layout import Layout as Layout
 from admodels.datasets._layout import layout_module as layout_module

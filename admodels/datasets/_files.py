@@ -3,9 +3,9 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, Self
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.exclude import is_excluded
@@ -25,17 +25,24 @@ Reason = Literal[
     "mask_without_image",
     "matte_without_image",
 ]
+COLUMNS = ("path", "reason", "detail")
+LEFT_OUT_OF_COPY = ".left_out.csv"  # hidden: no file of this name comes from a source
 SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are split (VisA)
 OWN_FOLDERS = ("train", "normal", "good")  # a folder that holds one of these is a category itself
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One file, or folder, of a source that is not used, and why; `path` is POSIX."""
+    """One file, or folder, of a source that is not used, and why; texts are `printable`."""
 
     path: str
     reason: Reason
     detail: str = ""
+
+    @classmethod
+    def of(cls, path: str, reason: Reason, detail: str = "") -> Self:
+        """What stands at the POSIX `path`, whatever its name."""
+        return cls(printable(path), reason, printable(detail))
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,32 @@ class Files:
 
 
 def write_left_out(path: Path, left_out: Iterable[LeftOut]) -> None:
-    """Write the table path, reason, detail; names are `printable`."""
-    rows = ((printable(e.path), e.reason, printable(e.detail)) for e in left_out)
+    """Write the table path, reason, detail."""
+    rows = sorted((entry.path, entry.reason, entry.detail) for entry in left_out)
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerows([("path", "reason", "detail"), *sorted(rows)])
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def read_left_out(path: Path) -> list[LeftOut]:
+    """The rows of a table that `write_left_out` wrote; none where there is no table."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    return [LeftOut(*row) for row in rows]  # type: ignore[arg-type]
+
+
+def list_parts(
+    base: Path, prefixes: Iterable[str], exclude: Sequence[str] = (), *, is_copy: bool = False
+) -> tuple[list[str], list[LeftOut]]:
+    """`list_files` of some folders of `base`: prefixes that end with `/` or are empty."""
+    paths: list[str] = []
+    left_out: list[LeftOut] = []
+    for prefix in prefixes:
+        inside, others = list_files(base / prefix, exclude, is_copy=is_copy)
+        paths += (prefix + path for path in inside)
+        left_out += (replace(entry, path=printable(prefix) + entry.path) for entry in others)
+    return sorted(paths), left_out
 
 
 def is_image(path: str) -> bool:
@@ -89,12 +117,12 @@ def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
 
 
 def list_files(
-    root: Path, exclude: Sequence[str] = (), *, follow_links: bool = False
+    root: Path, exclude: Sequence[str] = (), *, is_copy: bool = False
 ) -> tuple[list[str], list[LeftOut]]:
     """The sorted POSIX paths of the files below `root`, and what is not looked at.
 
-    A link is followed to a file below `root` only. `follow_links` is for a folder of ours, whose
-    files DVC may keep as links to its cache.
+    A link is followed to a file below `root` only. `is_copy` is for a folder that `fetch` made,
+    whose files DVC may keep as links to its cache: all are followed.
 
     Raises:
         DataError: names that are not UTF-8, which no manifest could hold.
@@ -107,7 +135,7 @@ def list_files(
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 path = folder + entry.name
-                left = _left_out(entry, path, real, exclude, follow_links)
+                left = _left_out(entry, path, real, exclude, is_copy)
                 if left:
                     left_out.append(left)
                 elif entry.is_dir():
@@ -119,23 +147,23 @@ def list_files(
 
 
 def _left_out(
-    entry: os.DirEntry[str], path: str, real: Path, exclude: Sequence[str], follow_links: bool
+    entry: os.DirEntry[str], path: str, real: Path, exclude: Sequence[str], is_copy: bool
 ) -> LeftOut | None:
     is_folder = entry.is_dir(follow_symlinks=False)
     shown = f"{path}/" if is_folder else path
     if is_excluded(path, exclude):
-        return LeftOut(shown, "excluded", "a folder, not entered" if is_folder else "")
+        return LeftOut.of(shown, "excluded", "a folder, not entered" if is_folder else "")
     if entry.name.startswith("."):
-        return LeftOut(shown, "hidden", "a folder, not entered" if is_folder else "")
-    if entry.is_symlink() and not follow_links:
+        return LeftOut.of(shown, "hidden", "a folder, not entered" if is_folder else "")
+    if entry.is_symlink() and not is_copy:
         target = Path(os.path.realpath(entry.path))
         if not target.exists():
-            return LeftOut(path, "link_to_nothing", str(target))
+            return LeftOut.of(path, "link_to_nothing", str(target))
         if not target.is_relative_to(real):
-            return LeftOut(path, "link_outside", str(target))
+            return LeftOut.of(path, "link_outside", str(target))
         if target.is_dir():
-            return LeftOut(path, "link_to_folder", target.relative_to(real).as_posix())
-    return None if entry.is_dir() or entry.is_file() else LeftOut(path, "not_a_file")
+            return LeftOut.of(path, "link_to_folder", target.relative_to(real).as_posix())
+    return None if entry.is_dir() or entry.is_file() else LeftOut.of(path, "not_a_file")
 
 
 def _is_left_behind(name: str) -> bool:

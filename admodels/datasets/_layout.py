@@ -10,7 +10,16 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from admodels.datasets._files import Files, LeftOut, Reason, is_image, list_files, narrow
+from admodels.datasets._files import (
+    LEFT_OUT_OF_COPY,
+    Files,
+    LeftOut,
+    Reason,
+    is_image,
+    list_parts,
+    narrow,
+    read_left_out,
+)
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.files import names_text
 from admodels.foundation.manifest import FOREGROUND, DatasetImage
@@ -62,19 +71,20 @@ def read_layout(
     exclude: Sequence[str] = (),
     normal_folders: Sequence[str] = (),
     *,
-    follow_links: bool = False,
+    is_copy: bool = False,
 ) -> Layout:
     """What the layout `dataset` makes of `root`, or of the folder `category` in it.
 
     `exclude` adds to the patterns that are usual; `normal_folders` are names, beside `good` and
-    `normal`, of folders that hold normal images; `follow_links` as in `list_files`.
+    `normal`, of folders that hold normal images; `is_copy` says that
+    `fetch` made `root`: its links are followed, and what it did not copy is left out as well.
 
     Raises:
         ConfigurationError: there is no such layout, or a folder could be normal or a defect.
         DataError: `root` is missing, or a table of the dataset is unclear.
     """
     reader = layout_module(dataset)
-    files, left_out = _files_of(root, category, exclude, follow_links)
+    files, left_out = _files_of(root, category, exclude, is_copy)
     images = sorted(reader.images_of(files, normal_folders), key=lambda image: image.image_path)
     _refuse_wrong_paths(images, files)
     mattes = {f"{FOREGROUND}/{PurePosixPath(i.image_path).with_suffix('.png')}" for i in images}
@@ -126,7 +136,7 @@ def layout_module(dataset: str) -> Any:
 
 
 def _files_of(
-    root: Path, category: str, exclude: Sequence[str], follow_links: bool
+    root: Path, category: str, exclude: Sequence[str], is_copy: bool
 ) -> tuple[Files, list[LeftOut]]:
     if not root.is_dir():
         raise DataError(
@@ -136,14 +146,12 @@ def _files_of(
             next_step="dvc repro fetch",
         )
     folder, prefixes = narrow(root, category)
-    paths: list[str] = []
-    left_out: list[LeftOut] = []
-    for above in (folder + prefix for prefix in prefixes):
-        inside, others = list_files(root / above, exclude, follow_links=follow_links)
-        paths += (above + path for path in inside)
-        left_out += (LeftOut(above + o.path, o.reason, o.detail) for o in others)
-    base = folder + prefixes[0]
-    return Files(root, category, base, sorted(paths)), left_out
+    inside = tuple(folder + prefix for prefix in prefixes)
+    paths, left_out = list_parts(root, inside, exclude, is_copy=is_copy)
+    if is_copy:
+        left_out = [entry for entry in left_out if entry.path != LEFT_OUT_OF_COPY]
+        left_out += read_left_out(root / LEFT_OUT_OF_COPY)
+    return Files(root, category, inside[0], paths), left_out
 
 
 def _refuse_wrong_paths(images: Sequence[DatasetImage], files: Files) -> None:
@@ -183,9 +191,9 @@ def _left_out(path: str, files: Files, has_table: bool) -> LeftOut:
     folders = [p.casefold() for p in PurePosixPath(path.removeprefix(files.base)).parts[:-1]]
     reason: Reason = "not_in_manifest" if has_table else "unknown_folder"
     if not is_image(path):
-        return LeftOut(path, "unknown_suffix", PurePosixPath(path).suffix.lower() or "no suffix")
+        return LeftOut.of(path, "unknown_suffix", PurePosixPath(path).suffix.lower() or "no suffix")
     if path.startswith(f"{FOREGROUND}/") or FOREGROUND in folders:
         reason = "matte_without_image"
     elif MASK_FOLDERS & {*folders}:
         reason = "mask_without_image"
-    return LeftOut(path, reason)
+    return LeftOut.of(path, reason)

@@ -40,8 +40,8 @@ UNREADABLE = (
 )
 
 
-def extract(archive: Path, target: Path, where: object, next_step: str) -> None:
-    """Unpack into the folder `target`; hidden files (.DS_Store, ._x) are left out.
+def extract(archive: Path, target: Path, where: object, next_step: str) -> list[str]:
+    """Unpack into the folder `target`; hidden files (.DS_Store, ._x) are left out and returned.
 
     Raises:
         DataError: not an archive, or one that could overwrite or read any file of this machine,
@@ -63,6 +63,7 @@ def extract(archive: Path, target: Path, where: object, next_step: str) -> None:
             expected="a zip or tar archive of plain files",
             next_step=next_step,
         ) from error
+    return room.hidden
 
 
 def is_archive(file: Path) -> bool:
@@ -85,6 +86,7 @@ class _Room:
         self._folder = folder
         self._bytes = max(SMALL_BYTES, LARGEST_RATIO * packed_bytes)
         self._members = MOST_MEMBERS
+        self.hidden: list[str] = []  # files that nobody wants
         # what a file system may take for one: how it is spelt, and whether it is a folder
         self._taken: dict[str, tuple[str, bool]] = {}
 
@@ -103,6 +105,12 @@ class _Room:
         self._members -= 1
         if self._bytes < 0 or self._members < 0:
             raise UnsafeMember(f"member `{name}` is more than images need: a bomb?")
+
+    def wants(self, name: str) -> bool:
+        """Whether to write the file of this name; one that is hidden is noted."""
+        if is_hidden(name):
+            self.hidden.append(str(PurePosixPath(name)))
+        return not is_hidden(name)
 
     def claim(self, name: str) -> Path:
         """The path of a plain file that is to be written.
@@ -135,7 +143,7 @@ def _zip(archive: Path, room: _Room) -> None:
             kind = (member.external_attr >> 16) & 0o170000  # Unix: a plain file, a folder, or none
             room.take(member.filename, member.file_size, kind in (0, 0o100000, 0o040000))
         for member in progress(members, len(members), "extract files"):
-            if not member.is_dir() and not is_hidden(member.filename):
+            if not member.is_dir() and room.wants(member.filename):
                 path = room.claim(member.filename)
                 with content.open(member) as data:
                     room.write(data, path)
@@ -157,7 +165,7 @@ def _tar(archive: Path, room: _Room) -> None:
             shown.at(file.tell() // CHUNK_BYTES)  # the number of members is only known at the end
             room.take(member.name, member.size, member.isfile() or member.isdir())
             data = content.extractfile(member)
-            if data and not is_hidden(member.name):
+            if data and room.wants(member.name):
                 room.write(data, room.claim(member.name))
         # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
         while content.fileobj and content.fileobj.read(CHUNK_BYTES):

@@ -1,110 +1,67 @@
 """Sources and their pins: what a folder under data/raw, data/textures or data/weights is made from.
 
 A pin is the SHA-256 of what a source holds: the tree of a folder, the bytes of an archive or a
-download, the photograph behind a sample, the text of a list. Hidden files (.DS_Store, ._x) are
-neither hashed nor copied. A list (NAME.urls) names several files: a line is the SHA-256 of one
-and its URLs, mirrors in the order to be tried; archives are unpacked over each other.
+download, the photograph behind a sample, the text of a list. Hidden files, what a NAS or a desktop
+leaves behind and links out of the folder are neither hashed nor copied. A list (NAME.urls) names
+several files: a line is the SHA-256 of one and its URLs, mirrors in the order to be tried; archives
+are unpacked over each other.
 """
 
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from admodels import datasets
+from admodels.datasets import LeftOut
 from admodels.foundation.errors import DataError, SourceError
-from admodels.foundation.files import names_text, sha256_of, whole_file
+from admodels.foundation.exclude import is_excluded
+from admodels.foundation.files import sha256_of, whole_file
 from admodels.foundation.files import whole_folder as whole_folder
 from admodels.foundation.progress import progress
-from admodels.sources.archive import extract, is_archive, is_hidden
+from admodels.sources.archive import extract, is_archive
 from admodels.sources.download import URL_SCHEMES, download
 from admodels.sources.source import Source as Source
 
 SAMPLE_PREFIX = "scikit-image/"
 LIST_SUFFIX = ".urls"
 FICLONE = 0x40049409  # linux/fs.h
-SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are split (VisA)
 
 
-def tree_sha256(root: Path, category: str = "") -> str:
+def tree_sha256(root: Path, category: str = "", exclude: Sequence[str] = ()) -> str:
     """The hash of a folder: its sorted POSIX paths and the SHA-256 of each file, no times.
 
     Of a dataset that holds the category as a sub-folder, only what `fetch` copies counts.
     """
     tree = hashlib.sha256()
-    base, paths = _wanted_files(root, category)
+    base, paths, _ = _wanted_files(root, category, exclude)
     for path in progress(paths, len(paths), "hash files"):
         tree.update(f"{path}\0{sha256_of(base / path)}\n".encode())
     return tree.hexdigest()
 
 
-def _wanted_files(root: Path, category: str) -> tuple[Path, list[str]]:
-    """The folder that paths are relative to, and the sorted paths of the files that count."""
-    base, only = _narrow_root(root, category)
-    return base, sorted(f"{inner}{path}" for inner in only for path in _files(base / inner))
+def _wanted_files(
+    root: Path, category: str, exclude: Sequence[str]
+) -> tuple[Path, list[str], list[LeftOut]]:
+    """The folder that paths are relative to, the sorted paths that count, what is left out."""
+    folder, prefixes = datasets.narrow(root, category)
+    base = root / folder
+    paths, left_out = datasets.list_parts(base, prefixes, exclude)
+    return base, paths, left_out
 
 
-def _files(root: Path) -> list[str]:
-    """The sorted relative POSIX paths of the files below `root`, links followed.
-
-    Raises:
-        DataError: a link leads back to a folder above it.
-        OSError: a folder cannot be listed; a part of a dataset is never taken for the whole.
-    """
-    paths = []
-    for folder, _, names in os.walk(root, followlinks=True, onerror=_raise):
-        if Path(folder).is_symlink() and Path(folder).resolve() in Path(folder).absolute().parents:
-            raise DataError(
-                "a link leads back to a folder above it",
-                where=folder,
-                expected="a folder that ends somewhere",
-                next_step="remove the link, then run this again",
-            )
-        paths += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
-    kept = sorted(path for path in paths if not is_hidden(path))
-    no_text = [ascii(path) for path in kept if not path.isascii() and not _is_utf8(path)]
-    if no_text:
-        raise DataError(
-            f"{len(no_text)} files have names that are not UTF-8",
-            where=names_text(no_text),
-            expected="names that a manifest can hold",
-            next_step="rename them (`convmv` does it for a whole tree), then run this again",
-        )
-    return kept
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _narrow_root(root: Path, category: str) -> tuple[Path, tuple[str, ...]]:
-    """The category's folder where `root`, or the only folder in it, is a whole dataset.
-
-    A folder, and those inside it that count; `("",)` where all of it counts.
-    """
-    inside = [p for p in root.iterdir() if not is_hidden(p.name)]
-    outer = [root, *(inside if len(inside) == 1 and inside[0].is_dir() else [])]
-    datasets = [folder for folder in outer if category and (folder / category).is_dir()]
-    if not datasets:
-        return root, ("",)
-    if (datasets[0] / SPLIT_TABLES).is_dir():
-        return datasets[0], (f"{category}/", f"{SPLIT_TABLES}/")
-    return datasets[0] / category, ("",)
-
-
-def pin_source(location: str, category: str = "", mirrors: Sequence[str] = ()) -> Source:
+def pin_source(
+    location: str,
+    category: str = "",
+    mirrors: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Source:
     """The source at `location` as it is now: its kind is recognised, its content hashed.
+
+    Of a folder, what `exclude` and `foundation/exclude.py` name does not count.
 
     Raises:
         SourceError: nothing can be reached there.
@@ -125,7 +82,7 @@ def pin_source(location: str, category: str = "", mirrors: Sequence[str] = ()) -
     if path.is_file():
         sha256 = sha256_of(path)
         return Source(kind="urls" if is_list else "archive", location=location, sha256=sha256)
-    return Source(kind="path", location=location, sha256=tree_sha256(path, category))
+    return Source(kind="path", location=location, sha256=tree_sha256(path, category, exclude))
 
 
 def _sample_sha256(category: str) -> str:
@@ -146,10 +103,11 @@ def _existing(location: str) -> Path:
     return path
 
 
-def fetch(source: Source, category: str, target: Path) -> None:
+def fetch(source: Source, category: str, target: Path, exclude: Sequence[str] = ()) -> None:
     """Copy or download the source to the folder `target`, whole or not at all.
 
-    Of a dataset that holds the category as a sub-folder, only that folder is copied.
+    Of a dataset that holds the category as a sub-folder, only that folder is copied. What is not
+    copied of it stands with its reason in `datasets.LEFT_OUT_OF_COPY`.
 
     Raises:
         SourceError: the source cannot be reached.
@@ -157,32 +115,52 @@ def fetch(source: Source, category: str, target: Path) -> None:
         OSError: the source cannot be read or `target` cannot be written.
     """
     with whole_folder(target) as content:
-        fetch_source(source, category, content, f"admodels task refresh {target.name}")
+        refresh = f"admodels task refresh {target.name}"
+        if left_out := fetch_source(source, category, content, refresh, exclude):
+            datasets.write_left_out(content / datasets.LEFT_OUT_OF_COPY, left_out)
 
 
-def fetch_source(source: Source, category: str, content: Path, refresh: str) -> None:
-    """`fetch` into the empty folder `content`; `refresh` is the command that pins anew."""
+def fetch_source(
+    source: Source, category: str, content: Path, refresh: str, exclude: Sequence[str] = ()
+) -> list[LeftOut]:
+    """`fetch` into the empty folder `content`, and what is not copied.
+
+    `refresh` is the command that pins anew.
+    """
     if source.kind == "sample":
         from admodels.datasets import sample
 
         photograph = Path(source.location).stem
         refuse_other(source, _sample_sha256(photograph), refresh)
         sample.draw(photograph, content)
-    elif source.kind == "path":
-        _copy(*_wanted_files(_folder(source.location), category), content)
+        return []
+    if source.kind == "path":
+        base, paths, left_out = _wanted_files(_folder(source.location), category, exclude)
+        _copy(base, paths, content)
         refuse_other(source, tree_sha256(content), refresh)
-    else:
-        unpacked = content / ".unpacked"  # hidden: nothing of this name can come out of an archive
-        unpacked.mkdir()
-        for file, name in _parcels(source, refresh):
-            if source.kind == "urls" and not is_archive(file):
-                shutil.copyfile(file, unpacked / PurePosixPath(urlsplit(name).path).name)
-            else:
-                extract(file, unpacked, name, f"pack the dataset anew, then `{refresh}`")
-        base, parts = _narrow_root(unpacked, category)
-        for path in sorted(base.iterdir() if parts == ("",) else (base / inner for inner in parts)):
-            path.replace(content / path.name)
-        shutil.rmtree(unpacked)
+        return left_out
+    return _unpack(source, category, content, refresh)
+
+
+def _unpack(source: Source, category: str, content: Path, refresh: str) -> list[LeftOut]:
+    """The archives and files of a source in `content`; what an archive hides is not unpacked."""
+    unpacked = content / ".unpacked"  # hidden: nothing of this name can come out of an archive
+    unpacked.mkdir()
+    hidden: list[str] = []
+    for file, name in _parcels(source, refresh):
+        if source.kind == "urls" and not is_archive(file):
+            shutil.copyfile(file, unpacked / PurePosixPath(urlsplit(name).path).name)
+        else:
+            hidden += extract(file, unpacked, name, f"pack the dataset anew, then `{refresh}`")
+    folder, prefixes = datasets.narrow(unpacked, category)
+    base = unpacked / folder
+    inside = base.iterdir() if prefixes == ("",) else (base / prefix for prefix in prefixes)
+    for path in sorted(inside):
+        path.replace(content / path.name)
+    shutil.rmtree(unpacked)
+    names = (name.removeprefix(folder) for name in hidden if name.startswith(folder))
+    kept = (name for name in names if name.startswith(prefixes))
+    return [LeftOut.of(name, "excluded" if is_excluded(name) else "hidden") for name in kept]
 
 
 def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
