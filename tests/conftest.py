@@ -1,4 +1,11 @@
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -13,3 +20,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return bool(module and module.get_closest_marker("slow"))
 
     items.sort(key=lambda item: not is_slow(item))
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`admodels WORDS` in a folder with the shipped params and presets: code, stdout, stderr."""
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    from admodels.cli import app
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["admodels", *words])
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(app.main())
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run

@@ -4,37 +4,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from admodels.cli import app
-from admodels.datasets import mvtec_ad, sample
+from admodels.datasets import sample
 from admodels.foundation.params import load
-from admodels.images import decode
 
 ROOT = Path(__file__).parents[1]
 Told = tuple[int, str, str]
 Command = Callable[..., Told]
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """`admodels WORDS` in a folder with the shipped params and presets: code, stdout, stderr."""
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["admodels", *words])
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(app.main())
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return run
 
 
 def task_words(source: Path, *more: str) -> list[str]:
@@ -60,83 +37,6 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-def test_an_added_task_is_pinned_and_trained_with_the_others(
-    command: Command, tmp_path: Path
-) -> None:
-    assert command(*task_words(drawn(tmp_path / "photos"))) == (
-        0,
-        f"tasks.line_brick is in params.yaml, pinned to {pin('line_brick')[:12]}\n"
-        "licence of its images: not stated\n",
-        "",
-    )
-    params = load()
-    assert params["run"]["tasks"] == ["sample_brick", "sample_gravel", "line_brick"]
-    assert params["tasks"]["line_brick"] == {
-        "dataset": "mvtec_ad",
-        "category": "brick",
-        "kind": "texture",
-        "licence": "not stated",
-        "source": {
-            "kind": "path",
-            "location": str(tmp_path / "photos"),
-            "sha256": pin("line_brick"),
-        },
-    }
-
-
-def pin(task: str) -> str:
-    return str(load()["tasks"][task]["source"]["sha256"])
-
-
-def test_a_task_can_be_added_without_running_it_and_with_its_textures(
-    command: Command, tmp_path: Path
-) -> None:
-    textures = tmp_path / "dtd"
-    decode.write_png(textures / "a.png", np.zeros((8, 8), np.uint8))
-    words = task_words(drawn(tmp_path / "photos"), "--no-run", "--textures", str(textures))
-    assert command(*words)[0] == 0
-    assert load()["run"]["tasks"] == ["sample_brick", "sample_gravel"]
-    assert load()["textures"]["location"] == str(textures)
-    assert load()["textures"]["kind"] == "path"
-    assert command("textures", "packaged")[0] == 0
-    assert load()["textures"] == load(ROOT / "params.yaml")["textures"]
-
-
-def test_an_official_release_whose_hash_is_known_is_added_without_a_download(
-    command: Command,
-) -> None:
-    words = "task add bottle --dataset mvtec_ad --category bottle --kind object --source official"
-    code, out, _ = command(*words.split())
-    assert code == 0
-    assert "licence of its images: CC BY-NC-SA 4.0 (NON-COMMERCIAL use only)" in out
-    block = load()["tasks"]["bottle"]
-    assert block["licence"] == "CC BY-NC-SA 4.0"
-    assert block["source"]["sha256"] == mvtec_ad.OFFICIAL.sha256
-    assert [block["source"]["location"], *block["source"]["mirrors"]] == [*mvtec_ad.OFFICIAL.urls]
-    assert not Path(".work/downloads").exists()
-
-
-def test_mirrors_are_kept_by_a_refresh(command: Command, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "x"), "zip", drawn(tmp_path / "photos"))
-    urls = (Path(tmp_path / "gone.zip").as_uri(), Path(archive).as_uri())
-    words = [*task_words(Path("x"))[:-1], urls[0], "--mirror", urls[1]]
-    assert command(*words)[0] == 0
-    before = load()["tasks"]["line_brick"]["source"]
-    assert (before["location"], before["mirrors"]) == (urls[0], [urls[1]])
-    assert command("task", "refresh", "line_brick")[1] == "tasks.line_brick is unchanged\n"
-    assert load()["tasks"]["line_brick"]["source"] == before
-
-
-def test_a_refresh_pins_anew_only_what_changed(command: Command, tmp_path: Path) -> None:
-    photos = drawn(tmp_path / "photos")
-    command(*task_words(photos))
-    before = pin("line_brick")
-    assert command("task", "refresh", "line_brick") == (0, "tasks.line_brick is unchanged\n", "")
-    (photos / "test/good/000.png").unlink()
-    assert command("task", "refresh", "line_brick")[0] == 0
-    assert pin("line_brick") != before
 
 
 def test_a_line_is_added(command: Command) -> None:

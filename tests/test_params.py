@@ -170,6 +170,41 @@ def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
     assert "\n  press_3:\n    folder: in\n" in copied.read_text(encoding="utf-8")
 
 
+def test_a_block_added_and_removed_leaves_the_same_bytes(copied: Path) -> None:
+    before = copied.read_bytes()
+    with editing.edit_params(copied) as document:
+        editing.add(document, "lines", "press_3", line())
+    with editing.edit_params(copied, without=[("lines", "press_3")]):
+        pass
+    assert copied.read_bytes() == before
+
+
+@pytest.mark.parametrize("task", ["sample_brick", "sample_gravel"])
+def test_removing_the_last_block_of_a_root_keeps_every_comment(copied: Path, task: str) -> None:
+    text = copied.read_text(encoding="utf-8")
+    other = "    # what follows the last line\n\n# the end\n"
+    copied.write_text(text + other, encoding="utf-8")
+    kept = [comment for comment in comments(copied) if comment != "# false-alarm budget"]
+    with editing.edit_params(
+        copied, without=[("lines", "sample_brick_line"), ("tasks", task)]
+    ) as d:
+        d["run"]["tasks"].remove(task)
+    content = load(copied)
+    assert (task in content["tasks"], len(content["tasks"]), content["lines"]) == (False, 1, {})
+    assert [c for c in comments(copied) if c != "# false-alarm budget"] == kept
+    assert copied.read_text(encoding="utf-8").endswith("\nlines: {}\n" + other)
+
+
+def test_a_block_is_removed_from_a_root_on_one_line(copied: Path) -> None:
+    text = copied.read_text(encoding="utf-8")
+    block = "{folder: x, task: sample_brick, method: cpr, alpha: 0.1}"
+    start = text.index("lines:\n")
+    copied.write_text(f"{text[:start]}lines: {{a: {block}, b: {block}}}\n", encoding="utf-8")
+    with editing.edit_params(copied, without=[("lines", "a")]):
+        pass
+    assert copied.read_text(encoding="utf-8") == f"{text[:start]}lines: {{b: {block}}}\n"
+
+
 def test_an_edit_that_would_not_pass_the_check_is_not_written(copied: Path) -> None:
     before = copied.read_bytes()
     with pytest.raises(ConfigurationError, match="trains no draem on glass"):  # noqa: SIM117

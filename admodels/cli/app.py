@@ -1,17 +1,14 @@
 """The `admodels` command; what is slow to import is imported by the commands that need it."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from admodels.cli import nights, registry, verdicts
+from admodels.cli import nights, registry, tasks, verdicts
 from admodels.cli.options import LEDGER
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
-
-OFFICIAL = "official"
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -19,62 +16,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-task_app = typer.Typer(help="Dataset categories to learn.", no_args_is_help=True)
 line_app = typer.Typer(help="Folders of new images to score.", no_args_is_help=True)
 track_app = typer.Typer(help="MLflow, as a projection of what DVC knows.", no_args_is_help=True)
 for group in (nights, verdicts, registry):
     app.add_typer(group.app)
-app.add_typer(task_app, name="task")
+app.command("start")(tasks.start)
+app.add_typer(tasks.app, name="task")
 app.add_typer(line_app, name="line")
 app.add_typer(track_app, name="track")
-
-
-@task_app.command("add")
-def task_add(
-    name: Annotated[str, typer.Argument(help="e.g. mvtec_bottle: lower case, `_`, no `-`")],
-    dataset: Annotated[str, typer.Option(help="the layout: a module of admodels/datasets/")],
-    category: Annotated[str, typer.Option(help="e.g. bottle")],
-    kind: Annotated[str, typer.Option(help="object or texture")],
-    source: Annotated[str, typer.Option(help="a folder, archive, URL, NAME.urls, or `official`")],
-    mirror: Annotated[list[str] | None, typer.Option(help="another URL of the same bytes")] = None,
-    licence: Annotated[str | None, typer.Option(help="of the images, for every bundle")] = None,
-    textures: Annotated[str | None, typer.Option(help="also set the texture source")] = None,
-    run: Annotated[bool, typer.Option(help="add it to run.tasks")] = True,
-) -> None:
-    """Pin a source and add it to params.yaml; `dvc repro` then handles it like any task."""
-    from admodels.cli import editing
-    from admodels.foundation.licences import NOT_STATED, licence_text
-
-    if source == OFFICIAL:
-        release, licence_of_source = _pin_release(dataset)
-    else:
-        release, licence_of_source = _pin(source, category, mirror or ()), NOT_STATED
-    block: dict[str, Any] = {"dataset": dataset, "category": category, "kind": kind}
-    block |= {"licence": licence or licence_of_source, "source": release}
-    textures_block = _pin_textures(textures) if textures else None
-    with editing.edit_params() as document:
-        editing.add(document, "tasks", name, block)
-        if run:
-            document["run"]["tasks"].append(name)
-        if textures_block:
-            editing.merge(document, {"textures": textures_block})
-    typer.echo(f"tasks.{name} is in params.yaml, pinned to {release['sha256'][:12]}")
-    typer.echo(f"licence of its images: {licence_text(block['licence'])}")
-
-
-@task_app.command("refresh")
-def task_refresh(name: str) -> None:
-    """Pin the source of a task as it is now; what depends on it reruns with `dvc repro`."""
-    from admodels.cli import editing
-    from admodels.foundation import params
-    from admodels.sources.source import Task
-
-    task = params.read(f"tasks.{name}", Task)
-    source = _pin(task.source.location, task.category, task.source.mirrors)
-    with editing.edit_params() as document:
-        editing.merge(document, {"tasks": {name: {"source": source}}})
-    same = source["sha256"] == task.source.sha256
-    typer.echo(f"tasks.{name} is {'unchanged' if same else 'pinned to ' + source['sha256'][:12]}")
 
 
 @app.command()
@@ -82,42 +31,12 @@ def textures(
     location: Annotated[str, typer.Argument(help="a folder, an archive or a URL")],
 ) -> None:
     """Pin the source of the textures that synthetic anomalies are painted with."""
-    from admodels.cli import editing
+    from admodels.cli import adding, editing
 
-    source = _pin_textures(location)
+    source = adding.texture_block(location)
     with editing.edit_params() as document:
         editing.merge(document, {"textures": source})
     typer.echo(f"the textures are pinned to {source['sha256'][:12]}")
-
-
-def _pin_textures(location: str) -> dict[str, Any]:
-    from admodels.sources.textures import pin_textures
-
-    return _plain(pin_textures(location))
-
-
-def _pin(location: str, category: str, mirrors: Sequence[str]) -> dict[str, Any]:
-    from admodels.sources.fetch import pin_source
-
-    return _plain(pin_source(location, category, mirrors))
-
-
-def _pin_release(dataset: str) -> tuple[dict[str, Any], str]:
-    """Where the hash is known nothing is downloaded yet, else all of it."""
-    from admodels import datasets
-    from admodels.sources.source import Source
-
-    known = datasets.official(dataset)
-    first, *others = known.urls
-    if not known.sha256:
-        return _pin(first, "", others), known.licence
-    source = Source(kind="url", location=first, sha256=known.sha256, mirrors=tuple(others))
-    return _plain(source), known.licence
-
-
-def _plain(source: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = source.model_dump(mode="json", exclude_defaults=True)
-    return plain
 
 
 @line_app.command("add")
@@ -142,6 +61,19 @@ def line_add(
     with editing.edit_params() as document:
         editing.add(document, "lines", name, block)
     typer.echo(f"lines.{name} is in params.yaml")
+
+
+@line_app.command("remove")
+def line_remove(name: str) -> None:
+    """Remove a line from params.yaml; the scores of its images stay where they are."""
+    from admodels.cli import choosing, editing
+    from admodels.foundation import params
+
+    lines = params.load()["lines"]
+    choosing.refuse_unknown([name], lines, "line", f"{params.PARAMS_FILE}, lines")
+    with editing.edit_params(without=[("lines", name)]):
+        pass
+    typer.echo(f"lines.{name} is removed from params.yaml")
 
 
 @app.command()

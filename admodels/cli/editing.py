@@ -1,7 +1,8 @@
 """params.yaml edited in place: comments, order and flow style stay; a bad edit is not written."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,54 @@ def _yaml() -> YAML:
 
 
 @contextmanager
-def edit_params(path: Path = PARAMS_FILE) -> Iterator[Document]:
+def edit_params(
+    path: Path = PARAMS_FILE, *, without: Sequence[tuple[str, str]] = ()
+) -> Iterator[Document]:
     """The document of `path` to change; written back, whole, only if it then passes `check`.
+
+    Each (root, name) of `without` is a block that the document no longer has.
 
     Raises:
         ConfigurationError: unreadable, or what the edit would make of it is refused.
     """
     check(path)
-    yaml = _yaml()
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    for root, name in without:
+        text = _text_without(text, root, name)
+    document = _yaml().load(text)
     yield document
     with durable_file(path) as partial:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yaml.dump(document, file)
+        partial.write_text(_text(document), encoding="utf-8", newline="\n")
         check(partial, where=path)
+
+
+def _text_without(text: str, root: str, name: str) -> str:
+    """The text without the block `root.name`; every comment and blank line behind it stays.
+
+    A line is cut and not a key deleted, because ruamel hangs the comments that stand before the
+    next root on the last entry, and they would go with it.
+    """
+    document = _yaml().load(text)
+    lines = text.splitlines(keepends=True)
+    blocks = document[root]
+    if blocks.fa.flow_style():
+        del blocks[name]
+        return _text(document)
+    start = blocks.lc.key(name)[0]
+    keys = [m.lc.key(key)[0] for m in (document, blocks) for key in m]
+    end = min((line for line in keys if line > start), default=len(lines))
+    while lines[end - 1].strip() == "" or lines[end - 1].lstrip().startswith("#"):
+        end -= 1
+    if len(blocks) == 1:
+        above = document.lc.key(root)[0]
+        lines[above] = lines[above].replace(":", ": {}", 1)
+    return "".join([*lines[:start], *lines[end:]])
+
+
+def _text(document: Document) -> str:
+    stream = StringIO()
+    _yaml().dump(document, stream)
+    return stream.getvalue()
 
 
 def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> None:

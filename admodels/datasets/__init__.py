@@ -16,6 +16,7 @@ from admodels.datasets._files import list_parts as list_parts
 from admodels.datasets._files import narrow as narrow
 from admodels.datasets._files import read_left_out as read_left_out
 from admodels.datasets._files import write_left_out as write_left_out
+from admodels.datasets._guess import guess_layout as guess_layout
 from admodels.datasets._layout import Layout as Layout
 from admodels.datasets._layout import layout_module as layout_module
 from admodels.datasets._layout import layouts as layouts

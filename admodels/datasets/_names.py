@@ -47,9 +47,8 @@ def refuse_unclear(
             + names_text(f"`{name}` ({count} images)" for name, count in unclear.items()),
             where=files.root / files.base,
             expected="`good` or `normal` for normal images, or your word for them",
-            next_step=f"say which folders are normal: `--normal {word}` of `admodels task add`, "
-            f"which writes `normal_folders: [{word}]` to the task; if all of these are defects: "
-            "`--normal good`",
+            next_step=f"say which folders are normal: `--normal {word}`, which writes "
+            f"`normal_folders: [{word}]` to the task; if all of these are defects: `--normal good`",
         )
 
 

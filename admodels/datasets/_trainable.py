@@ -61,9 +61,11 @@ def _base(parts: tuple[str, ...]) -> str:
     words = [name.casefold() for name in parts[:-1]]
     for index, word in enumerate(words):
         follower = words[index + 1] if index + 1 < len(words) else ""
-        pairs = (word == "train" and follower in NORMAL) or (word, follower) == ("data", "images")
-        if pairs or word in NORMAL:
+        is_learnt = word == "train" and follower in NORMAL
+        if is_learnt or word in NORMAL or (word, follower) == ("data", "images"):
             return "/".join(parts[:index])
+        if word == "test":  # its normal images are not to learn from
+            return ""
     return ""
 
 
@@ -83,12 +85,9 @@ def _remedy(layout: Layout, needed: int) -> str:
         return f"give the folder `{layout.root / bases[layout.category]}` as the source"
     if layout.learnable == 0 and bases:
         word = nearest(layout.category, bases)
-        names = f"the source holds the categories {names_text(bases)}"
-        return (
-            f"{names}{word}"
-            if len(bases) > 1 or word
-            else (f"give the folder `{layout.root / next(iter(bases.values()))}` as the source")
-        )
+        if len(bases) > 1 or word:
+            return f"give the category, or the folder, of one it holds: {names_text(bases)}{word}"
+        return f"give the folder `{layout.root / next(iter(bases.values()))}` as the source"
     for other in layouts():
         if (count := _learnable_as(other, layout)) >= needed:
             return f"as the layout `{other}`, it has {count} normal images: `--dataset {other}`"

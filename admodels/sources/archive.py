@@ -23,6 +23,7 @@ SMALL_BYTES = 256 << 20  # that much may come out of any archive
 LARGEST_RATIO = 100  # of unpacked to packed; images hardly shrink, uncompressed ones some fivefold
 MOST_MEMBERS = 2_000_000
 LONGEST_HEADER_BYTES = 1 << 20  # of a tar: names longer than any file system takes
+TABLES = (".csv", ".txt")  # what a layout may read beside names
 NO_TEXT = ("Cc", "Cs")  # control characters; bytes that are no UTF-8
 ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 TAR_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -40,15 +41,19 @@ UNREADABLE = (
 )
 
 
-def extract(archive: Path, target: Path, where: object, next_step: str) -> list[str]:
+def extract(
+    archive: Path, target: Path, where: object, next_step: str, *, outline: bool = False
+) -> list[str]:
     """Unpack into the folder `target`; hidden files (.DS_Store, ._x) are left out and returned.
+
+    An `outline` has every name, hidden ones as well, and only tables have their content.
 
     Raises:
         DataError: not an archive, or one that could overwrite or read any file of this machine,
             fill its disk, or come out otherwise elsewhere.
     """
     target.mkdir(parents=True, exist_ok=True)
-    room = _Room(target, archive.stat().st_size)
+    room = _Room(target, archive.stat().st_size, outline)
     try:
         with archive.open("rb") as file:
             (_zip if file.read(4) in ZIP_BEGINNINGS else _tar)(archive, room)
@@ -82,8 +87,9 @@ def is_hidden(path: str) -> bool:
 class _Room:
     """A folder to unpack into, and what may still come."""
 
-    def __init__(self, folder: Path, packed_bytes: int) -> None:
+    def __init__(self, folder: Path, packed_bytes: int, outline: bool) -> None:
         self._folder = folder
+        self._outline = outline
         self._bytes = max(SMALL_BYTES, LARGEST_RATIO * packed_bytes)
         self._members = MOST_MEMBERS
         self.hidden: list[str] = []  # files that nobody wants
@@ -108,6 +114,8 @@ class _Room:
 
     def wants(self, name: str) -> bool:
         """Whether to write the file of this name; one that is hidden is noted."""
+        if self._outline:
+            return True
         if is_hidden(name):
             self.hidden.append(str(PurePosixPath(name)))
         return not is_hidden(name)
@@ -133,7 +141,8 @@ class _Room:
         if path.exists():
             raise UnsafeMember(f"`{path.name}` came with another archive already")
         with path.open("wb") as file:
-            shutil.copyfileobj(data, file, CHUNK_BYTES)
+            if not self._outline or path.suffix.lower() in TABLES:
+                shutil.copyfileobj(data, file, CHUNK_BYTES)
 
 
 def _zip(archive: Path, room: _Room) -> None:

@@ -78,7 +78,7 @@ def pin_source(
             sha256=sha256,
             mirrors=tuple(mirrors),
         )
-    path = _existing(location)
+    path = local_path(location)
     if path.is_file():
         sha256 = sha256_of(path)
         return Source(kind="urls" if is_list else "archive", location=location, sha256=sha256)
@@ -91,14 +91,20 @@ def _sample_sha256(category: str) -> str:
     return hashlib.sha256(sample.photograph(category)).hexdigest()
 
 
-def _existing(location: str) -> Path:
+def local_path(location: str) -> Path:
+    """The file or folder of a source on this machine, `~` expanded.
+
+    Raises:
+        SourceError: nothing is there.
+    """
     path = Path(location).expanduser()
     if not path.exists():
         raise SourceError(
             "source is missing",
             where=location,
             expected="a folder, an archive, an http(s) or file URL, or scikit-image/NAME.png",
-            next_step="mount or restore it, or correct `source.location` in params.yaml",
+            next_step="mount or restore it, or correct the path; of a task that exists already, "
+            "`source.location` in params.yaml",
         )
     return path
 
@@ -169,7 +175,7 @@ def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
     if source.location.startswith(URL_SCHEMES):
         file = download(urls, source.sha256, remedy)
     else:
-        file = _existing(source.location)
+        file = local_path(source.location)
         refuse_other(source, sha256_of(file), refresh)
     if source.kind != "urls":
         yield file, source.location
@@ -197,7 +203,7 @@ def fetch_file(location: str, pin: str, target: Path, key: str) -> None:
     if location.startswith(URL_SCHEMES):
         origin = download([location], pin, f"correct `{key}`")
     else:
-        origin = _existing(location)
+        origin = local_path(location)
     sha256 = sha256_of(origin)
     if not sha256.startswith(pin):
         raise DataError(
@@ -226,7 +232,7 @@ def refuse_other(source: Source, sha256: str, refresh: str) -> None:
 
 
 def _folder(location: str) -> Path:
-    path = _existing(location)
+    path = local_path(location)
     if not path.is_dir():
         raise SourceError(
             "source is not a folder",

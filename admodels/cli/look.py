@@ -1,0 +1,71 @@
+"""What a source holds, said before it is pinned."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import typer
+
+from admodels.datasets import Layout, check_trainable
+from admodels.foundation.files import printable
+from admodels.foundation.manifest import DatasetImage, Split
+from admodels.foundation.params import read
+from admodels.sources.outline import source_outline
+
+USES = {"learn": "to learn from", "calibration": "to calibrate with", "test": "to test with"}
+NAMES_SHOWN = 3  # of the files that are left out for one reason
+LATER = "nothing can be known of it before `dvc repro` fetches it"
+
+
+def look(
+    name: str, location: str, sha256: str, layout_of: Callable[[Path], Layout]
+) -> Layout | None:
+    """Print what `layout_of` makes of a source, and refuse what cannot train.
+
+    None where nothing can be known before the source is fetched; that is printed.
+
+    Raises:
+        AdmodelsError: no method could learn from it; names what it holds and what to do.
+    """
+    with source_outline(location, sha256) as root:
+        if root is None:
+            typer.echo(f"{name}: {location}: {LATER}")
+            return None
+        layout = layout_of(root)
+        where = f"the layout `{layout.dataset}`, category {layout.category}, of {location}"
+        typer.echo(f"{name}: {where}")
+        for line in layout_lines(layout):
+            typer.echo(f"  {line}")
+        check_trainable(layout, read("split", Split))
+        return layout
+
+
+def layout_lines(layout: Layout) -> Iterator[str]:
+    """What a layout holds: normal, anomalous by type, masks, and what is left out and why."""
+    normal = [image for image in layout.images if image.label == "normal"]
+    anomalous = [image for image in layout.images if image.label == "anomalous"]
+    masks = {*layout.masks}
+    masked = sum(image.mask_path in masks for image in anomalous)
+    kinds = ", ".join(f"{count} {printable(kind)}" for kind, count in layout.defect_types.items())
+    yield f"normal     {_uses(normal)}"
+    yield f"anomalous  {_uses(anomalous)}{': ' * bool(kinds)}{kinds}"
+    if anomalous:
+        yield f"masks      {masked} of {len(anomalous)} anomalous images have one"
+    yield f"files      {layout.sentence()}"
+    paths = defaultdict(list)
+    for left in layout.left_out:
+        paths[left.reason].append(left.path)
+    for reason, names in sorted(paths.items()):
+        yield f"           {reason.replace('_', ' ')}: {_some(names)}"
+
+
+def _uses(images: Iterable[DatasetImage]) -> str:
+    parts = [image.part for image in images]
+    counts = [f"{parts.count(key)} {use}" for key, use in USES.items() if key in parts]
+    return ", ".join(counts) or "0"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    shown = ", ".join(printable(name) for name in sorted(names)[:NAMES_SHOWN])
+    return shown + f" and {more} more" * (more > 0)
