@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from admodels import methods
 from admodels.bundles import bundle, runtime
-from admodels.datasets import find_images
+from admodels.datasets import read_layout
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.foundation import params
@@ -87,7 +87,7 @@ def manifest_row(image: DatasetImage, root: Path) -> ManifestRow:
 def set_rows(name: str) -> list[tuple[DatasetImage, ManifestRow]]:
     dataset, category, folder, _ = SETS[name]
     root = DATA / folder
-    images = find_images(dataset, category, root)
+    images = read_layout(dataset, category, root).images
     return [(image, manifest_row(image, root)) for image in images]
 
 

@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster
 from admodels.scoring import ray as ray_rows
 from admodels.scoring import tables
 from benchmarks import nightly
+from tests.test_ray import is_worker
 
 ROOT = Path(__file__).parents[1]
 HUNG_SECONDS = 60  # a busy machine needs as much to start workers
@@ -40,8 +41,7 @@ WORDS = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0",
 
 def workers(process: int) -> list[psutil.Process]:
     """The actors of Ray below a process."""
-    below = psutil.Process(process).children(recursive=True)
-    return [one for one in below if "ray::MapWorker" in " ".join(one.cmdline())]
+    return [p for p in psutil.Process(process).children(recursive=True) if is_worker(p)]
 
 
 def kill(process: int) -> None:

@@ -23,7 +23,7 @@ from admodels.validation.table import image_table
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 WARNINGS = {
     *("test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"),
-    "fits_rules",
+    *("fits_rules", "mask_share"),
     *("no_near_duplicates", "no_near_leakage", "same_session", "no_likely_defects"),
     *("enough_for_alpha", "licence_stated", "commercial_use"),
 }
@@ -39,6 +39,7 @@ BOUNDS = {
     "near_duplicate_bits": 10,
     "max_session_shift": 0.6,
     "max_oddity": 3.0,
+    "max_mask_share": 0.6,
     "severity": SEVERITY,
 }
 LEAST = 11
@@ -154,6 +155,21 @@ def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
     assert failed(judged(made)) == {}
     made[3] = clean()[3]
     assert failed(judged(made)) == {"mattes_fit": ["train/good/003.png"]}
+
+
+@pytest.mark.parametrize(
+    ("share", "is_large"), [(0.6, False), (0.61, True), (0.73, True), (0.96, True), (1.0, True)]
+)
+def test_a_mask_that_covers_most_of_an_image_is_a_warning(share: float, is_large: bool) -> None:
+    made = clean()
+    indices = [i for i, (found, _, _) in enumerate(made) if found.label == "anomalous"]
+    first, row, facts = made[indices[0]]
+    made[indices[0]] = (first, row, replace(facts, mask_area_share=share))
+    findings = judged(made)
+    assert failed(findings) == ({"mask_share": [first.image_path]} if is_large else {})
+    finding = findings["mask_share"]
+    assert finding.severity == "warning"
+    assert ("invert" in finding.step) is is_large
 
 
 def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:

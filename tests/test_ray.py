@@ -26,6 +26,8 @@ from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
 
+pytestmark = pytest.mark.slow  # a cluster of processes, about a minute
+
 ROOT = Path(__file__).parents[1]
 IMAGES = 60
 
@@ -77,9 +79,15 @@ def then(engine: Engine, act) -> Engine:
     return found
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "ray::MapWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        return False
+
+
 def workers() -> list[psutil.Process]:
-    below = psutil.Process().children(recursive=True)
-    return [process for process in below if "ray::MapWorker" in " ".join(process.cmdline())]
+    return [p for p in psutil.Process().children(recursive=True) if is_worker(p)]
 
 
 def test_a_worker_gives_the_rows_of_this_process(place: Path, cluster) -> None:

@@ -62,6 +62,7 @@ def of(name: str) -> str:
     return registry.bundles.fingerprints(registry.bundles.read_card(Path(name)))[0]
 
 
+@pytest.mark.slow
 def test_a_night_uses_the_champion_of_its_start_and_the_one_before_after_a_rollback(
     plant: Path,
 ) -> None:

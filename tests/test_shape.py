@@ -13,7 +13,7 @@ from tests.imports import CODE, ROOT
 # A name says what the thing is; these say only that something was there.
 EMPTY_NAMES = {"found", "told", "one", "at", "part"}
 # A name that ends in a participle hides whether the function acts: `padded` of what, or in place?
-PARTICIPLE = re.compile(r"(?!\w*(_|^)(is|are|not|refuse)_)\w*[a-z]ed(_(out|up))?")
+PARTICIPLE = re.compile(r"(?!\w*(_|^)(is|are|not|refuse|load|read)_)\w*[a-z]ed(_(out|up))?")
 NOT_PARTICIPLES = {"images_needed", "speed", "seed", "need", "feed"}
 
 
@@ -112,7 +112,7 @@ def test_a_function_that_acts_is_a_verb() -> None:
     [
         *[("_padded", True), ("maps_resized", True), ("_shared_out", True), ("_looked_up", True)],
         *[("is_settled", False), ("_refuse_shared", False), ("images_needed", False)],
-        *[("_not_as_listed", False), ("_scales_are_ordered", False)],
+        *[("load_fetched", False), ("_not_as_listed", False), ("_scales_are_ordered", False)],
         *[("expected_images", False), ("read", False), ("pad", False)],
     ],
 )

@@ -141,6 +141,7 @@ def flat(nested, prefix=""):
             yield f"{prefix}{key}", value
 
 
+@pytest.mark.slow
 def test_every_revision_and_cell_becomes_one_run_and_a_revision_without_metrics_none(synced):
     folder, summary = synced
     head = git(folder, "rev-parse", "HEAD")
@@ -293,6 +294,7 @@ def test_a_folder_that_is_no_dvc_repository_is_refused_with_the_reason(tmp_path)
         sync.sync(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_database_that_exists_is_migrated_quietly_and_keeps_its_runs(synced, tmp_path, capfd):
     shutil.copy(synced[0] / "mlflow.db", tmp_path)
     sync.migrate(tmp_path)
@@ -300,6 +302,7 @@ def test_a_database_that_exists_is_migrated_quietly_and_keeps_its_runs(synced, t
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_database_that_is_something_else_is_refused_and_kept(synced, tmp_path, monkeypatch):
     other = tmp_path / "other.db"
     other.write_text("not a database, but long enough to look at")

@@ -37,10 +37,12 @@ validate:
   near_duplicate_bits: 10
   max_session_shift: 0.6
   max_oddity: 3.0
+  max_mask_share: 0.6
   severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
-             mask_size: error, mask_not_empty: error, test_has_both_labels: warning,
-             no_duplicates: warning, same_size: warning, same_mode: warning,
-             same_bit_depth: warning, fits_rules: warning, side: error,
+             mask_size: error, mask_not_empty: error, mask_share: warning,
+             test_has_both_labels: warning, no_duplicates: warning,
+             same_size: warning, same_mode: warning, same_bit_depth: warning,
+             fits_rules: warning, side: error,
              brightness: warning, contrast: warning,
              no_near_duplicates: warning, no_near_leakage: warning, same_session: warning,
              no_likely_defects: warning, enough_for_alpha: warning, licence_stated: warning,
@@ -179,7 +181,7 @@ def test_a_missing_mask_is_refused_and_the_image_named(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "check"),
     [
-        (np.zeros((20, 24), np.uint8) + np.uint8(255), "mask_size"),
+        (np.eye(20, 24, dtype=np.uint8) * 255, "mask_size"),
         (np.arange(40 * 48, dtype=np.uint8).reshape(40, 48), "mask_binary"),
         (np.zeros((40, 48), np.uint8), "mask_not_empty"),
         (None, "mask_decodes"),
@@ -250,6 +252,7 @@ def plant_what_one_run_can_find() -> dict[str, list[str]]:
     save(masks[5], (hole // 255 * np.arange(48) * 5).astype(np.uint8))
     save(masks[6], hole[:20])
     save(masks[7], hole * 0)
+    save(masks[2], 255 - hole)
     bad = {i: f"test/hole/{i:03}.png" for i in range(8)}
     return {
         "image_decodes": learnt[:3],
@@ -266,6 +269,7 @@ def plant_what_one_run_can_find() -> dict[str, list[str]]:
         "mask_binary": [bad[5]],
         "mask_size": [bad[6]],
         "mask_not_empty": [bad[7]],
+        "mask_share": [bad[2]],
         "enough_for_alpha": [],
         "commercial_use": [],
     }

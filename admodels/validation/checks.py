@@ -40,6 +40,7 @@ class Severities(Strict):
     mask_binary: Severity
     mask_size: Severity
     mask_not_empty: Severity
+    mask_share: Severity
     test_has_both_labels: Severity
     no_duplicates: Severity
     same_size: Severity
@@ -71,6 +72,7 @@ class Validate(Strict):
     near_duplicate_bits: int = Field(ge=0, le=HASH_BITS // 4)  # half of them is chance
     max_session_shift: float = Field(ge=0, le=1)
     max_oddity: float = Field(gt=1)
+    max_mask_share: float = Field(gt=0, le=1)
     severity: Severities
 
     @model_validator(mode="after")
@@ -117,7 +119,7 @@ def checks(
         named = {path for p in pairs if p.across == across for path in (p.first, p.second)}
         table[column] = table["image_path"].isin(named)
     return [
-        *_mask_checks(),
+        *_mask_checks(bounds.max_mask_share),
         *_split_checks(table, needs.min_normal_images),
         *_pixel_checks(table, bounds),
         *_look_checks(table, bounds),
@@ -125,7 +127,7 @@ def checks(
     ]
 
 
-def _mask_checks() -> list[Check]:
+def _mask_checks(largest: float) -> list[Check]:
     problems = {
         "mask_present": "missing",
         "mask_decodes": "unreadable",
@@ -135,6 +137,7 @@ def _mask_checks() -> list[Check]:
     }
     return [
         *(Check(name, "not in", "mask_problem", (value,)) for name, value in problems.items()),
+        Check("mask_share", "between", "mask_area_share", (None, largest), facts={"most": largest}),
         Check("mattes_fit", "in", "matte_problem", ("",)),
     ]
 

@@ -49,6 +49,12 @@ SENTENCES = {
         "{images} {have} a mask that is black all over.",
         "Mark the defects, or move images without a defect to the normal ones.",
     ),
+    "mask_share": Sentences(
+        "A mask marks at most {most:.0%} of its image.",
+        "{images} {have} a mask that marks more.",
+        "Look at these masks, and invert them if they mark what is normal; if the defects are so "
+        "large, raise `validate.max_mask_share`.",
+    ),
     "mattes_fit": Sentences(
         "Every image to learn from has a foreground matte of its size, or none has one.",
         "{images} {have} no matte, or one that does not fit.",

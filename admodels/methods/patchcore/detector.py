@@ -55,10 +55,10 @@ class Detector(methods.Detector):
         projection = random_projection(self.bank.shape[1], p.projected_channels, seed)
         projection = projection.to(self.device)
 
-        def projected(taps: Taps) -> Tensor:
+        def project(taps: Taps) -> Tensor:
             return torch.einsum("bchw,cd->bdhw", patches(taps), projection)
 
-        points = torch.from_numpy(frozen.cells(data.normal, pool, projected)).to(self.device)
+        points = torch.from_numpy(frozen.cells(data.normal, pool, project)).to(self.device)
         count = max(1, int(p.coreset_share * len(pool)))
         chosen, radii = farthest_first(points, count)
         for step in range(1, count, max(1, count // LOGGED)):
