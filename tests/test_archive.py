@@ -1,6 +1,9 @@
 """Hostile archives: each is refused whole, and nothing is written outside the target."""
 
+import bz2
+import gzip
 import io
+import lzma
 import random
 import struct
 import tarfile
@@ -141,6 +144,105 @@ def test_a_flood_of_files_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "MOST_MEMBERS", 50)
     for archive in both(tmp_path, *((f"{i}.png", b"") for i in range(51))):
         assert_refused(archive, "a bomb")
+
+
+def put(folder, name, data):
+    """A file in a folder of its own, so that each is unpacked to an empty target."""
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def test_a_second_archive_or_junk_behind_an_archive_is_refused(tmp_path):
+    (tmp_path / "1").mkdir()
+    archives = zip(
+        both(tmp_path, ("a.png", b"1")), both(tmp_path / "1", ("b.png", b"2")), strict=True
+    )
+    for whole, second in archives:
+        for junk in (second.read_bytes(), b"junk", b"\0junk"):
+            folder = tmp_path / f"{whole.name} {len(junk)}"
+            assert_refused(put(folder, whole.name, whole.read_bytes() + junk))
+
+
+@pytest.mark.parametrize("packer", [gzip, bz2, lzma])
+@pytest.mark.parametrize("behind", ["tar", "byte", "zeros"])
+def test_packed_data_behind_the_end_of_a_tar_is_refused(tmp_path, packer, behind):
+    """A second tar, which nobody would read; zeros without end, which would unpack for hours."""
+    tar = tar_of(tmp_path / "x.tar", ("a.png", b"1")).read_bytes()
+    data = {"tar": tar, "byte": bytes(1 << 20) + b"1", "zeros": bytes(20 << 20)}[behind]
+    (tmp_path / "x.tar").write_bytes(packer.compress(tar) + packer.compress(data))
+    assert_refused(tmp_path / "x.tar", "behind the end")
+
+
+def test_data_before_the_beginning_of_a_zip_is_refused(tmp_path):
+    nothing = zip_of(tmp_path / "nothing.zip").read_bytes()
+    whole = zip_of(tmp_path / "x.zip", ("a.png", b"1")).read_bytes()
+    for before, behind in ((b"PK\x03\x04 runs", whole), (nothing, whole), (whole, nothing)):
+        (tmp_path / "x.zip").write_bytes(before + behind)
+        assert_refused(tmp_path / "x.zip", "before the beginning or behind the end")
+
+
+def test_padding_and_a_comment_are_part_of_an_archive(tmp_path):
+    tar = tar_of(tmp_path / "x.tar", ("a.png", b"1"))
+    tar.write_bytes(tar.read_bytes() + bytes(1 << 20))
+    zipped = zip_of(tmp_path / "x.zip", ("a.png", b"1"))
+    with zipfile.ZipFile(zipped, "a") as content:
+        content.comment = b"from the camera"
+    for archive in (tar, zipped):
+        extract(archive, tmp_path / archive.suffix / "target", archive, "")
+        assert (tmp_path / archive.suffix / "target/a.png").read_bytes() == b"1"
+
+
+def test_a_tar_that_stops_between_two_members_is_refused(tmp_path):
+    whole = tar_of(tmp_path / "x.tar", ("a.png", b"1"), ("b.png", b"2")).read_bytes()
+    for name, data in (("y.tar", whole[:1024]), ("y.tar.gz", gzip.compress(whole[:2048]))):
+        (tmp_path / name).write_bytes(data)
+        assert_refused(tmp_path / name, "end mark is missing")
+
+
+LONG = [
+    "x" * 256 + ".png",
+    "\u00e9" * 126 + ".png",  # 256 bytes in UTF-8
+    f"{'x' * 256}/a.png",
+    "/".join("x" * 200 for _ in range(6)),
+]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_name_that_is_longer_than_file_systems_take_is_refused(tmp_path, name):
+    for archive in both(tmp_path, ("fine.png", b"1"), (name, b"1")):
+        assert_refused(archive, "longer name than file systems take")
+
+
+def test_a_name_of_255_bytes_is_a_name(tmp_path):
+    names = ("x" * 251 + ".png", "\u00e9" * 125 + "x.png")
+    for archive in both(tmp_path, *((name, b"1") for name in names)):
+        target = tmp_path / archive.suffix / "target"
+        extract(archive, target, archive, "")
+        assert {p.name for p in target.iterdir()} == {*names}
+
+
+def test_a_hundred_thousand_empty_members_are_refused(tmp_path):
+    headers = [tarfile.TarInfo(f"{number}.png").tobuf() for number in range(2_000)]
+    data = b"".join([*headers, headers[0] * 98_000, bytes(1024)])
+    assert_refused(put(tmp_path / "tar", "x.tar.gz", gzip.compress(data, 1)), "a bomb")
+    assert len(list((tmp_path / "tar/a").rglob("*.png"))) == extraction.MOST_EMPTY_FILES
+    names = [(f"{number}.png", b"") for number in range(1_001)]
+    assert_refused(zip_of(tmp_path / "x.zip", *names), "a bomb")
+    extract(zip_of(tmp_path / "y.zip", *names[:1_000]), tmp_path / "target", "y.zip", "")
+
+
+def test_a_flood_of_tiny_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "FEW_MEMBERS", 100)
+    members = [(f"{number}.png", b"1") for number in range(1_000)]
+    assert_refused(tar_of(tmp_path / "x.tar.gz", *members), "a bomb")
+    extract(zip_of(tmp_path / "x.zip", *members), tmp_path / "target", "x.zip", "")
+
+
+def test_a_flood_of_folders_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "FEW_MEMBERS", 100)
+    folders = [special(f"{number}/", tarfile.DIRTYPE) for number in range(2_000)]
+    assert_refused(tar_of(tmp_path / "x.tar.gz", *folders), "a bomb")
 
 
 def test_a_sparse_file_of_terabytes_is_refused(tmp_path):

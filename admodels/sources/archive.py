@@ -5,12 +5,14 @@ system would take for one, and bombs: more data, more files or longer headers th
 """
 
 import errno
+import os
 import shutil
 import struct
 import tarfile
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Callable
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
@@ -22,10 +24,18 @@ CHUNK_BYTES = 1 << 20
 SMALL_BYTES = 256 << 20  # that much may come out of any archive
 LARGEST_RATIO = 100  # of unpacked to packed; images hardly shrink, uncompressed ones some fivefold
 MOST_MEMBERS = 2_000_000
+FEW_MEMBERS = 10_000  # that many may come out of any archive
+LEAST_PACKED_BYTES = 32  # of a member, on average: an image has hundreds; tar headers take a few
+MOST_EMPTY_FILES = 1_000  # an image is never empty
+LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux file systems
+LONGEST_PATH_BYTES = 1024  # PATH_MAX of macOS; 4096 on Linux, the folder above included
+MOST_PADDING_BYTES = 16 << 20  # zeros behind the end of a tar; `tar` itself pads to 10 KiB
+END_RECORD_BYTES = 22  # of a zip, without its comment: PKWARE APPNOTE 6.3.10, section 4.3.16
+END_RECORD = b"PK\x05\x06"
 LONGEST_HEADER_BYTES = 1 << 20  # of a tar: names longer than any file system takes
 TABLES = (".csv", ".txt")  # what a layout may read beside names
 NO_TEXT = ("Cc", "Cs")  # control characters; bytes that are no UTF-8
-ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
+ZIP_BEGINNINGS = (b"PK\x03\x04", END_RECORD)
 TAR_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 TAR_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -91,13 +101,14 @@ class _Room:
         self._folder = folder
         self._outline = outline
         self._bytes = max(SMALL_BYTES, LARGEST_RATIO * packed_bytes)
-        self._members = MOST_MEMBERS
+        self._members = min(MOST_MEMBERS, FEW_MEMBERS + packed_bytes // LEAST_PACKED_BYTES)
+        self._empty_files = MOST_EMPTY_FILES
         self.hidden: list[str] = []  # files that nobody wants
         # what a file system may take for one: how it is spelt, and whether it is a folder
         self._taken: dict[str, tuple[str, bool]] = {}
 
-    def take(self, name: str, size: int, is_plain: bool) -> None:
-        """Count a member in.
+    def take(self, name: str, size: int, is_plain: bool, is_folder: bool) -> None:
+        """Count a member in; `is_plain` is a plain file or a folder.
 
         Raises:
             UnsafeMember: it must not be unpacked, or not after the others.
@@ -107,9 +118,13 @@ class _Room:
             raise UnsafeMember(f"member `{name}` is a link or leaves its folder")
         if any(unicodedata.category(character) in NO_TEXT for character in name):
             raise UnsafeMember(f"member {name!a} has a name that is no text")
+        longest = max(len(part.encode()) for part in (*path.parts, ""))
+        if longest > LONGEST_NAME_BYTES or len(name.encode()) > LONGEST_PATH_BYTES:
+            raise UnsafeMember(f"member `{name[:80]}...` has a longer name than file systems take")
         self._bytes -= size
         self._members -= 1
-        if self._bytes < 0 or self._members < 0:
+        self._empty_files -= not (size or is_folder)
+        if min(self._bytes, self._members, self._empty_files) < 0:
             raise UnsafeMember(f"member `{name}` is more than images need: a bomb?")
 
     def wants(self, name: str) -> bool:
@@ -148,14 +163,26 @@ class _Room:
 def _zip(archive: Path, room: _Room) -> None:
     with zipfile.ZipFile(archive) as content:
         members = content.infolist()
+        _refuse_data_around(archive, content)
         for member in members:  # a bomb is refused before it is lit
             kind = (member.external_attr >> 16) & 0o170000  # Unix: a plain file, a folder, or none
-            room.take(member.filename, member.file_size, kind in (0, 0o100000, 0o040000))
+            is_plain = kind in (0, 0o100000, 0o040000)
+            room.take(member.filename, member.file_size, is_plain, member.is_dir())
         for member in progress(members, len(members), "extract files"):
             if not member.is_dir() and room.wants(member.filename):
                 path = room.claim(member.filename)
                 with content.open(member) as data:
                     room.write(data, path)
+
+
+def _refuse_data_around(archive: Path, content: zipfile.ZipFile) -> None:
+    """Refuse a zip with data before or behind it, such as a second zip: `zipfile` overlooks it."""
+    with archive.open("rb") as file:
+        end = file.seek(-END_RECORD_BYTES - len(content.comment), os.SEEK_END)
+        is_end = file.read(4) == END_RECORD
+    starts = [member.header_offset for member in content.infolist()]
+    if not is_end or min(starts, default=end) != 0:
+        raise UnsafeMember("data stands before the beginning or behind the end")
 
 
 class _Header(tarfile.TarInfo):
@@ -172,10 +199,24 @@ def _tar(archive: Path, room: _Room) -> None:
         for member in content:
             content.members = []  # type: ignore[attr-defined]  # it would keep them all
             shown.at(file.tell() // CHUNK_BYTES)  # the number of members is only known at the end
-            room.take(member.name, member.size, member.isfile() or member.isdir())
+            is_plain = member.isfile() or member.isdir()
+            room.take(member.name, member.size, is_plain, member.isdir())
             data = content.extractfile(member)
             if data and room.wants(member.name):
                 room.write(data, room.claim(member.name))
-        # the checksum of gz, xz and bz2 stands at the end, behind what tarfile reads
-        while content.fileobj and content.fileobj.read(CHUNK_BYTES):
-            pass
+        if content.fileobj:
+            if content.fileobj.tell() == content.offset:  # no block of zeros was read
+                raise UnsafeMember("the end mark is missing: a part of an archive?")
+            _refuse_data_behind(content.fileobj.read)
+
+
+def _refuse_data_behind(read: Callable[[int], bytes]) -> None:
+    """Read on behind the members, where the checksum of gz, xz and bz2 stands, and zeros alone.
+
+    A second tar would be overlooked there, and zeros without end would unpack for hours.
+    """
+    padding = 0
+    while data := read(CHUNK_BYTES):
+        padding += len(data)
+        if padding > MOST_PADDING_BYTES or data.strip(b"\0"):
+            raise UnsafeMember("data stands behind the end")
