@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -211,9 +212,15 @@ def test_a_broken_archive_is_refused(tmp_path):
 
 
 def test_what_the_disk_refuses_is_not_blamed_on_the_archive(tmp_path):
-    archive = archived(tmp_path / "x.tar.gz", {"a" * 300: b"no file system takes this name"})
-    with pytest.raises(OSError, match="too long"):
-        fetch(pin_source(str(archive)), "", tmp_path / "raw")
+    source = pin_source(str(archived(tmp_path / "x.tar.gz", {"a.png": bytes(50_000)})))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            fetch(source, "", tmp_path / "raw")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "raw").exists()
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz", "bz2"])
