@@ -13,7 +13,7 @@ def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
     line = params.read(f"lines.{name}", Line)
     model = Model.at(Path("data/models", line.bundle)).with_tiles(line.tile)
-    source = LineImages(name, Path(line.folder), line.pattern, tile=line.tile)
+    source = LineImages(name, Path(line.folder), line.pattern, tile=line.tile, exclude=line.exclude)
     print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
 
 

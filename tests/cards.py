@@ -129,11 +129,9 @@ def inbox(tmp_path: Path) -> Path:
 
 EXPECTED = {
     '+"x",\ny.png': "scored",
-    "._b.png": "not_an_image",
     ".cache/seen.png": "not_an_image",
     "=cmd.png": "scored",
     "Gr\u00fc\u00dfe \u65e5\u672c.jpg": "scored",
-    "Thumbs.db": "not_an_image",
     "UPPER.PNG": "scored",
     "alpha.png": "scored",
     "b.png": "scored",

@@ -18,6 +18,7 @@ from admodels.images import decode, rules
 from admodels.images.decode import STORED, Reading
 from admodels.images.describe import Look
 from admodels.images.rules import ImageRules
+from admodels.scoring.inbox import Folder
 from admodels.scoring.rows import rows
 from admodels.validation.inspect import inspect_images, learnt_rules, learnt_window
 from tests import cards
@@ -266,7 +267,7 @@ def test_new_images_of_another_kind_get_a_row_with_their_looks_and_no_score(tmp_
     bundle = cards.make_bundle()
     bundle = replace(bundle, contract=bundle.contract.model_copy(update={"learnt": found}))
     names = [f"{name}.png" for name in pictures]
-    read = {r.row.path: r.row for r in rows(tmp_path, names, bundle, "press", {}.get)}
+    read = {r.row.path: r.row for r in rows(Folder(tmp_path), names, bundle, "press", {}.get)}
     assert {p.removesuffix(".png"): r.status for p, r in read.items()} == {
         **{name: name for name in pictures},
         "good": "scored",
@@ -287,5 +288,5 @@ def test_new_images_of_12_bits_are_seen_through_the_window_of_their_bundle(
     tmp_path: Path, window: tuple[int, int], level: int
 ) -> None:
     cards.deep_card(tmp_path / "a.png", 70 << 4)
-    (read,) = rows(tmp_path, ["a.png"], cards.windowed(window), "press", {}.get)
+    (read,) = rows(Folder(tmp_path), ["a.png"], cards.windowed(window), "press", {}.get)
     assert (read.row.anomaly_score, read.row.brightness) == (level, level)

@@ -14,6 +14,7 @@ from admodels.foundation.manifest import DatasetImage
 from admodels.images import decode
 from admodels.inference import model
 from admodels.scoring import tiling
+from admodels.scoring.inbox import Folder
 from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
 from admodels.validation.inspect import describe_image
@@ -56,7 +57,7 @@ def test_a_folder_a_tile_and_evaluate_give_an_image_the_score_of_the_steps(
     planes = model.prepare_image(image.rgb, bundle.contract)
     scored = model.score_planes(bundle, [planes])
     expected = float(scored.anomaly_score[0])
-    (read,) = rows(raw.resolve(), ["a.png"], bundle, "press", {}.get)
+    (read,) = rows(Folder(raw), ["a.png"], bundle, "press", {}.get)
     tile = tiling.score_tiles(bundle, image.rgb, Tile(tile_px=80, overlap_px=0), with_map=True)
     row = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
     scored_set = stage._score_images(bundle, [row], 64)[0]
@@ -76,7 +77,7 @@ def test_a_folder_refuses_what_evaluate_marks_as_refused(
     write_image(raw, "large.png", side=200)
     cards.card(raw / "white.png", 250, side=60)
     names = ["fits.png", "large.png", "white.png"]
-    statuses = [read.row.status for read in rows(raw.resolve(), names, bundle, "press", {}.get)]
+    statuses = [read.row.status for read in rows(Folder(raw), names, bundle, "press", {}.get)]
     listed = [
         describe_image(DatasetImage(name, "normal", "", "", "test"), raw, decode.STORED)[0]
         for name in names

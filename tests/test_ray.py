@@ -133,9 +133,9 @@ def test_a_worker_does_not_score_what_the_ledger_knows(place: Path) -> None:
     shard = {"names": [b"01.png\0" + b"02.png"]}
     (old, new), *_ = worker(place, known=known)(shard)["found"]
     assert (old.row.reused, old.row.anomaly_score, new.row.reused) == (True, 0.0, False)
-    path = place / "inbox/01.png"
-    assert ray._reconcile(old, path, {sha256: 7.0}.get).row.anomaly_score == 7.0
-    unscorable = ray._reconcile(old, path, {sha256: np.nan}.get).row
+    images = LineImages("press", place / "inbox")
+    assert ray._reconcile(old, images, "01.png", {sha256: 7.0}.get).row.anomaly_score == 7.0
+    unscorable = ray._reconcile(old, images, "01.png", {sha256: np.nan}.get).row
     assert (unscorable.status, unscorable.anomaly_score) == (Status.UNSCORABLE, None)
 
 
@@ -150,9 +150,10 @@ def test_a_worker_that_does_not_see_the_images_is_refused(place: Path, tmp_path:
     blind = worker(place, images=LineImages("press", tmp_path))
     ((read,),) = blind({"names": [b"01.png"]})["found"]
     assert read.row.status == Status.VANISHED
+    images = LineImages("press", place / "inbox")
     with pytest.raises(SourceError, match="does not find an image"):
-        ray._reconcile(read, place / "inbox/01.png", {}.get)
-    assert ray._reconcile(read, place / "inbox/gone.png", {}.get) == read
+        ray._reconcile(read, images, "01.png", {}.get)
+    assert ray._reconcile(read, images, "gone.png", {}.get) == read
 
 
 def test_without_ray_the_engine_says_what_to_install(tmp_path: Path) -> None:

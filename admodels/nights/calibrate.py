@@ -14,8 +14,9 @@ from admodels.images.describe import write_records
 from admodels.nights import feedback
 from admodels.nights.drift.history import reference_path
 from admodels.nights.verdicts import Calibration, calibration_path, keep_calibration
-from admodels.scoring.discover import Status, files
+from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model
+from admodels.scoring.inbox import Folder
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
@@ -75,7 +76,7 @@ def _scores(
     ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
 ) -> tuple[dict[str, float], dict[str, Records]]:
     """image_sha256 -> score, and appearance, of every image; what is known is not scored again."""
-    bundle, names = model.load(), files(approved)
+    bundle, names = model.load(), Folder(approved).files().names
     scores: dict[str, float] = {}
     looks: dict[str, Records] = {}
     bad: list[str] = []
@@ -84,7 +85,7 @@ def _scores(
     def known(sha256: str) -> float | None:
         return scores.get(sha256, ledger.index.score(sha256, *fingerprints))
 
-    read = rows(approved, names, bundle, line, known, stop, tile)
+    read = rows(Folder(approved), names, bundle, line, known, stop, tile)
     for result in progress(read, len(names), f"calibrate {line}"):
         row = result.row
         if row is not None and row.anomaly_score is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import durable_file, names_text, whole_file
 from admodels.nights.verdicts import judge_group
-from admodels.scoring.discover import same_contents
+from admodels.scoring.inbox import Folder, same_contents
 from admodels.scoring.ledger import Ledger, folder_name
 
 FINE, DEFECT = "fine", "defect"
@@ -130,7 +130,7 @@ def collect(ledger: Ledger, line: str, images: Path, target: Path) -> tuple[int,
     for _, group in ledger.groups(line):
         columns = (group[name].to_pylist() for name in ("path", "image_sha256"))
         for path, sha256 in zip(*columns, strict=True):
-            data = same_contents(images, path, sha256) if sha256 in left else None
+            data = same_contents(Folder(images), path, sha256) if sha256 in left else None
             if data is not None:
                 with whole_file(home / f"{sha256}{Path(path).suffix.lower()}") as partial:
                     partial.write_bytes(data)

@@ -21,8 +21,8 @@ from admodels.images.sheets import outline
 from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
 from admodels.nights.verdicts import Calibration, judge_group, picture_path
 from admodels.scoring import tables, tiling
-from admodels.scoring.discover import same_contents
 from admodels.scoring.engine import LineImages, Model
+from admodels.scoring.inbox import same_contents
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
 
@@ -120,7 +120,7 @@ def _rows_to_draw(
 
 def _rgb(source: LineImages, row: PictureRow, bundle: Bundle) -> UInt8 | None:
     """The image, unless the file has changed since it was scored."""
-    data = same_contents(source.folder, row.path, row.image_sha256)
+    data = same_contents(source.inbox, row.path, row.image_sha256)
     return None if data is None else decode_image(data, row.path, bundle.contract).rgb
 
 

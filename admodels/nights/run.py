@@ -32,8 +32,9 @@ from admodels.nights.deploy import BundleChoice
 from admodels.nights.drift import history
 from admodels.nights.limits import Limit, expected_images
 from admodels.nights.page import content, render
-from admodels.scoring.discover import files, printable
+from admodels.scoring.discover import printable
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
+from admodels.scoring.inbox import Folder
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
@@ -69,6 +70,7 @@ class LineReport:
     runs: list[str] = field(default_factory=list)
     found: int = 0
     old: int = 0
+    excluded: int = 0
     unsettled: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     images: int = 0
@@ -93,10 +95,15 @@ class LineReport:
 
     def take(self, counts: Counts, before: Counter[str]) -> None:
         """Take over what the engine counted, and the statuses of rows that were there before."""
-        self.found, self.old = len(counts.paths), counts.old
+        self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
         self.unsettled, self.reused = counts.unsettled, counts.reused
         self.statuses = dict(sorted((counts.statuses + before).items()))
         self.images, self.unreadable = expected_images(self.statuses)
+
+    def with_files_of(self, look: "LineReport") -> "LineReport":
+        """This report, with the files that a later look saw, none of which was new."""
+        names = ("found", "old", "excluded", "unsettled")
+        return replace(self, **{name: getattr(look, name) for name in names})
 
     def content(self) -> dict[str, Any]:
         """What runs/RUN.json holds of the line; `messages` are its key `told`."""
@@ -212,9 +219,7 @@ def _look(
                 _score(ledger, source, model, options, stop, report)
                 ledger.compact(name, parts)  # first: judging reads all parts, several times
                 if before and before.exit_code in DONE and before.statuses == report.statuses:
-                    reports[name] = replace(  # nothing new: what was judged stands
-                        before, found=report.found, old=report.old, unsettled=report.unsettled
-                    )
+                    reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
                     _judge(ledger, source, model, line, options, stop, report, note)
     code = _worst({report.exit_code for report in reports.values()})
@@ -256,8 +261,15 @@ def _isolate(name: str, report: LineReport) -> Iterator[None]:
 
 
 def _source(name: str, line: Line, options: Options) -> LineImages:
-    folder, settle_seconds = Path(line.folder), options.settle_seconds
-    return LineImages(name, folder, line.pattern, settle_seconds, options.rehash, line.tile)
+    return LineImages(
+        name,
+        Path(line.folder),
+        line.pattern,
+        options.settle_seconds,
+        options.rehash,
+        line.tile,
+        line.exclude,
+    )
 
 
 def _score(
@@ -331,6 +343,6 @@ def _count_files_of_no_line(lines: Mapping[str, Line]) -> int:
     for folder, wanted in patterns.items():
         if "*" not in wanted:
             with suppress(AdmodelsError, OSError):
-                names = map(printable, files(Path(folder)))
+                names = map(printable, Folder(Path(folder)).files().names)
                 count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
     return count

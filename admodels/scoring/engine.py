@@ -5,7 +5,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,7 +21,8 @@ from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.arrays import Float64, Records
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
-from admodels.scoring.discover import files, is_settled, mtime_ns, printable, stamp_of
+from admodels.scoring.discover import NO_STATE, is_settled, mtime_ns, printable
+from admodels.scoring.inbox import Folder, Inbox
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
@@ -109,6 +110,7 @@ class LineImages:
 
     `pattern`: only files whose path below `folder` matches; `*` goes across folders.
     `settle_seconds`: a file that changed more recently waits for the next run; 0 takes every file.
+    `exclude`: what is left out is counted, and not entered where it is a folder.
     `rehash`: also files with the size, time and inode of an earlier run are read.
     """
 
@@ -118,14 +120,24 @@ class LineImages:
     settle_seconds: float = 0.0
     rehash: bool = False
     tile: Tile | None = None
+    exclude: Sequence[str] = ()  # patterns beside the usual ones
+
+    @property
+    def inbox(self) -> Inbox:
+        """What the images are listed and read from."""
+        return Folder(self.folder, self.exclude)
 
 
 @dataclass
 class Counts:
-    """The files of a line's folder in a run: `old` ones have the row of an earlier run."""
+    """The files of a line's folder in a run: `old` ones have the row of an earlier run.
+
+    `excluded` entries, files or whole folders, are nobody's images and have no row.
+    """
 
     paths: list[str] = field(default_factory=list)
     old: int = 0
+    excluded: int = 0
     unsettled: int = 0
     reused: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -140,7 +152,7 @@ def local(
     """Score in this process; see `rows`."""
     bundle = model.load()
     known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
-    return rows(images.folder, names, bundle, images.line, known, stopped, images.tile)
+    return rows(images.inbox, names, bundle, images.line, known, stopped, images.tile)
 
 
 def score_line(
@@ -164,15 +176,19 @@ def score_line(
 def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts) -> Iterator[str]:
     """The names of the files that must be read, in order; count the others."""
     fingerprints, now = (model.model_fingerprint, model.contract_fingerprint), time.time()
-    for name in files(images.folder):
+    inbox = images.inbox
+    listing = inbox.files()
+    counts.excluded = listing.excluded
+    for name in listing.names:
         path = printable(name)
         if images.pattern is not None and not fnmatchcase(path, images.pattern):
             continue
         counts.paths.append(path)
-        looks = "" if images.rehash else stamp_of(images.folder / name)
-        if looks and ledger.index.is_unchanged(images.line, path, looks, *fingerprints):
+        state = NO_STATE if images.rehash else inbox.state(name)
+        is_known = partial(ledger.index.is_unchanged, images.line, path, state.stamp)
+        if state.stamp and is_known(*fingerprints):
             counts.old += 1
-        elif images.settle_seconds and not is_settled(name, looks, now, images.settle_seconds):
+        elif images.settle_seconds and not is_settled(name, state, now, images.settle_seconds):
             counts.unsettled += 1
         else:
             yield name

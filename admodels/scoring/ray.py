@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import admodels
 from admodels.foundation.errors import AdmodelsError, BundleError, ConfigurationError, SourceError
-from admodels.scoring.discover import Status, stamp_of
+from admodels.scoring.discover import Status
 from admodels.scoring.engine import Engine, LineImages, Model, local
 from admodels.scoring.index import Index
 from admodels.scoring.rows import Known, Read, rows, with_score
@@ -54,7 +54,7 @@ class _Worker:
 
     def _rows(self, names: Iterator[str]) -> Iterator[Read]:
         images, bundle = self.images, self._model.load()
-        return rows(images.folder, names, bundle, images.line, self._score, tile=images.tile)
+        return rows(images.inbox, names, bundle, images.line, self._score, tile=images.tile)
 
     @cached_property
     def _model(self) -> Model:
@@ -100,7 +100,7 @@ class _Cluster:
                 if isinstance(answer, str):
                     raise _worker_error(answer, folder)
                 for name, read in zip(shard, answer, strict=True):
-                    yield _reconcile(read, images.folder / name, known)
+                    yield _reconcile(read, images, name, known)
             if stopped():
                 return
 
@@ -162,7 +162,7 @@ class _Cluster:
         return fitting
 
 
-def _reconcile(read: Read, path: Path, known: Known) -> Read:
+def _reconcile(read: Read, images: LineImages, name: str, known: Known) -> Read:
     """`read` as this process would have read it: only the ledger knows the earlier scores.
 
     Raises:
@@ -172,10 +172,10 @@ def _reconcile(read: Read, path: Path, known: Known) -> Read:
     if row is None or row.status not in (Status.SCORED, Status.UNSCORABLE, Status.VANISHED):
         return read
     if row.status == Status.VANISHED:
-        if stamp_of(path):
+        if images.inbox.state(name).stamp:
             raise SourceError(
                 "a worker of the Ray cluster does not find an image that stands here",
-                where=path,
+                where=images.folder / name,
                 expected="the same folder at the same path on every machine",
                 next_step="mount it there, then run again: what is kept is not scored again",
             )

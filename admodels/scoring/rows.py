@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.scoring import tiling
-from admodels.scoring.discover import Refused, Status, Unsettled, contents, printable, stamp_of
+from admodels.scoring.discover import Refused, Status, Unsettled, printable
+from admodels.scoring.inbox import Inbox
 from admodels.scoring.lines import Tile
 from admodels.scoring.tables import ScoreRow
 
@@ -34,7 +34,9 @@ REASON_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Read:
-    """A file that was read: its row, None where the file changed meanwhile.
+    """A file that was read: its row, None where the next run tries again.
+
+    That is where the file changed meanwhile, or memory was lacking.
 
     `stamp` is that of the file before it was read. `appearance` is the record of its image.
     `pixels` (3, image_px, image_px) uint8 is what the detector gets, or (H, W, 3) uint8 what will
@@ -48,7 +50,7 @@ class Read:
 
 
 def rows(
-    folder: Path,
+    inbox: Inbox,
     names: Iterable[str],
     bundle: Bundle,
     line: str,
@@ -56,7 +58,7 @@ def rows(
     stopped: Callable[[], bool] = lambda: False,
     tile: Tile | None = None,
 ) -> Iterator[Read]:
-    """One row for each of `names` below `folder`, in their order; fewer once `stopped`.
+    """One row for each of `names` of `inbox`, in their order; fewer once `stopped`.
 
     `known` gives the score of bytes that were scored before, also of rows that this function has
     yielded: such an image is not scored again, and its row is marked as reused.
@@ -65,7 +67,7 @@ def rows(
     pending: list[Read] = []
     chunk = 1 if tile else bundle.params.score_chunk_images
     ahead = 1 if tile else load.DECODING_THREADS + chunk
-    read_file = partial(_read, folder.resolve(), bundle=bundle, line=line, whole=tile is not None)
+    read_file = partial(_read, inbox, bundle=bundle, line=line, whole=tile is not None)
     for read in _read_ahead(read_file, names, ahead, stopped):
         row = read.row
         if row is not None and read.pixels is not None:
@@ -124,7 +126,7 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
+def _read(inbox: Inbox, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
     row = ScoreRow(
         line=line,
         path=printable(name),
@@ -133,12 +135,12 @@ def _read(root: Path, name: str, *, bundle: Bundle, line: str, whole: bool) -> R
         method=bundle.method,
         task=bundle.task,
     )
-    looks = stamp_of(root / name)
+    looks = inbox.state(name).stamp
     try:
-        data = contents(root, name)
+        data = inbox.read(name)
         row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
         image = model.decode_image(data, row.path, bundle.contract)
-    except Unsettled:
+    except (Unsettled, MemoryError):  # the next run tries again
         return Read(None, looks)
     except UnreadableImage as error:
         return Read(_refusal(row, Status(error.reason), error.fault), looks)

@@ -13,7 +13,7 @@ from admodels.foundation.errors import ConfigurationError, Interrupted
 from admodels.foundation.files import whole_folder, write_json
 from admodels.inference.conformal import images_missing, smallest_alpha, threshold
 from admodels.scoring import tables
-from admodels.scoring.discover import Status, files, printable
+from admodels.scoring.discover import Status, printable
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import on_signals
@@ -26,7 +26,8 @@ class FolderSummary:
     """The content of summary.json: counts of files, and what the calibration images promise.
 
     `threshold` and `flagged` are None where `images_missing` normal images more would be needed
-    to promise `alpha`. `unsettled` files changed while they were read and have no row.
+    to promise `alpha`. `unsettled` files changed while they were read and have no row,
+    nor have `excluded` files and folders.
     """
 
     line: str
@@ -35,6 +36,7 @@ class FolderSummary:
     model_fingerprint: str
     contract_fingerprint: str
     found: int
+    excluded: int
     statuses: dict[str, int]
     unsettled: int
     reused: int
@@ -77,7 +79,7 @@ def score_folder(
         OSError: `out_dir` cannot be written.
     """
     _check_alpha(alpha)
-    files(images.folder)
+    images.inbox.files()
     out = out_dir.resolve()
     _check_out(out, images.folder.resolve())
     work = out.with_name(f".{out.name}.ledger")
@@ -168,6 +170,7 @@ def _summary(
         model_fingerprint=model.model_fingerprint,
         contract_fingerprint=model.contract_fingerprint,
         found=statuses.total(),
+        excluded=counts.excluded,
         statuses=dict(statuses),
         unsettled=counts.unsettled,
         reused=reused,
