@@ -120,10 +120,19 @@ def write_records(path: Path, records: Records) -> None:
     save_file({name: np.ascontiguousarray(records[name]) for name in names}, path)
 
 
+def unknown_records(count: int) -> Records:
+    """(count,) records that say nothing: NaN, because 0 would be a measurement."""
+    records = np.zeros(count, APPEARANCE)
+    for name in APPEARANCE.names or ():
+        if records[name].dtype.kind == "f":
+            records[name] = np.nan
+    return records
+
+
 def read_records(path: Path) -> Records:
-    """(N,) records, as `write_records` left them."""
+    """(N,) records, as `write_records` left them; NaN for what an older version did not measure."""
     columns = load_file(path)
-    records = np.zeros(len(columns["brightness"]), APPEARANCE)
+    records = unknown_records(len(columns["brightness"]))
     for name, values in columns.items():
         records[name] = values
     return records

@@ -7,11 +7,10 @@ Only drift reads it, once: runs that are judged do not need it any more.
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from admodels.foundation.arrays import Records
-from admodels.images.describe import APPEARANCE
+from admodels.images.describe import APPEARANCE, unknown_records
 from admodels.scoring.tables import KEY, ScoreRow
 
 
@@ -46,10 +45,12 @@ def table(seen: Iterable[tuple[ScoreRow, int, Records]]) -> pa.Table:
 
 
 def records(table: pa.Table) -> Records:
-    """The (N,) appearances of a table."""
-    rows = np.zeros(len(table), APPEARANCE)
+    """The (N,) appearances of a table; NaN for what an older version did not measure."""
+    rows = unknown_records(len(table))
     for name in APPEARANCE.names or ():
         column = table[name].combine_chunks()
+        if column.null_count:
+            continue
         values = column.flatten() if APPEARANCE[name].shape else column
         rows[name] = values.to_numpy(zero_copy_only=False).reshape(rows[name].shape)
     return rows

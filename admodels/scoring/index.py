@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.foundation.errors import StorageError
-from admodels.scoring.tables import KEY, ROWS_PER_GROUP, SCORES, ScoreRow, parquet_file
+from admodels.scoring.tables import (
+    KEY,
+    ROWS_PER_GROUP,
+    SCORES,
+    ScoreRow,
+    check_schema,
+    parquet_file,
+)
 
 CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one
 SCHEMA = """
@@ -156,8 +163,7 @@ def open_part(path: Path, schema: pa.Schema = SCORES) -> Iterator[pq.ParquetFile
     """
     try:
         with parquet_file(path) as file:
-            if not file.schema_arrow.equals(schema):
-                raise ValueError("other columns than it should have")
+            check_schema(file.schema_arrow, schema)
             yield file
     except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
         raise StorageError(

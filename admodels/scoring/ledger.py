@@ -13,7 +13,6 @@ written. The part of the side table is written first; without its part of `score
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from admodels.foundation.errors import DONE, BusyError, ConfigurationError, StorageError
-from admodels.foundation.files import durable_file, sync, write_json
+from admodels.foundation.files import durable_file, read_json, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, open_part
@@ -99,7 +98,7 @@ class Ledger:
         """
         for path in self.parts(line, run):
             with open_part(path) as file:
-                for batch in file.iter_batches(tables.ROWS_PER_GROUP):
+                for batch in tables.batches(file, tables.SCORES):
                     for group in tables.by_model(pa.Table.from_batches([batch])):
                         yield path.parent.name, group
 
@@ -165,15 +164,10 @@ class Ledger:
 def _end(summary: Path) -> dict[str, Any]:
     """Whether a run came to its end, and the exit codes of its lines."""
     try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
+        content = read_json(summary, "restore it from the backup")
         codes = {name: line["exit_code"] for name, line in content["lines"].items()}
         return {"whole": content.get("whole", True), "codes": codes}
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ):  # damaged: as if unreported
+    except (StorageError, TypeError, LookupError, AttributeError):  # damaged: as if unreported
         return {"whole": False, "codes": {}}
 
 
@@ -183,7 +177,7 @@ def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     count = 0
     for path in paths:
         with open_part(path, schema) as file:
-            for batch in file.iter_batches(tables.ROWS_PER_GROUP):
+            for batch in tables.batches(file, schema):
                 if held and (len(held) == HELD or count + len(batch) > tables.ROWS_PER_GROUP):
                     yield pa.Table.from_batches(held)
                     held, count = [], 0

@@ -21,6 +21,8 @@ from admodels.inference.conformal import p_values, threshold
 from admodels.scoring.discover import Status
 
 ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it
+SCHEMA_VERSION = 2  # of every table; 1 had neither a version nor checksums
+VERSION_KEY = b"admodels.schema"  # in the metadata of a Parquet file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +122,44 @@ def by_model(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Parquet, one row group each; the same rows give the same bytes."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    """Parquet, one row group each, with page checksums; the same rows give the same bytes."""
+    stamped = schema.with_metadata({VERSION_KEY: str(SCHEMA_VERSION)})
+    with pq.ParquetWriter(path, stamped, compression="zstd", write_page_checksum=True) as writer:
         for group in groups:
             writer.write_table(group)
 
 
 def parquet_file(path: Path) -> pq.ParquetFile:
-    """A table; of what is read, little more than a group is in memory, however long it is."""
-    return pq.ParquetFile(path, pre_buffer=False)
+    """A table; of what is read, little more than a group is in memory, however long it is.
+
+    Page checksums are verified where the table has them.
+    """
+    return pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+
+
+def check_schema(own: pa.Schema, schema: pa.Schema) -> None:
+    """Accept the columns of `schema`, or fewer in a table of an older version.
+
+    Raises:
+        ValueError: other columns, whose values would be read as something else.
+    """
+    version = int((own.metadata or {}).get(VERSION_KEY, b"1"))
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"schema version {version}: a newer admodels wrote it")
+    is_older = version < SCHEMA_VERSION and {field.name for field in KEY} <= set(own.names)
+    columns = [field for field in schema if field.name in own.names or not is_older]
+    if not own.equals(pa.schema(columns)):
+        raise ValueError("other columns than it should have")
+
+
+def batches(file: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of a table in order; a column that an older version did not have is null."""
+    for batch in file.iter_batches(ROWS_PER_GROUP):
+        for position, field in enumerate(schema):
+            if field.name not in batch.schema.names:
+                nulls = pa.nulls(len(batch), field.type)
+                batch = batch.add_column(position, field.with_nullable(True), nulls)
+        yield batch
 
 
 def read(path: Path) -> Iterator[pa.Table]:

@@ -119,7 +119,7 @@ def shifts(profiles: Float64, reference: Float64) -> Float64:
     left, here, right = (match[np.arange(len(best)), middle + step] for step in (-1, 0, 1))
     bend = np.minimum(left - 2 * here + right, -1e-12)
     bins: Float64 = best - REACH + np.where(middle == best, (left - right) / (2 * bend), 0.0)
-    return bins
+    return np.where(np.isnan(match).any(axis=1), np.nan, bins)  # argmax would take the first NaN
 
 
 def judge(
@@ -138,6 +138,7 @@ def judge(
     for name, ours in reference.items():
         theirs = night[name][order]
         has = ~np.isnan(theirs).any(axis=1)
+        ours = ours[~np.isnan(ours).any(axis=1)]
         if can_tell(int(has.sum()), *ours.shape):
             before = past.get(name, ())
             comparisons[name] = _compare_in_order(
