@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from admodels.foundation.errors import StorageError
 
 
 @contextmanager
@@ -103,6 +106,23 @@ def write_json(target: Path, content: object) -> None:
     """Write to be read and compared: indented, keys sorted."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     write_text(target, text + "\n")
+
+
+def read_json(path: Path, next_step: str) -> Any:
+    """The content of a JSON file that this program wrote.
+
+    Raises:
+        StorageError: it is empty, cut short or no JSON; with the file's name and `next_step`.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"a file of {path.stat().st_size} bytes that is no JSON: {error}",
+            where=path,
+            expected="the JSON that this program wrote",
+            next_step=next_step,
+        ) from None
 
 
 NAMES_SHOWN = 20

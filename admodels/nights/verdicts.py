@@ -5,12 +5,12 @@ verdicts/LINE.parquet                  one row for each row of `scores`
 lists/RUN/LINE.csv                     the Benjamini-Hochberg list of a night
 """
 
-import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,19 @@ import pyarrow.csv as pa_csv
 from pydantic import Field
 
 from admodels.foundation.arrays import Float64
-from admodels.foundation.files import durable_file, write_json
+from admodels.foundation.errors import ConfigurationError, StorageError
+from admodels.foundation.files import durable_file, read_json, write_json
 from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger, folder_name
+
+LOG = logging.getLogger(__name__)
+CALIBRATE = (
+    "restore it from the backup, or `admodels calibrate` the line again; where it was only a copy "
+    "of the bundle's, delete it"
+)
 
 
 class Calibration(Strict):
@@ -58,11 +65,19 @@ def read_calibration(path: Path) -> Calibration | None:
     """The calibration at `path`, if there is one.
 
     Raises:
-        ConfigurationError: it is not as it was written.
+        StorageError: it is not as it was written; nothing else says what was promised.
     """
     if not path.is_file():
         return None
-    return parse(json.loads(path.read_text(encoding="utf-8")), Calibration, "", path)
+    try:
+        return parse(read_json(path, CALIBRATE), Calibration, "", path)
+    except ConfigurationError as error:
+        raise StorageError(
+            f"a damaged calibration: {error.fault}",
+            where=path,
+            expected="the scores that the line was calibrated with",
+            next_step=CALIBRATE,
+        ) from error
 
 
 def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
@@ -101,10 +116,26 @@ def drift_folder(ledger: Ledger, line: str) -> Path:
     return ledger.folder / "drift" / folder_name(line)
 
 
+def read_drift(folder: Path) -> dict[str, dict[str, Any]]:
+    """The record of each run of a line in order; a damaged one is left out, with a warning."""
+    records = {}
+    for path in sorted(p for p in folder.glob("*.json") if p.stem.isdigit()):
+        try:
+            record = read_json(path, "the next night compares its images again")
+        except StorageError as error:
+            LOG.warning("%s", error)
+            continue
+        if isinstance(record, dict) and record.keys() >= {"images", "trusted", "statistics"}:
+            records[path.stem] = record
+        else:
+            LOG.warning("%s is left out: it is no record of drift", path)
+    return records
+
+
 def drifted_runs(ledger: Ledger, line: str) -> set[str]:
     """The runs in which the line did not look or score like its reference."""
-    paths = drift_folder(ledger, line).glob("*.json")
-    return {p.stem for p in paths if not json.loads(p.read_text(encoding="utf-8"))["trusted"]}
+    records = read_drift(drift_folder(ledger, line))
+    return {run for run, record in records.items() if not record["trusted"]}
 
 
 def _calibration_of(ledger: Ledger, line: str, key: tuple[str, str]) -> Float64:

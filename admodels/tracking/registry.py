@@ -5,6 +5,7 @@ no model flavour. An alias says which version counts, `previous-ALIAS` which one
 """
 
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -17,8 +18,13 @@ from pydantic import Field
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
-from admodels.foundation.errors import BundleError, SourceError
-from admodels.foundation.files import sha256_of, whole_folder, write_json
+from admodels.foundation.errors import (
+    BundleError,
+    ConfigurationError,
+    SourceError,
+    StorageError,
+)
+from admodels.foundation.files import read_json, sha256_of, whole_folder, write_json
 from admodels.foundation.params import Strict, parse
 from admodels.tracking import sync
 
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+LOG = logging.getLogger(__name__)
 EXPERIMENT = "admodels-bundles"
 FOLDER = "bundle"  # of the run of a version: its files
 SHA256 = "admodels.bundle_sha256"  # of bundle.json, which has the hashes of all other files
@@ -190,7 +197,7 @@ def fetch_version(address: str, repo: Path, cache: Path) -> LocalVersion:
         StorageError: the local database cannot be used.
     """
     path, note = cache / "known.json", ""
-    known = parse(_json(path), dict[str, KnownVersion], "", path)
+    known = _known(path)
     try:
         with sync.connect(repo, must_exist=True) as client:
             known[address] = _fetch(client, address, cache)
@@ -206,6 +213,17 @@ def fetch_version(address: str, repo: Path, cache: Path) -> LocalVersion:
                 shutil.rmtree(folder)
     copy = known[address]
     return LocalVersion(cache / copy.sha256 / FOLDER, copy.version, note)
+
+
+def _known(path: Path) -> dict[str, KnownVersion]:
+    """What each address meant last; nothing where that is damaged: the registry says it again."""
+    if not path.is_file():
+        return {}
+    try:
+        return parse(read_json(path, "nothing"), dict[str, KnownVersion], "", path)
+    except (StorageError, ConfigurationError) as error:
+        LOG.warning("%s is damaged and read as empty: %s", path, error.fault)
+        return {}
 
 
 def _fetch(client: "MlflowClient", address: str, cache: Path) -> KnownVersion:

@@ -6,7 +6,6 @@ A line's own calibration images are its reference (`admodels calibrate`), or tho
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,19 +20,19 @@ from admodels.foundation.files import durable_file, write_json
 from admodels.images.describe import read_records
 from admodels.nights.drift.hints import hint
 from admodels.nights.drift.statistics import PAST_NIGHTS, Comparison, judge, values
-from admodels.nights.verdicts import Calibration, calibration_path, drift_folder
+from admodels.nights.verdicts import Calibration, calibration_path, drift_folder, read_drift
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model
 from admodels.scoring.index import open_part
 from admodels.scoring.ledger import Ledger, folder_name
-from admodels.scoring.tables import ROWS_PER_GROUP
+from admodels.scoring.tables import batches
 
 Record = dict[str, Any]  # the content of drift/LINE/RUN.json
 IMAGES_AT_MOST = 2000  # of a night, evenly spread: more would not make a change any clearer
 
 
 def judge_runs(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> Record:
-    """Judge the runs of tonight, and any that was never judged; the record of tonight.
+    """Judge the runs of tonight, and any without a record; the record of tonight.
 
     Empty where no image was seen.
 
@@ -41,19 +40,18 @@ def judge_runs(ledger: Ledger, line: str, model: Model, calibration: Calibration
         StorageError: a part of the ledger is damaged.
     """
     drift, seen = drift_folder(ledger, line), ledger.appearance / folder_name(line)
-    tonight, of_tonight = ledger.tonight(line), list[Record]()
+    tonight, of_tonight, records = ledger.tonight(line), list[Record](), read_drift(drift)
     for home in sorted(seen.glob("*")):
-        kept = drift / f"{home.name}.json"
-        if home.name not in tonight and kept.exists():
+        before = records.get(home.name)
+        if home.name not in tonight and before:
             continue
-        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
         record: Record = before or {}
         if not before or home.name == ledger.run or before["images"] != _images_of(home):
             record = _judge_run(home, drift, model, _reference(ledger, line, model, calibration))
             record |= {"line": line, "run": home.name}
             if before and not before["trusted"] and not record["statistics"]:  # by another model
                 record = before | {"images": record["images"]}
-            with durable_file(kept) as partial:
+            with durable_file(drift / f"{home.name}.json") as partial:
                 write_json(partial, record)
         of_tonight += [record] if home.name in tonight else []
     return worst_run(of_tonight) or {}
@@ -120,13 +118,13 @@ def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
     seen, kept = 0, [APPEARANCES.empty_table()]
     for path in paths:
         with open_part(path, APPEARANCES) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP):
+            for batch in batches(file, APPEARANCES):
                 chosen = pa.array(range(-seen % step, len(batch), step), pa.int64())
                 kept.append(pa.Table.from_batches([batch]).take(chosen))
                 seen += len(batch)
     own = pc.field("model_fingerprint") == model.model_fingerprint
     own &= pc.field("contract_fingerprint") == model.contract_fingerprint
-    return count, pa.concat_tables(kept).filter(own)
+    return count, pa.concat_tables(kept, promote_options="default").filter(own)
 
 
 def _images_of(home: Path) -> int:
@@ -139,8 +137,8 @@ def _images_of(home: Path) -> int:
 
 def _past(drift: Path, run: str, reference: str) -> dict[str, list[tuple[float, float]]]:
     """Median and effect in the last trusted nights with the same reference, by statistic."""
-    paths = sorted((p for p in drift.glob("*.json") if p.stem < run), reverse=True)
-    runs = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    records = read_drift(drift)
+    runs = (records[name] for name in sorted(records, reverse=True) if name < run)
     same = (run for run in runs if run["trusted"] and run["reference_id"] == reference)
     nights = list(islice(same, PAST_NIGHTS[1]))
     past: dict[str, list[tuple[float, float]]] = {}

@@ -27,6 +27,7 @@ from admodels.nights.verdicts import (
     judge_group,
     picture_path,
     read_calibration,
+    read_drift,
 )
 from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
@@ -130,8 +131,8 @@ def _report(night: Json, line: str) -> Json:
 def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most: int) -> LineNight:
     rows = _rows(ledger, name, report["runs"], report)
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    paths = [drift_folder(ledger, name) / f"{run}.json" for run in report["runs"]]
-    drifts = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    records = read_drift(drift_folder(ledger, name))
+    drifts = [records[run] for run in report["runs"] if run in records]
     before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
     return LineNight(
         name,
