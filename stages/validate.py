@@ -15,6 +15,7 @@ from admodels.sources.source import Task
 from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
 from admodels.validation.examine import Examination, examine
+from admodels.validation.splits import splits_sentence
 from admodels.validation.summary import log_summary
 from stages import run
 
@@ -29,7 +30,7 @@ def _write_report(
 ) -> DataError | None:
     """Write data/validation/<task>/, also where the images are refused; the reason if they are."""
     least, alpha = params.read("split.min_normal_images", int), params.read("evaluate.alpha", float)
-    needs = Needs(least, alpha, block.licence)
+    needs = Needs(least, alpha, block.licence, images.shortage)
     findings, judgement = checks.findings(images.table, images.pairs, bounds, needs)
     refusal = checks.refusal(task, findings) or images.no_splits
     about = {
@@ -40,6 +41,7 @@ def _write_report(
         "non_commercial": is_non_commercial(block.licence),
         "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
         "refused": refusal.fault if refusal else None,
+        "shortage": asdict(images.shortage) if images.shortage else None,
         **checks.report(images.table, findings),
     }
     with whole_folder(Path("data/validation", task)) as partial:
@@ -62,6 +64,7 @@ def main(task: str) -> None:
     raw, manifests = Path("data/raw", task), Path("data/manifests", task)
     shutil.rmtree(manifests, ignore_errors=True)  # those of refused images must not remain
     split, seed = params.read("split", manifest.Split), params.read("seed", int)
+    alpha = params.read("evaluate.alpha", float)
     layout = datasets.read_layout(
         *(block.dataset, block.category, raw, block.exclude, block.normal_folders),
         is_copy=True,
@@ -70,11 +73,12 @@ def main(task: str) -> None:
     sys.stderr.write(f"{task}: {layout.sentence()}\n")
     if not layout.images:
         datasets.check_trainable(layout, split)
-    images = examine(layout.images, raw, task, bounds, split, seed)
+    images = examine(layout.images, raw, task, bounds, split, alpha, seed)
     if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
     for name, rows in images.splits.items():
         manifest.write(manifests / f"{name}.csv", rows)
+    sys.stderr.write(f"{task}: {splits_sentence(images.splits, layout.images)}\n")
     if images.rules:
         write_json(manifests / "image_rules.json", images.rules.model_dump(mode="json"))
 

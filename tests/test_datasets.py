@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from admodels import datasets
 from admodels.datasets import sample
-from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.manifest import DatasetImage, Split
 from admodels.images import decode
 from admodels.sources.fetch import Source, fetch, pin_source, tree_sha256
 from admodels.sources.source import Task
 from admodels.validation import inspect
+from admodels.validation.splits import share_out
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 SPLIT = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
@@ -392,7 +392,7 @@ def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     inspected, unreadable = inspect.inspect_images(found, root, decode.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
-    shared_out = manifest.splits(pairs, split, 7, "tiny")
+    shared_out = share_out(pairs, split, 0.05, 7, "tiny")[0]
     assert not unreadable
     assert {k: len(v) for k, v in shared_out.items()} == {
         "train": 60,

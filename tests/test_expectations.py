@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from admodels.datasets import read_layout
-from admodels.foundation import manifest
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
 from admodels.foundation.params import parse
@@ -18,6 +17,7 @@ from admodels.validation.checks import Finding, Needs, Severities, Validate
 from admodels.validation.inspect import Facts
 from admodels.validation.judge import Severity
 from admodels.validation.similarity import near_pairs
+from admodels.validation.splits import share_out
 from admodels.validation.table import image_table
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
@@ -344,12 +344,8 @@ def test_at_most_twenty_images_are_named_and_all_are_counted() -> None:
 def test_the_report_counts_images_by_split_and_defect_type() -> None:
     made = clean()
     rows = [(found, row) for found, row, _ in made]
-    shared_out = manifest.splits(
-        rows,
-        Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST),
-        7,
-        "tiny",
-    )
+    split = Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST)
+    shared_out, _ = share_out(rows, split, 0.25, 7, "tiny")
     table = image_table(
         [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
     )

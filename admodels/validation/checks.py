@@ -22,6 +22,7 @@ from admodels.validation import similarity
 from admodels.validation.judge import Check, Severity, judge
 from admodels.validation.sentences import expectation, seen_and_step
 from admodels.validation.similarity import HASH_BITS, Pair
+from admodels.validation.splits import Shortage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,11 +85,15 @@ class Validate(Strict):
 
 @dataclass(frozen=True)
 class Needs:
-    """What the images are wanted for: the false-alarm budget to promise, under which licence."""
+    """What the images are wanted for: the false-alarm budget to promise, under which licence.
+
+    `shortage`: how many more images that takes, None where they could not be split.
+    """
 
     min_normal_images: int
     alpha: float
     licence: str
+    shortage: Shortage | None = None
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,19 @@ def _look_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
 
 
 def _use_checks(table: "pd.DataFrame", needs: Needs) -> list[Check]:
-    table["is_calibrating"] = (table["split"] == "calibration").astype(int)
+    calibrating = table[table["split"] == "calibration"]
+    again = (calibrating["group"] != "") & calibrating.duplicated("group")  # a group counts once
+    table["is_calibrating"] = table.index.isin(calibrating.index[~again]).astype(int)
     table["licence_is_stated"] = is_stated(needs.licence)
     table["is_commercial"] = not is_non_commercial(needs.licence)
     least, count = images_needed(needs.alpha), int(table["is_calibrating"].sum())
-    budget = {"least": least, "alpha": needs.alpha, "smallest_alpha": smallest_alpha(count)}
+    budget: dict[str, float | str] = {
+        "least": least,
+        "alpha": needs.alpha,
+        "smallest_alpha": smallest_alpha(count),
+    }
+    shortage = needs.shortage or Shortage("images", to_calibrate=max(0, least - count))
+    budget |= {"missing": shortage.to_calibrate, "unit": shortage.unit}
     licence = {"licence": visible(needs.licence)}
     is_split = "train" in set(table["split"])
     enough = Check("enough_for_alpha", "sum", "is_calibrating", (least, None), facts=budget)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
 from admodels.images.decode import Reading
@@ -14,67 +13,74 @@ from admodels.validation import inspect
 from admodels.validation.checks import Validate
 from admodels.validation.inspect import Inspected
 from admodels.validation.similarity import Pair, near_pairs
+from admodels.validation.splits import Rows, Shortage, share_out
 from admodels.validation.table import image_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Splits = dict[str, list[ManifestRow]]
 
 
 @dataclass(frozen=True)
 class Examination:
     """The table of the images, their near copies, how they are read, their splits and rules.
 
-    `no_splits` is the reason why `splits` is empty; `rules` is None without an image to learn from.
+    `no_splits` is the reason why `splits` is empty and `shortage` None; `rules` is None without an
+    image to learn from.
     """
 
     table: "pd.DataFrame"
     pairs: list[Pair]
     reading: Reading
-    splits: Splits
+    splits: Rows
+    shortage: Shortage | None
     no_splits: DataError | None
     rules: ImageRules | None
 
 
 def examine(
-    images: Sequence[DatasetImage], raw: Path, task: str, bounds: Validate, split: Split, seed: int
+    images: Sequence[DatasetImage],
+    raw: Path,
+    task: str,
+    bounds: Validate,
+    split: Split,
+    alpha: float,
+    seed: int,
 ) -> Examination:
     """Read every image below `raw`, and once more where deep images need a window."""
     reading = Reading(window=None, orientation=bounds.orientation)
     inspected, unreadable = inspect.inspect_images(images, raw, reading)
-    splits, no_splits = _splits(inspected, split, seed, task)
+    rows = [(image, row) for image, row, _ in inspected]
+    splits, shortage, no_splits = _splits(rows, split, alpha, seed, task)
     if window := _window(inspected, splits, raw):
         reading = Reading(window=window, orientation=bounds.orientation)
         inspected, unreadable = inspect.inspect_images(images, raw, reading)
-    rules, faults = _rules(inspected, reading, bounds)
+    rules, faults = _rules(inspected, splits, reading, bounds)
     facts = [(row, fact) for _, row, fact in inspected]
     reasons: dict[str, str] = {str(error.where): error.reason for error in unreadable}
     table = image_table(images, facts, reasons, splits, faults)
     pairs = near_pairs(table, bounds.near_duplicate_bits)
-    return Examination(table, pairs, reading, splits, no_splits, rules)
+    return Examination(table, pairs, reading, splits, shortage, no_splits, rules)
 
 
 def _splits(
-    inspected: list[Inspected], split: Split, seed: int, task: str
-) -> tuple[Splits, DataError | None]:
+    rows: list[tuple[DatasetImage, ManifestRow]], split: Split, alpha: float, seed: int, task: str
+) -> tuple[Rows, Shortage | None, DataError | None]:
     """The splits, or why there are none: the report is written in either case."""
     try:
-        rows = [(image, row) for image, row, _ in inspected]
-        return manifest.splits(rows, split, seed, task), None
+        return *share_out(rows, split, alpha, seed, task), None
     except DataError as error:
-        return {}, error
+        return {}, None, error
 
 
-def _window(inspected: list[Inspected], splits: Splits, raw: Path) -> tuple[int, int] | None:
-    """Of the images to learn from: those that calibrate must not shape how others are read."""
-    held = {row.image_path for row in splits.get("calibration", ())}
+def _window(inspected: list[Inspected], splits: Rows, raw: Path) -> tuple[int, int] | None:
+    """Of the images to learn from: what calibrates or tests must not shape how others are read."""
+    held = {row.image_path for name in ("calibration", "test") for row in splits.get(name, ())}
     learnt = [row for image, row, _ in inspected if image.part == "learn"]
     return inspect.learnt_window([row for row in learnt if row.image_path not in held], raw)
 
 
 def _rules(
-    inspected: list[Inspected], reading: Reading, bounds: Validate
+    inspected: list[Inspected], splits: Rows, reading: Reading, bounds: Validate
 ) -> tuple[ImageRules | None, dict[str, str]]:
     """What the images to learn from and to calibrate with have in common; which test images not.
 
@@ -82,6 +88,7 @@ def _rules(
     """
     looks = {image.image_path: inspect.look_of(row, facts) for image, row, facts in inspected}
     tested = {image.image_path for image, _, _ in inspected if image.part == "test"}
+    tested |= {row.image_path for row in splits.get("test", ())}  # and those held out of learning
     learnt = [look for path, look in looks.items() if path not in tested]
     if not learnt:
         return None, {}

@@ -146,6 +146,7 @@ def describe_image(listed: DatasetImage, root: Path, reading: Reading) -> tuple[
         mask_sha256="" if mask_data is None else hashlib.sha256(mask_data).hexdigest(),
         foreground_path="" if matte_data is None else matte.relative_to(root).as_posix(),
         foreground_sha256="" if matte_data is None else hashlib.sha256(matte_data).hexdigest(),
+        group=listed.group,
     )
     return row, _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
 

@@ -152,10 +152,10 @@ SENTENCES = {
         "Look at the pictures, and remove images that show a defect.",
     ),
     "enough_for_alpha": Sentences(
-        "At least {least} images calibrate, as a false-alarm budget of {alpha:g} needs.",
-        "{observed:g} images calibrate; the smallest budget that they can promise is "
-        "{smallest_alpha:.3g}.",
-        "Add normal images, or raise `split.calibration_share` or `evaluate.alpha`.",
+        "At least {least} {unit} calibrate, as a false-alarm budget of {alpha:g} needs.",
+        "{observed:g} {unit} calibrate; the smallest budget that they can promise is "
+        "{smallest_alpha:.3g}. {missing} more normal {unit} are missing.",
+        "Add {missing} normal {unit}, or raise `evaluate.alpha`.",
     ),
     "licence_stated": Sentences(
         "The task states what may be done with its images.",
