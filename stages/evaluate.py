@@ -1,5 +1,6 @@
 """Measure one cell: test.csv, validation.csv, bundle -> metrics, curves, power, overlays, cost."""
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from admodels.bundles.card import Preparation
 from admodels.evaluation import figures, measure, power
 from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
+from admodels.evaluation.table import gaps
 from admodels.foundation import manifest, params
 from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
@@ -62,14 +64,16 @@ def _score_images(
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
         progress.at(chosen.stop)
     unmasked = any(row.label == "anomalous" and not row.mask_sha256 for row in rows)
+    drawn = {row.image_id for row in manifest.one_of_each_group(rows, params.read("seed", int))}
     scored_set = ScoredSet(
         image_ids=[row.image_id for row in rows],
-        anomalous=np.array([row.label == "anomalous" for row in rows]),
+        anomalous=np.array([row.label == "anomalous" for row in rows], dtype=bool),
         defect_types=[row.defect_type for row in rows],
         refused=refused,
         anomaly_scores=scores,
         anomaly_maps=maps,
         masks=None if unmasked else load.load_masks(rows, root, mask_px),
+        drawn=np.array([row.image_id in drawn for row in rows], dtype=bool),
     )
     return scored_set, tiles, rebuilt
 
@@ -101,7 +105,7 @@ def _power(
     return power.table(defects, np.array(scores), threshold)
 
 
-def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UInt8) -> None:
+def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UInt8 | None) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
         (partial / "curves").mkdir()
@@ -109,31 +113,47 @@ def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UI
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
         measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
         caught.to_csv(partial / "power.csv", index=False, lineterminator="\n")
-        decode.write_png(partial / "overlays.png", sheet)
+        if sheet is not None:
+            decode.write_png(partial / "overlays.png", sheet)
+
+
+def _measure(
+    fitted: bundle.Bundle, scored: ScoredSet, block: Evaluate, *, is_tested: bool
+) -> tuple[Evaluation, Evaluation]:
+    """What the test images show, and the verdicts on the images of the sheet, mostly the same.
+
+    A detector whose scores are no numbers leaves its own cell without figures, and no other.
+    """
+    calibration, nothing = fitted.calibration_scores, ScoredSet.empty(block.mask_px)
+    try:
+        shown = measure.evaluate(scored, calibration, block)
+    except DataError as error:
+        unknown = measure.evaluate(nothing, calibration, block, fault=error.fault)
+        return unknown, unknown
+    return shown if is_tested else measure.evaluate(nothing, calibration, block), shown
 
 
 def main(method: str, task: str) -> None:
-    """Open the test images, which no other stage does."""
+    """Open the test images, which no other stage does; without any, measure what can be known."""
     cost = runtime.Cost()
     block = params.read("evaluate", Evaluate)
-    listed = Path("data/manifests", task, "test.csv")
-    rows = manifest.read(listed)
-    if not rows:
-        raise DataError(
-            "no test image",
-            where=listed.as_posix(),
-            expected="at least one image in the test part of the dataset",
-            next_step=f"add images to the source, then `admodels task refresh {task}`",
-        )
+    tested, normal = (
+        manifest.read(Path("data/manifests", task, f"{split}.csv"))
+        for split in ("test", "validation")
+    )
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
     start = time.monotonic()
+    rows = tested or normal
     scored, tiles, rebuilt = _score_images(fitted, rows, block.mask_px)
     speed = len(rows) / (time.monotonic() - start)
-    measured = measure.evaluate(scored, fitted.calibration_scores, block)
-    sheet = figures.overlays(scored, measured, tiles, rebuilt, block.overlay_images)
-    normal = manifest.read(listed.with_name("validation.csv"))
-    caught = _power(fitted, normal, block.power, measured.threshold)
+    measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
+    note = "" if tested else "no test image: these validation images watched the training"
+    sheet = figures.overlays(scored, shown, tiles, rebuilt, block.overlay_images, note)
+    threshold = None if "fault" in measured.metrics else measured.threshold
+    caught = _power(fitted, normal, block.power, threshold)
     _write(Path("data/evaluation", method, task), measured, caught, sheet)
+    for sentence in gaps(measured.metrics):
+        sys.stderr.write(f"{method} on {task}: {sentence}\n")
     costs = Path("data/costs/evaluate", method, f"{task}.json")
     # git keeps costs per revision, and figures are numbers only: so this says whose they are.
     fingerprint = fitted.model_fingerprint

@@ -1,30 +1,19 @@
-"""A set of images measured by hand, and the two stages that write what is measured."""
+"""A set of images measured by hand, and the stage that gathers the cells."""
 
-import csv
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
-from admodels.bundles import bundle
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.evaluation.power import Power
 from admodels.evaluation.table import METRICS, Metric
-from admodels.foundation import manifest
 from admodels.foundation.errors import DataError
-from admodels.foundation.files import sha256_of
-from admodels.foundation.manifest import DatasetImage, ManifestRow
-from admodels.images import decode, load
-from admodels.validation.inspect import describe_image
-from stages import evaluate as evaluate_stage
 from stages import report as report_stage
-from tests import cards, tiny
 
 CALIBRATION = np.arange(19) / 19  # the largest is 18/19
 POWER = Power(images=2, diameter_shares=(0.1, 0.5), contrasts=(60.0,))
@@ -64,6 +53,9 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
         # 2/3 of the regions until the rate 3/20, then straight to (1, 1): 2/3 + 7/51 at 1/2
         "aupro": round((1 / 2 * 2 / 3 + 7 / 20 * 7 / 51 / 2) / 0.5, 6),
         "false_alarm_rate": round(1 / 3, 6),
+        "false_alarm_low": 0.008404,  # Clopper and Pearson, 1 of 3: published tables say 0.84 %
+        "false_alarm_high": 0.905701,
+        "false_alarm_images": 3,
         "recall": round(2 / 3, 6),
         "recall_by_defect_type": {"hole": 0.5, "scratch": 1.0},
         "smallest_alpha": 0.05,
@@ -187,170 +179,25 @@ def test_a_block_outside_its_bounds_is_refused(change: dict[str, float]) -> None
         Evaluate.model_validate(BLOCK.model_dump() | change)
 
 
-def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> ManifestRow:
-    """Write one test image (and its mask) and give its manifest row."""
-    path, mask_path = f"test/{name}.png", "" if mask is None else f"ground_truth/{name}.png"
-    decode.write_png(root / path, rgb.transpose(1, 2, 0))
-    if mask is not None:
-        decode.write_png(root / mask_path, mask)
-    return ManifestRow(
-        image_id=f"test/{name}",
-        image_path=path,
-        image_sha256=sha256_of(root / path),
-        width=tiny.PX,
-        height=tiny.PX,
-        mode="RGB",
-        bit_depth=8,
-        label="normal" if mask is None else "anomalous",
-        defect_type=name.split("/")[0],
-        mask_path=mask_path,
-        mask_sha256=sha256_of(root / mask_path) if mask_path else "",
-        foreground_path="",
-        foreground_sha256="",
+def test_false_alarms_count_one_image_of_each_group() -> None:
+    scores = np.array([2.0, 2, 2, 0, 0, 0, 9], np.float32)
+    drawn = np.array([True, False, False, True, True, True, True])
+    scored = ScoredSet(
+        image_ids=list("abcdefg"),
+        anomalous=np.array([False] * 6 + [True]),
+        defect_types=["good"] * 6 + ["hole"],
+        refused=[""] * 7,
+        anomaly_scores=scores,
+        anomaly_maps=np.zeros((7, 1, 4), np.float32),
+        masks=None,
+        drawn=drawn,
     )
-
-
-PARAMS = """
-run: {methods: [draem], tasks: [stripes]}
-seed: 7
-evaluate: {mask_px: 32, aupro_fpr_limit: 0.3, alpha: 0.25, overlay_images: 4,
-           power: {images: 2, diameter_shares: [0.5, 0.1], contrasts: [60.0]}}
-"""
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a tiny DRAEM, five test images, their test.csv, and the stage run once."""
-    here = tmp_path_factory.mktemp("repository")
-    (here / "params.yaml").write_text(PARAMS, encoding="utf-8")
-    root, mask = here / "data/raw/stripes", np.zeros((tiny.PX, tiny.PX), bool)
-    mask[20:36, 24:44] = True
-    pictures = tiny.stripes(5, seed=3)
-    pictures[3:, :, mask] = 250
-    names = ["good/0", "good/1", "good/2", "square/0", "square/1"]
-    rows = [
-        row(root, name, rgb, mask if "square" in name else None)
-        for name, rgb in zip(names, pictures, strict=True)
-    ]
-    manifest.write(here / "data/manifests/stripes/test.csv", rows)
-    more = [row(root, f"good/{i + 3}", rgb, None) for i, rgb in enumerate(tiny.stripes(3, seed=9))]
-    manifest.write(here / "data/manifests/stripes/validation.csv", more)
-    detector = tiny.fitted("draem", here / "checkpoints", length=1)
-    calibration = bundle.score(detector, tiny.stripes(7, seed=6)).anomaly_score
-    (here / "data/models/draem").mkdir(parents=True)
-    bundle.save(
-        detector,
-        here / "data/models/draem/stripes",
-        origin=bundle.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT),
-        calibration_scores=calibration.tolist(),
-        golden=tiny.stripes(2, seed=8),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        evaluate_stage.main("draem", "stripes")
-    return here
-
-
-def written(here: Path) -> dict[str, bytes]:
-    folder = here / "data/evaluation/draem/stripes"
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
-
-
-def test_the_evaluate_stage_writes_its_files_the_same_every_time(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = written(repository)
-    assert list(first) == [
-        "curves/pr.csv",
-        "curves/pro.csv",
-        "curves/roc.csv",
-        "metrics.json",
-        "overlays.png",
-        "power.csv",
-        "scores.csv",
-    ]
-    monkeypatch.chdir(repository)
-    evaluate_stage.main("draem", "stripes")
-    assert written(repository) == first
-    assert [p.name for p in (repository / "data/evaluation/draem").iterdir()] == ["stripes"]
-    found = json.loads(first["metrics.json"])
-    assert first["metrics.json"].decode() == json.dumps(found, indent=2, sort_keys=True) + "\n"
-    assert (found["test_normal"], found["test_anomalous"]) == (3, 2)
-    assert found["smallest_alpha"] == 0.125
-    assert None not in found.values()
-
-
-def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
-    with (repository / "data/evaluation/draem/stripes/scores.csv").open() as file:
-        table = list(csv.DictReader(file))
-    rows = manifest.read(repository / "data/manifests/stripes/test.csv")
-    assert [r["image_id"] for r in table] == [row.image_id for row in rows]
-    pixels = load.load_images(
-        rows, repository / "data/raw/stripes", tiny.PX, "bilinear", decode.STORED
-    )
-    fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
-    expected = bundle.score(fitted.detector, pixels).anomaly_score
-    found = np.array([r["anomaly_score"] for r in table], np.float32)
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_an_anomalous_image_without_a_mask_leaves_the_pixels_out(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = Path(shutil.copytree(repository, tmp_path / "copy"))
-    path = here / "data/manifests/stripes/test.csv"
-    *rows, last = manifest.read(path)
-    manifest.write(path, [*rows, replace(last, mask_path="", mask_sha256="")])
-    monkeypatch.chdir(here)
-    evaluate_stage.main("draem", "stripes")
-    found = json.loads(written(here)["metrics.json"])
-    assert found["pixel_auroc"] is found["pixel_ap"] is found["aupro"] is None
-    assert found["image_auroc"] is not None
-
-
-def test_the_evaluate_stage_writes_what_it_cost_and_of_which_bundle(repository: Path) -> None:
-    cost = json.loads((repository / "data/costs/evaluate/draem/stripes.json").read_bytes())
-    fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
-    assert cost.pop("model_fingerprint") == fitted.model_fingerprint
-    assert {"seconds", "cpu_seconds", "images_per_second", "peak_mib"} <= set(cost)
-    assert all(value > 0 for value in cost.values())
-
-
-def test_a_test_split_without_images_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(PARAMS, encoding="utf-8")
-    manifest.write(Path("data/manifests/stripes/test.csv"), [])
-    with pytest.raises(DataError, match=r"no test image\n.*data/manifests/stripes/test.csv"):
-        evaluate_stage.main("draem", "stripes")
-
-
-def test_the_power_of_a_cell_is_measured_on_its_validation_images(repository: Path) -> None:
-    with (repository / "data/evaluation/draem/stripes/power.csv").open() as file:
-        table = list(csv.DictReader(file))
-    seen = [(r["contrast"], r["diameter_share"], r["diameter_px"], r["images"]) for r in table]
-    assert seen == [
-        ("0.0", "0.0", "0.0", "2"),
-        ("60.0", "0.1", "6.4", "2"),
-        ("60.0", "0.5", "32.0", "2"),
-    ]
-    assert all(float(r["caught_share"]) == int(r["caught"]) / 2 for r in table)
-
-
-def test_12_bits_are_measured_through_the_window_of_the_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("seed: 7\n", encoding="utf-8")
-    raw, fitted = Path("data/raw/grey_cards"), cards.windowed((0, 4095))
-    cards.deep_card(raw / "a.png", 70 << 4)
-    found = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
-    assert evaluate_stage._score_images(fitted, [found], 32)[0].anomaly_scores.tolist() == [70]
-    for threshold, caught in ((69.9, 1), (70.1, 0)):
-        table = evaluate_stage._power(fitted, [found], POWER, threshold)
-        assert table.set_index("contrast")["caught"][0] == caught
+    found = measure.evaluate(scored, CALIBRATION, BLOCK).metrics
+    assert (found["false_alarm_rate"], found["false_alarm_images"]) == (0.25, 4)
+    # of 1 in 4, by the equations that define the interval: a tail of 2.5 % on either side
+    low, high = found["false_alarm_low"], found["false_alarm_high"]
+    assert 1 - (1 - low) ** 4 == pytest.approx(0.025, abs=1e-5)
+    assert (1 - high) ** 4 + 4 * high * (1 - high) ** 3 == pytest.approx(0.025, abs=1e-5)
 
 
 def cell(method: str, task: str, history: str, **changes: float | None) -> None:

@@ -127,11 +127,14 @@ def overlays(
     images: Sequence[UInt8],
     reconstructions: Sequence[UInt8],
     count: int,
-) -> UInt8:
-    """The overlay sheet of the `count` worst and best images of a set.
+    note: str = "",
+) -> UInt8 | None:
+    """The overlay sheet of the `count` worst and best images of a set, under a `note`.
 
-    `images` N tiles, `reconstructions` N tiles or none.
+    `images` N tiles, `reconstructions` N tiles or none. None where the set could not be measured.
     """
+    if not len(measured.images):
+        return None
     cases = [
         Case(
             _caption(scored, measured, index),
@@ -143,7 +146,8 @@ def overlays(
         for index in worst_and_best(scored.anomaly_scores, scored.anomalous, count)
     ]
     low, high = colour_range(scored.anomaly_maps, measured.threshold)
-    return overlay_sheet(cases, low=low, high=high, threshold=measured.threshold)
+    sheet = overlay_sheet(cases, low=low, high=high, threshold=measured.threshold)
+    return np.concatenate([text(note, sheet.shape[1]), sheet]) if note else sheet
 
 
 def _caption(scored: ScoredSet, measured: Evaluation, index: int) -> str:

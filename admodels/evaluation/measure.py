@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_POINTS = 200
+CONFIDENCE = 0.95  # of the interval around the false-alarm rate
 
 
 class Evaluate(Strict):
@@ -34,13 +35,14 @@ class Evaluate(Strict):
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """N test images with their scores.
+    """N test images with their scores; N may be 0.
 
     `anomaly_maps` (N, P, P) float32 and `masks` (N, P, P) bool at the same `mask_px`; masks are
     None where an anomalous image has none, and then nothing is said of pixels. `anomalous` (N,)
     bool, `anomaly_scores` (N,), `image_ids` and `defect_types` N names. `refused` N statuses: a
     scored folder would give such an image no score; here it is measured like the others. Empty
-    where the image is of the kind that the bundle learnt from.
+    where the image is of the kind that the bundle learnt from. `drawn` (N,) bool: the images whose
+    false alarms count, one of each group; None: all.
     """
 
     image_ids: list[str]
@@ -50,6 +52,14 @@ class ScoredSet:
     anomaly_scores: NDArray[np.floating]
     anomaly_maps: Float32
     masks: Bool | None
+    drawn: Bool | None = None
+
+    @classmethod
+    def empty(cls, mask_px: int) -> Self:
+        """The set of a task without test images."""
+        maps = np.empty((0, mask_px, mask_px), np.float32)
+        nobody = np.empty(0, np.bool_)
+        return cls([], nobody, [], [], np.empty(0), maps, maps.astype(np.bool_))
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,12 @@ class Evaluation:
     threshold: float | None
 
 
-def evaluate(scored: ScoredSet, calibration_scores: Float64, block: Evaluate) -> Evaluation:
+def evaluate(
+    scored: ScoredSet, calibration_scores: Float64, block: Evaluate, *, fault: str = ""
+) -> Evaluation:
     """Measure a scored set; a number that is not defined is None, never 0.
+
+    `fault`: why the images of the cell are not in the set.
 
     Raises:
         DataError: a score or a pixel of a map is not finite.
@@ -83,7 +97,7 @@ def evaluate(scored: ScoredSet, calibration_scores: Float64, block: Evaluate) ->
         "pixel_auroc": metrics.auroc(pixel_ranks),
         "pixel_ap": metrics.average_precision(pixel_ranks),
         "aupro": metrics.aupro(pixel_ranks, block.aupro_fpr_limit),
-        "false_alarm_rate": _share(verdicts, ~scored.anomalous),
+        **_false_alarms(scored, verdicts),
         "recall": _share(verdicts, scored.anomalous),
         "smallest_alpha": conformal.smallest_alpha(len(calibration_scores)),
     }
@@ -95,11 +109,11 @@ def evaluate(scored: ScoredSet, calibration_scores: Float64, block: Evaluate) ->
     }
     rounded = {name: round_figure(value) for name, value in measured.items()}
     by_type = _recall_by_defect_type(scored, verdicts)
-    p_values = conformal.p_values(scores, calibration_scores)
+    why = {"fault": fault} if fault else {}
     return Evaluation(
-        {**rounded, "recall_by_defect_type": by_type, **counts},
+        {**rounded, "recall_by_defect_type": by_type, **counts, **why},
         _curves(image_ranks, pixel_ranks, block.aupro_fpr_limit),
-        _image_frame(scored, p_values, verdicts),
+        _image_frame(scored, conformal.p_values(scores, calibration_scores), verdicts),
         threshold,
     )
 
@@ -115,6 +129,27 @@ def _share(verdicts: Bool | None, among: Bool) -> float | None:
     if verdicts is None or not among.any():
         return None
     return float(np.mean(verdicts[among]))
+
+
+def _false_alarms(scored: ScoredSet, verdicts: Bool | None) -> dict[str, float | None]:
+    """The share of normal images above the threshold, and its exact interval.
+
+    Clopper and Pearson 1934: its coverage is at least CONFIDENCE for any number of images.
+    """
+    counted = ~scored.anomalous if scored.drawn is None else ~scored.anomalous & scored.drawn
+    rate, images = _share(verdicts, counted), int(np.count_nonzero(counted))
+    low, high = None, None
+    if rate is not None:
+        from scipy.stats import binomtest  # 1 s
+
+        interval = binomtest(round(rate * images), images).proportion_ci(CONFIDENCE, "exact")
+        low, high = float(interval.low), float(interval.high)
+    return {
+        "false_alarm_rate": rate,
+        "false_alarm_low": low,
+        "false_alarm_high": high,
+        "false_alarm_images": images,
+    }
 
 
 def _recall_by_defect_type(scored: ScoredSet, verdicts: Bool | None) -> dict[str, float | None]:

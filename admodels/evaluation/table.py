@@ -3,8 +3,9 @@
 `metrics.json` has a few counts besides, and the recall of every defect type. No torch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 DECIMALS = 6  # of a written figure: readable, and above the last digits of a sum
 DECIMALS_SHOWN = 3  # of a figure in a table for people
@@ -40,3 +41,35 @@ def round_figure(value: float | None) -> float | None:
 def figure_text(value: float | None) -> str:
     """A figure as people read it."""
     return NOT_DEFINED if value is None else f"{value:.{DECIMALS_SHOWN}f}"
+
+
+def interval_text(cell: Mapping[str, Any]) -> str:
+    """The false-alarm rate of a cell of metrics.json as people read it, with its interval."""
+    rate, images = cell.get("false_alarm_rate"), cell.get("false_alarm_images")
+    if rate is None or images is None:
+        return NOT_DEFINED
+    low, high = (figure_text(cell[key]) for key in ("false_alarm_low", "false_alarm_high"))
+    alarms = round(rate * images)
+    return f"{figure_text(rate)} ({alarms} of {images}; exact 95% interval {low} to {high})"
+
+
+def gaps(cell: Mapping[str, Any], to_test: int = 0) -> list[str]:
+    """What of a cell of metrics.json is not defined, and which images that would take.
+
+    `to_test`: how many more normal images the task needs before part of them are test images.
+    """
+    if cell.get("fault"):
+        return [f"The images of this cell could not be measured: {cell['fault']}."]
+    sentences = []
+    if cell.get("test_anomalous") == 0:
+        sentences.append(
+            f"There is no anomalous test image: recall and every AUROC, AP, F1 and AUPRO are "
+            f"{NOT_DEFINED}. At least 1 more anomalous image is needed."
+        )
+    if cell.get("test_normal") == 0:
+        sentences.append(
+            f"There is no normal test image: the false-alarm rate and every AUROC are "
+            f"{NOT_DEFINED}. {to_test or 'Some'} more normal images are needed; a part of them is "
+            "then held out to test with."
+        )
+    return sentences

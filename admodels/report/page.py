@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
-from admodels.evaluation.table import METRICS, figure_text
+from admodels.evaluation.table import METRICS, NOT_DEFINED, figure_text, gaps, interval_text
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import licence_text
 from admodels.foundation.params import Run, load, parse
@@ -59,6 +59,10 @@ class _Results:
     def cell(self, method: str, task: str) -> dict[str, Any]:
         metrics: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
         return metrics
+
+    def shortage(self, task: str) -> dict[str, Any]:
+        """How many more normal images the task needs, as `validate` counted them."""
+        return self.json(f"data/validation/{task}/report.json").get("shortage") or {}
 
     def points(self, plot: str, method: str, task: str, x: str, y: str) -> Points:
         rows = (r for r in self.plots[plot] if (r["method"], r["task"]) == (method, task))
@@ -121,9 +125,9 @@ def _write_summary(results: _Results) -> None:
     table = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
     lines = [f"| {' | '.join(row)} |" for row in table]
     notes = [
-        f"- {task}: {note(results, task)}"
+        f"- {task}: {note}"
         for task in results.run.tasks
-        for note in (_promise, _licence)
+        for note in (_promise(results, task), *_gaps(results, task), _licence(results, task))
     ]
     text = "\n".join(["# Results", "", *lines, "", *notes, ""])
     write_text(results.repo / "reports/summary.md", text)
@@ -136,6 +140,8 @@ def _promise(results: _Results, task: str) -> str:
     if cell is None:
         return NOT_RUN
     images, alpha = cell["calibration_images"], results.params["evaluate"]["alpha"]
+    shortage = results.shortage(task)
+    unit, missing = shortage.get("unit", "images"), shortage.get("to_calibrate")
     smallest = (
         f"{images} calibration images: the smallest false-alarm level is "
         f"1/{images + 1} = {1 / (images + 1):.3f}"
@@ -143,9 +149,16 @@ def _promise(results: _Results, task: str) -> str:
     if not cell["images_missing"]:
         return f"{smallest}; the thresholds are set for {alpha:g}."
     return (
-        f"{smallest}, so {alpha:g} cannot be promised: {cell['images_missing']} more normal images "
-        "are needed. Without a threshold there is no false-alarm rate and no recall."
+        f"{smallest}, so {alpha:g} cannot be promised: {missing or cell['images_missing']} more "
+        f"normal {unit} are needed. Without a threshold there is no false-alarm rate and no recall."
     )
+
+
+def _gaps(results: _Results, task: str) -> list[str]:
+    """What of a task's cells is not defined, each sentence once."""
+    to_test = results.shortage(task).get("to_test", 0)
+    cells = (results.cell(method, task) for method in results.run.methods)
+    return list(dict.fromkeys(gap for cell in cells for gap in gaps(cell, to_test)))
 
 
 def _licence(results: _Results, task: str) -> str:
@@ -173,6 +186,7 @@ def _content(results: _Results, images: Path) -> dict[str, Any]:
 
 def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     methods = results.run.methods
+    cells_run = [cell for m in methods if (cell := results.cell(m, task))]
     recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
     types = sorted({name for shares in recalls.values() for name in shares})
     cells = results.repo / "data/evaluation"
@@ -181,6 +195,10 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "name": task,
         "block": results.params["tasks"][task],
         "promise": _promise(results, task),
+        "gaps": _gaps(results, task),
+        "sheet_title": _sheet_title(cells_run),
+        "nothing": NOT_DEFINED if cells_run else NOT_RUN,
+        "false_alarms": {m: interval_text(results.cell(m, task)) for m in methods},
         "licence": _licence(results, task),
         "recalls": {name: [figure_text(recalls[m].get(name)) for m in methods] for name in types},
         "curves": [_curve(results, plot, task) for plot in CURVES],
@@ -194,6 +212,15 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "data_page": f"../../data/validation/{task}/index.html",
         "methods": methods,
     }
+
+
+def _sheet_title(cells: list[dict[str, Any]]) -> str:
+    """What the overlay sheets of a task show."""
+    if any(cell.get("test_anomalous") != 0 for cell in cells) or not cells:
+        return "best and worst test images"
+    if any(cell.get("test_normal") for cell in cells):
+        return "normal test images with the highest scores"
+    return "validation images with the highest scores: there is no test image"
 
 
 def _power(results: _Results, method: str, task: str) -> dict[str, Any]:
