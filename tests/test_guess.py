@@ -20,6 +20,11 @@ BUILDERS: dict[str, tuple[Callable[[Path], object], str, int]] = {
         12,
     ),
     "one of several": (lambda root: (mvtec(root / "cap", 13), mvtec(root / "cup")), "mvtec_ad", 13),
+    "a stray image beside categories": (
+        lambda root: (two(root, "cap", "cup"), put(root, **{"": 1})),
+        *("mvtec_ad", 13),
+    ),
+    "a defect of the task's name": (lambda root: put(root, **{"": 12, "cap": 3}), "folder", 12),
     "a stray image": (lambda root: (mvtec(root), put(root, **{"": 1})), "mvtec_ad", 12),
     "visa": (lambda root: visa(root), "visa", 12),
     "visa converted": (lambda root: visa_converted(root), "visa", 12),

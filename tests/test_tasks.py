@@ -243,7 +243,7 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
         "run: cpr on bottle, and nothing else; lines of sample tasks removed: sample_brick_line",
         "kind: object; for a surface such as cloth or leather, run this again with "
         "`--kind texture`",
-        "next: dvc repro",
+        "next: dvc repro, then admodels report",
     ]
     check()
     params = load()
@@ -273,6 +273,7 @@ def test_start_again_from_the_same_folder_sets_the_new_values(
     assert load()["run"] == {"methods": ["draem"], "tasks": ["cap"]}
     code, _, stderr = command("start", "cap", str(put(tmp_path / "other", normal=12)))
     assert (code, "tasks.cap exists already" in stderr) == (2, True)
+    assert "`admodels task remove cap`" in stderr
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def start(
     adding.start_task(name, block, folder, method, dry_run=dry_run)
     if not dry_run:
         typer.echo(f"kind: {kind}; {_other_kind(kind)}")
-        typer.echo("next: dvc repro")
+        typer.echo("next: dvc repro, then admodels report")
 
 
 @app.command("add")
@@ -64,7 +64,7 @@ def add(
 ) -> None:
     """Look at a source, pin it and add it to params.yaml; `dvc repro` then trains on it.
 
-    Example: admodels task add cap --dataset folder --category cap --kind object --source /caps
+    Example: admodels task add cap --dataset folder --category cap --kind object --source ./caps
     """
     from admodels.cli import adding
 

@@ -102,11 +102,14 @@ def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
     """Where the category stands in `root`, or in the only folder of it: a folder, its parts.
 
     The folder ends with `/` or is empty; the parts are prefixes of what counts below it. A folder
-    with images to learn from is a category itself, and is not narrowed.
+    with images to learn from is a category itself, and is not narrowed; nor is one with images
+    right in it, unless the category has folders or a table: they would be passed over.
     """
-    inside = [p for p in sorted(root.iterdir()) if p.is_dir() and not _is_left_behind(p.name)]
+    entries = [p for p in sorted(root.iterdir()) if not _is_left_behind(p.name)]
+    inside = [p for p in entries if p.is_dir()]
     names = {p.name.casefold() for p in inside} - {category.casefold()}
-    if not category or names & {*OWN_FOLDERS}:
+    is_flat = any(is_image(p.name) for p in entries) and not _is_arranged(root / category)
+    if not category or names & {*OWN_FOLDERS} or is_flat:
         return "", ("",)
     outer = ["", *(f"{p.name}/" for p in inside[:1] if len(inside) == 1)]
     for folder in (f for f in outer if (root / f / category).is_dir()):
@@ -114,6 +117,11 @@ def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
             return folder, (f"{category}/", f"{SPLIT_TABLES}/")
         return f"{folder}{category}/", ("",)
     return "", ("",)
+
+
+def _is_arranged(folder: Path) -> bool:
+    """Whether it holds folders or a table, and not images alone."""
+    return folder.is_dir() and any(p.is_dir() or p.suffix == ".csv" for p in folder.iterdir())
 
 
 def list_files(
