@@ -16,6 +16,7 @@ import pytest
 
 from admodels.foundation.errors import DataError, SourceError
 from admodels.sources import download as download_module
+from admodels.sources import reply
 from admodels.sources.download import DOWNLOADS, download
 
 REPO = Path(__file__).parents[1]
@@ -61,6 +62,9 @@ class Unruly(BaseHTTPRequestHandler):
 
     def serve_gone(self, _):
         self.send_error(404)
+
+    def serve_lost(self, _):
+        self.send_error(410)
 
     def serve_other(self, _):
         self.give(data=b"something else")
@@ -116,6 +120,126 @@ class Unruly(BaseHTTPRequestHandler):
     def serve_slow(self, _):
         self.give(pause=0.01)
 
+    def begin(self, *headers, status=200):
+        """The status and the headers of a reply that ends with the connection."""
+        self.close_connection = True
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+
+    def drip(self, data, pause=0.02):
+        """A byte from time to time, until the client has enough."""
+        for _ in range(2_000):
+            self.wfile.write(data)
+            time.sleep(pause)
+
+    def serve_endless(self, _):
+        self.begin()
+        while True:
+            self.wfile.write(bytes(1 << 16))
+
+    def serve_endless_chunks(self, _):
+        self.begin(("Transfer-Encoding", "chunked"))
+        while True:
+            self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    def serve_huge(self, _):
+        self.begin(("Content-Length", str(1 << 50)))
+        self.wfile.write(DATA)
+
+    def serve_huge_rest(self, count):
+        if count == 1:
+            self.give(send=1_000_000)
+        else:
+            self.begin(("Content-Range", f"bytes 1000000-{1 << 50}/{1 << 51}"), status=206)
+
+    def serve_drip(self, _):
+        self.begin(("Content-Length", str(len(DATA))))
+        self.drip(b"x")
+
+    def serve_drip_without_length(self, _):
+        self.begin()
+        self.drip(b"x")
+
+    def serve_drip_of_headers(self, _):
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        self.drip(b"x")
+
+    def serve_drip_of_chunk_sizes(self, _):
+        self.begin(("Transfer-Encoding", "chunked"))
+        self.wfile.write(b"5;")
+        self.drip(b"x")
+
+    def serve_drip_after_much(self, count):
+        if count == 1:
+            self.give(send=1_000_000)
+        else:
+            start = self.headers["Range"].removeprefix("bytes=")
+            self.begin(("Content-Range", f"bytes {start}2999999/3000000"), status=206)
+            self.drip(b"x")
+
+    def serve_silence(self, _):
+        self.drip(b"", pause=0.01)
+
+    def serve_no_length(self, _):
+        self.begin()
+        self.wfile.write(DATA)
+
+    def serve_no_length_breaks_off(self, _):
+        self.begin(("ETag", '"1"'))
+        self.wfile.write(DATA[:2_000_000])
+
+    def serve_chunks(self, _):
+        self.begin(("Transfer-Encoding", "chunked"), ("Content-Length", "5"))
+        self.wfile.write(f"{len(DATA):x}\r\n".encode() + DATA + b"\r\n0\r\n\r\n")
+
+    def serve_chunks_break_off(self, _):
+        self.begin(("Transfer-Encoding", "chunked"))
+        self.wfile.write(f"{2_000_000:x}\r\n".encode() + DATA[:2_000_000] + b"\r\n")
+
+    def serve_chunk_breaks_off(self, _):
+        self.begin(("Transfer-Encoding", "chunked"))
+        self.wfile.write(f"{len(DATA):x}\r\n".encode() + DATA[:2_000_000])
+
+    def serve_range_ends_early(self, count):
+        """Each range says truly that it is not the rest, and has a length that fits itself."""
+        start = (count - 1) * 1_000_000
+        if count == 1:
+            self.give(send=1_000_000)
+            return
+        last = start + 1_000_000 - 1
+        rest = ("Content-Range", f"bytes {start}-{last}/{len(DATA)}")
+        self.begin(rest, ("Content-Length", "1000000"), ("ETag", '"1"'), status=206)
+        self.wfile.write(DATA[start : last + 1])
+
+    def serve_range_of_unknown_end(self, count):
+        if count == 1:
+            self.give(send=1_000_000)
+            return
+        rest = ("Content-Range", "bytes 1000000-1999999/*")
+        self.begin(rest, ("Content-Length", "1000000"), status=206)
+        self.wfile.write(DATA[1_000_000:2_000_000])
+
+    def serve_range_of_another(self, count):
+        """It says that it goes on, with another mark."""
+        if count == 2:
+            rest = ("Content-Range", f"bytes 1000000-2999999/{len(DATA)}")
+            self.begin(rest, ("ETag", '"2"'), status=206)
+            self.wfile.write(bytes(2_000_000))
+        else:
+            self.give(send=1_000_000 if count == 1 else None)
+
+    def serve_too_much(self, count):
+        if count == 1:
+            self.give(send=1_000_000)
+        elif self.headers.get("Range"):
+            self.begin(("Content-Range", f"bytes 1000000-2999999/{len(DATA)}"), status=206)
+            self.wfile.write(DATA)
+        else:
+            self.give()
+
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, *_):
@@ -153,14 +277,17 @@ def test_a_connection_that_drops_is_taken_up_where_it_broke(server):
     assert left() == [f"{SHA256}.whole"]
 
 
-FAULTS = ["busy", "no_ranges", "no_tag", "weak_tag", "changes", "lies", "shrunk"]
+FAULTS = [
+    *("busy", "no_ranges", "no_tag", "weak_tag", "changes", "lies", "shrunk", "chunks"),
+    *("range_ends_early", "range_of_another"),
+]
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_bytes_of_two_replies_are_never_mixed(server, name):
     assert download([url(server, name)], "", REMEDY).read_bytes() == DATA
     resumed = [asked for asked in starts(server, name) if asked]
-    assert bool(resumed) == (name not in ("busy", "no_tag", "weak_tag"))
+    assert bool(resumed) == (name not in ("busy", "no_tag", "weak_tag", "chunks"))
 
 
 def test_a_server_that_brings_nothing_more_is_left_and_what_came_is_kept(server):
@@ -223,6 +350,105 @@ def test_two_at_once_download_once(server):
     assert found[0] == found[1]
     assert found[0].read_bytes() == DATA
     assert starts(server, "slow") == [None]
+
+
+@pytest.mark.parametrize("name", ["endless", "endless_chunks", "huge", "huge_rest", "too_much"])
+def test_a_file_without_end_is_left_and_does_not_fill_the_disk(server, monkeypatch, name):
+    monkeypatch.setattr(download_module, "LARGEST_BYTES", 4_000_000)
+    with pytest.raises(SourceError, match=r"more than|the limit is"):
+        download([url(server, name)], "", REMEDY)
+    assert sum(path.stat().st_size for path in DOWNLOADS.iterdir()) <= 1_000_100
+    found = download([url(server, name), url(server, "good")], SHA256, REMEDY)
+    assert found.read_bytes() == DATA
+
+
+DRIPS = [
+    *("drip", "drip_without_length", "drip_of_headers", "drip_of_chunk_sizes"),
+    *("drip_after_much", "silence"),
+]
+
+
+@pytest.mark.parametrize("name", DRIPS)
+def test_a_server_that_sends_a_byte_now_and_then_is_left(server, monkeypatch, name):
+    monkeypatch.setattr(reply, "STALL_SECONDS", 0.3)
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"fewer than 65536 bytes came in 0\.3 s|timed out"):
+        download([url(server, name)], "", REMEDY)
+    assert time.monotonic() - start < 10
+    assert len(starts(server, name)) == 3 + (name == "drip_after_much")
+
+
+def test_a_slow_server_that_sends_enough_is_not_left(server, monkeypatch):
+    monkeypatch.setattr(reply, "STALL_SECONDS", 0.5)
+    assert download([url(server, "slow")], "", REMEDY).read_bytes() == DATA
+    assert starts(server, "slow") == [None]
+
+
+def test_a_download_that_takes_too_long_is_left_and_goes_on_in_the_next_run(server, monkeypatch):
+    monkeypatch.setattr(download_module, "LONGEST_SECONDS", 0.2)
+    with pytest.raises(SourceError, match=r"not whole after 0\.2 s"):
+        download([url(server, "slow")], "", REMEDY)
+    (part,) = DOWNLOADS.glob("*.part")
+    have = part.stat().st_size
+    assert 0 < have < len(DATA)
+    monkeypatch.setattr(download_module, "LONGEST_SECONDS", 60)
+    assert download([url(server, "slow")], "", REMEDY).read_bytes() == DATA
+    assert starts(server, "slow") == [None, f"bytes={have}-"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no_length", "no_length_breaks_off", "chunks_break_off", "chunk_breaks_off"),
+        "range_of_unknown_end",
+    ],
+)
+def test_a_reply_that_may_have_broken_off_is_never_pinned(server, name):
+    with pytest.raises(SourceError):
+        download([url(server, name)], "", REMEDY)
+    assert list(DOWNLOADS.glob("*.whole")) == []
+
+
+def test_a_reply_without_length_counts_where_its_bytes_are_those_of_the_pin(server):
+    assert download([url(server, "no_length")], SHA256, REMEDY).read_bytes() == DATA
+    with pytest.raises(SourceError, match="does not say where it ends"):  # not: the pin is wrong
+        download([url(server, "no_length_breaks_off")], SHA256[::-1], REMEDY)
+
+
+def test_a_kill_between_the_old_part_and_the_new_mark_mixes_nothing(server, monkeypatch):
+    class Killed(BaseException):
+        """Passes every handler, as a kill does."""
+
+    write_text = Path.write_text
+
+    def write_and_die(path, *words):
+        write_text(path, *words)
+        if server.counted["/changes"] == 2:
+            raise Killed
+
+    monkeypatch.setattr(Path, "write_text", write_and_die)
+    with pytest.raises(Killed):
+        download([url(server, "changes")], "", REMEDY)
+    monkeypatch.setattr(Path, "write_text", write_text)
+    assert download([url(server, "changes")], "", REMEDY).read_bytes() == DATA
+
+
+def test_two_that_share_a_mirror_do_not_write_into_one_part(server):
+    found = []
+
+    def fetch(name, pin):
+        found.append(download([url(server, name), url(server, "slow")], pin, REMEDY).read_bytes())
+
+    for pin, requests in ((SHA256, 1), ("", 2)):
+        threads = [threading.Thread(target=fetch, args=(name, pin)) for name in ("gone", "lost")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [DATA, DATA]
+        assert starts(server, "slow") == [None] * requests
+        found.clear()
+        server.asked.clear()
 
 
 CODE = f"""
