@@ -118,7 +118,7 @@ class _Room:
             raise UnsafeMember(f"member `{name}` is a link or leaves its folder")
         if any(unicodedata.category(character) in NO_TEXT for character in name):
             raise UnsafeMember(f"member {name!a} has a name that is no text")
-        longest = max(len(part.encode()) for part in (*path.parts, ""))
+        longest = max(len(element.encode()) for element in (*path.parts, ""))
         if longest > LONGEST_NAME_BYTES or len(name.encode()) > LONGEST_PATH_BYTES:
             raise UnsafeMember(f"member `{name[:80]}...` has a longer name than file systems take")
         self._bytes -= size
