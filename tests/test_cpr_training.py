@@ -100,6 +100,7 @@ def test_without_a_found_part_an_object_still_has_far_negatives():
     assert trainer(kind="texture")._points(0, 1, rng(0)).far_weight.sum() == 0
 
 
+@pytest.mark.slow
 def test_fifty_steps_on_one_batch_learn_it_by_heart():  # V26
     discs = torch.from_numpy(tiny.discs(12, seed=1)[0])
     run = trainer(
@@ -178,6 +179,7 @@ def test_the_same_seed_gives_the_same_losses_bank_and_maps(tmp_path):  # V27
     assert other[1] != first[1]
 
 
+@pytest.mark.slow
 def test_how_much_is_remembered_changes_no_result(tmp_path):
     first = fit_to(tmp_path / "64")
     for mib in (0, 1):

@@ -221,6 +221,7 @@ def test_what_is_kept_is_the_running_mean_of_the_weights(tmp_path: Path) -> None
     assert not torch.equal(kept, last)
 
 
+@pytest.mark.slow
 def test_other_mattes_are_another_run(optimisers: list[Optimizer], tmp_path: Path) -> None:
     for matte, steps in ((255, 2), (255, 0), (200, 2), (None, 2)):
         optimisers.clear()

@@ -379,6 +379,7 @@ def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
         pin_source(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_a_fetch_killed_at_random_ends_the_same_when_it_is_run_again(tmp_path):
     told = fetch_kills.rounds(tmp_path, kills=3, images=150, rng=random.Random(4))
     assert (told["kills"], told["faults"]) == (3, [])

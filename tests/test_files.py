@@ -60,6 +60,7 @@ def test_a_file_or_a_link_in_the_place_of_a_folder_is_replaced(tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_nobody_sees_half_of_the_folder_that_goes(tmp_path: Path) -> None:
     seen: set[int] = set()
     done = threading.Event()

@@ -82,6 +82,7 @@ def test_a_night_uses_the_champion_of_its_start_and_the_one_before_after_a_rollb
     assert fingerprints() == sorted([of("one"), of("two")])
 
 
+@pytest.mark.slow
 def test_a_bundle_is_registered_once_as_it_is_with_what_it_is_and_how_it_measured(
     plant: Path,
 ) -> None:
