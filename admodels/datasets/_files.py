@@ -106,7 +106,7 @@ def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
     right in it, unless the category has folders or a table: they would be passed over.
     """
     entries = [p for p in sorted(root.iterdir()) if not _is_left_behind(p.name)]
-    inside = [p for p in entries if p.is_dir()]
+    inside = [p for p in entries if p.is_dir() and not p.is_symlink()]
     names = {p.name.casefold() for p in inside} - {category.casefold()}
     is_flat = any(is_image(p.name) for p in entries) and not _is_arranged(root / category)
     if not category or names & {*OWN_FOLDERS} or is_flat:

@@ -56,12 +56,19 @@ class Layout:
         return dict(sorted(Counter(kinds).items()))
 
     def sentence(self) -> str:
-        """As `used 214 of 260 files: 40 unknown suffix, 6 excluded`, the largest number first."""
+        """As `used 214 of 260 files: 46 unknown suffix, 1 folder excluded`."""
         used = len(self.images) + len(self.masks) + len(self.mattes) + len(self.companions)
-        reasons = Counter(left.reason.replace("_", " ") for left in self.left_out)
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        total = f"used {used} of {used + len(self.left_out)} files"
-        return f"{total}: {counts}" if counts else total
+        files = [entry for entry in self.left_out if not entry.path.endswith("/")]
+        folders = [entry for entry in self.left_out if entry.path.endswith("/")]
+        counts = [f"{n} {reason}" for reason, n in _reasons(files)]
+        counts += [f"{n} folder{'s' * (n > 1)} {reason}" for reason, n in _reasons(folders)]
+        total = f"used {used} of {used + len(files)} files"
+        return f"{total}: {', '.join(counts)}" if counts else total
+
+
+def _reasons(left_out: Sequence[LeftOut]) -> list[tuple[str, int]]:
+    """The reasons in words, the most frequent first, with their numbers."""
+    return Counter(entry.reason.replace("_", " ") for entry in left_out).most_common()
 
 
 def read_layout(

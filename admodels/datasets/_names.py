@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from admodels.datasets._files import Files
+from admodels.datasets._layout import nearest
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import names_text
 from admodels.foundation.manifest import DatasetImage
@@ -33,10 +34,11 @@ def refuse_unclear(
     """Refuse folders whose images a reader would have to guess the label of.
 
     Raises:
-        ConfigurationError: names the folders and the answer; a guess would train on defects, or
-            count normal images as defects.
+        ConfigurationError: names the folders and the answer, or a folder of `normal_folders` that
+            is not there; a guess would train on defects, or count normal images as defects.
     """
     if normal_folders:
+        _refuse_missing(files, normal_folders)
         return
     kinds = Counter(image.defect_type for image in images if image.label == "anomalous")
     unclear = {kind: count for kind, count in kinds.items() if _is_unclear(kind)}
@@ -49,6 +51,19 @@ def refuse_unclear(
             expected="`good` or `normal` for normal images, or your word for them",
             next_step=f"say which folders are normal: `--normal {word}`, which writes "
             f"`normal_folders: [{word}]` to the task; if all of these are defects: `--normal good`",
+        )
+
+
+def _refuse_missing(files: Files, normal_folders: Sequence[str]) -> None:
+    folders = {name for _, parts in files.images() for name in parts[:-1]}
+    known = {*NORMAL, *(name.casefold() for name in folders)}
+    missing = [name for name in normal_folders if name.casefold() not in known]
+    if missing:
+        raise ConfigurationError(
+            f"no folder `{missing[0]}` holds images{nearest(missing[0], folders)}",
+            where=files.root / files.base,
+            expected=f"one of {names_text(folders)}",
+            next_step="correct `normal_folders` of the task (`--normal`)",
         )
 
 
