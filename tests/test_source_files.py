@@ -215,6 +215,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_unless_it_is_excluded(tmp_pa
     plant(tmp_path, "normal/0.png", "lost+found/1.png")
     (tmp_path / "lost+found").chmod(0)
     assert reasons(tmp_path) == {"lost+found/": "excluded"}
+    (tmp_path / "lost+found").chmod(0o700)
 
 
 def test_mattes_masks_licences_and_tables_are_used_and_only_strays_are_left_out(
