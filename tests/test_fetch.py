@@ -235,6 +235,12 @@ def test_noise_in_a_compressed_tar_is_noticed(tmp_path, suffix, place):
     assert not (tmp_path / "raw").exists()
 
 
+def test_a_list_of_bytes_that_are_no_text_is_refused(tmp_path):
+    (tmp_path / "x.urls").write_bytes(b"\xff\xfe\x00 http://x/1.zip\n")
+    with pytest.raises(DataError, match="line 1 of the list is"):
+        fetch(pin_source(str(tmp_path / "x.urls")), "", tmp_path / "raw")
+
+
 def test_a_url_is_downloaded_checked_and_unpacked(tmp_path, served):
     folder, url = served
     archive = archived(folder / "x.tar.gz", prefix="bottle/")
@@ -352,6 +358,8 @@ def test_a_list_that_is_wrong_brings_nothing(tmp_path, served):
         ((good, pin_of(one)), "line 2 of the list"),
         ((good, f"{'0' * 64} {url}/2.zip"), r"differs from its pin[\s\S]*correct the list"),
         ((good, f"{pin_of(two)} {url}/2.zip"), "came with another archive"),
+        (("<html>" * 100_000,), r"line 1 of the list is `(<html>){33}<h`"),
+        (("\n" * (17 << 20),), "the list has 178"),
     ):
         with pytest.raises(DataError, match=named):
             fetch(listed(tmp_path, *lines), "", tmp_path / "raw")

@@ -28,6 +28,8 @@ from admodels.sources.source import Source as Source
 
 SAMPLE_PREFIX = "scikit-image/"
 LIST_SUFFIX = ".urls"
+LONGEST_LIST_BYTES = 16 << 20  # some 100,000 files
+LINE_SHOWN = 200  # characters
 FICLONE = 0x40049409  # linux/fs.h
 
 
@@ -180,17 +182,35 @@ def _parcels(source: Source, refresh: str) -> Iterator[tuple[Path, str]]:
     if source.kind != "urls":
         yield file, source.location
         return
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    remedy = f"correct the list, then {remedy}"
+    for pin, mirrors in _list_entries(file, source.location, remedy):
+        yield download(mirrors, pin, remedy), mirrors[0]
+
+
+def _list_entries(file: Path, where: str, remedy: str) -> Iterator[tuple[str, list[str]]]:
+    """The pin and the URLs of each line of a list.
+
+    Raises:
+        DataError: it is no list: a page of an error, say, or a file without end.
+    """
+    if file.stat().st_size > LONGEST_LIST_BYTES:
+        raise _no_list(f"the list has {file.stat().st_size} bytes", where, remedy)
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         pin, *mirrors = line.split() or [""]
         if pin and not (re.fullmatch("[0-9a-f]{64}", pin) and mirrors):
-            raise DataError(
-                f"line {number} of the list is `{line}`",
-                where=source.location,
-                expected="a SHA-256 and at least one URL, between blanks",
-                next_step=f"correct the list, then {remedy}",
-            )
+            raise _no_list(f"line {number} of the list is `{line[:LINE_SHOWN]}`", where, remedy)
         if pin:
-            yield download(mirrors, pin, f"correct the list, then {remedy}"), mirrors[0]
+            yield pin, mirrors
+
+
+def _no_list(fault: str, where: str, remedy: str) -> DataError:
+    return DataError(
+        fault,
+        where=where,
+        expected="a SHA-256 and at least one URL, between blanks, on each line",
+        next_step=remedy,
+    )
 
 
 def fetch_file(location: str, pin: str, target: Path, key: str) -> None:
