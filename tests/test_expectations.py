@@ -310,7 +310,8 @@ def test_another_session_in_test_is_found_and_measured() -> None:
     found = judged(made)
     assert failed(found) == {"same_session": [f"test/good/{i:03}.png" for i in range(12)]}
     assert found["same_session"].seen == (
-        "They are apart by 1 in brightness, 0 in contrast, 0 in sharpness."
+        "The distributions of normal images to test with and to learn from are apart by "
+        "1 in brightness, 0 in contrast, 0 in sharpness."
     )
 
 

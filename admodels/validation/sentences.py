@@ -51,13 +51,13 @@ SENTENCES = {
     ),
     "mask_share": Sentences(
         "A mask marks at most {most:.0%} of its image.",
-        "{images} {have} a mask that marks more.",
+        "{images} {have} a mask that marks more than {most:.0%} of the image.",
         "Look at these masks, and invert them if they mark what is normal; if the defects are so "
         "large, raise `validate.max_mask_share`.",
     ),
     "mattes_fit": Sentences(
         "Every image to learn from has a foreground matte of its size, or none has one.",
-        "{images} {have} no matte, or one that does not fit.",
+        "{images} to learn from {have} no foreground matte, or one that does not fit.",
         "Add or correct the mattes in the folder `foreground`, or remove all of them.",
     ),
     "image_decodes": Sentences(
@@ -96,16 +96,18 @@ SENTENCES = {
         "Remove all copies but one: an image that stands twice counts twice.",
     ),
     "same_size": Sentences(
-        "Every image is, as most are, {usual}.", "{images} {are} of another size.", OTHER_KIND
+        "Every image is, as most are, {usual}.",
+        "{images} {are} not {usual}, as most are.",
+        OTHER_KIND,
     ),
     "same_mode": Sentences(
         "Every image is, as most are, of the mode {usual}.",
-        "{images} {are} of another mode.",
+        "{images} {are} not of the mode {usual}, as most are.",
         OTHER_KIND,
     ),
     "same_bit_depth": Sentences(
         "Every image has, as most have, {usual}.",
-        "{images} {have} another number of bits.",
+        "{images} {do} not have {usual}, as most have.",
         OTHER_KIND,
     ),
     "fits_rules": Sentences(
@@ -115,12 +117,12 @@ SENTENCES = {
     ),
     "side": Sentences(
         "No side of an image is shorter than {least} px.",
-        "{images} {have} a shorter side.",
+        "{images} {have} a side shorter than {least} px.",
         "Replace these images by larger ones, or lower `validate.min_side_px`.",
     ),
     "brightness": Sentences(
         "The mean grey level of an image is in {darkest:g}..{brightest:g}.",
-        "{images} {are} darker or brighter.",
+        "{images} {have} a mean grey level outside {darkest:g}..{brightest:g}.",
         "Remove images that are black or burnt out, or change `validate.min_brightness` and "
         "`validate.max_brightness`.",
     ),
@@ -143,12 +145,12 @@ SENTENCES = {
     "same_session": Sentences(
         "The distributions of normal images to test with and to learn from are at most {most:g} "
         "apart (0: equal, 1: no value in common).",
-        "They are apart by {shifts}.",
+        "The distributions of normal images to test with and to learn from are apart by {shifts}.",
         "Use test images of the same camera, light and time as those to learn from.",
     ),
     "no_likely_defects": Sentences(
         "No image to learn from is more than {most:g} times as odd as the median image.",
-        "{images} to learn from {are} odder.",
+        "{images} to learn from {are} more than {most:g} times as odd as the median image.",
         "Look at the pictures, and remove images that show a defect.",
     ),
     "enough_for_alpha": Sentences(
