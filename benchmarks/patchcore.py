@@ -26,7 +26,7 @@ from admodels.bundles import bundle
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.foundation import params
-from admodels.foundation.manifest import ManifestRow, Split, splits
+from admodels.foundation.manifest import ManifestRow
 from admodels.images.decode import STORED
 from admodels.images.load import load_images, load_masks
 from admodels.inference.model import map_to_image
@@ -108,7 +108,7 @@ def fit_anomalib(model: Any, normal: np.ndarray, share: float, seed: int) -> flo
 
 def compare(name: str, px: int, share: float, seeds: list[int]) -> None:
     root, kind = DATA / presets.SETS[name][2], presets.SETS[name][3]
-    rows = splits(presets.set_rows(name), params.read("split", Split), SPLIT_SEED, name)
+    rows = presets.split_rows(name, SPLIT_SEED)
     changes = {"image_px": px, "coreset_share": share, "pool_cells": 10**7, "precision": "fp32"}
     detector = presets.detector_of("patchcore", **changes)
     normal, test = (

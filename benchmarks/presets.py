@@ -33,11 +33,12 @@ from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.foundation import params
 from admodels.foundation.files import sha256_of, write_json
-from admodels.foundation.manifest import DatasetImage, ManifestRow, Split, splits
+from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
 from admodels.images.decode import STORED
 from admodels.images.load import load_images, load_masks, load_textures
 from admodels.inference.model import map_to_image
 from admodels.methods import Detector
+from admodels.validation.splits import share_out
 from benchmarks.promise import DATA, training_data
 
 CELLS = Path(".work/presets")
@@ -91,6 +92,11 @@ def set_rows(name: str) -> list[tuple[DatasetImage, ManifestRow]]:
     return [(image, manifest_row(image, root)) for image in images]
 
 
+def split_rows(name: str, seed: int) -> dict[str, list[ManifestRow]]:
+    split, alpha = params.read("split", Split), params.read("evaluate.alpha", float)
+    return share_out(set_rows(name), split, alpha, seed, name)[0]
+
+
 def detector_of(variant: str, **more: object) -> Detector:
     method, changes = VARIANTS[variant]
     cls = methods.detector_class(method)
@@ -118,8 +124,8 @@ def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: i
 def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
     *_, folder, kind = SETS[name]
     root, detector = DATA / folder, detector_of(variant)
-    rows = splits(set_rows(name), params.read("split", Split), seed, name)
     evaluate = params.read("evaluate", Evaluate)
+    rows = split_rows(name, seed)
 
     def pixels(split: str) -> np.ndarray:
         p = detector.params
