@@ -12,6 +12,7 @@ are relative to the table. Images that it does not name are left out.
 """
 
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from admodels.datasets import Files, _tables, is_normal, masks_of, refuse_unclear
 from admodels.foundation.files import names_text
@@ -56,7 +57,7 @@ def _from_table(files: Files) -> list[DatasetImage]:
         DataError: names the lines of images that are not there, or are no relative paths.
     """
     table = files.root / files.base / TABLE
-    known = {*files.paths}
+    known = {normalize("NFC", path): path for path in files.paths}
     images, missing = [], []
     for line, cells in _tables.read_table(table, REQUIRED, OPTIONAL):
         where = f"{table}, line {line}"
@@ -66,7 +67,7 @@ def _from_table(files: Files) -> list[DatasetImage]:
         usual |= {} if is_normal_image else {"defect_type": "defect"}
         filled = {column: value for column, value in cells.items() if value}
         images.append(_tables.image_of(cells | usual | filled | paths, where))
-        if images[-1].image_path not in known:
+        if normalize("NFC", images[-1].image_path) not in known:
             missing.append(f"line {line}: {images[-1].image_path}")
     if missing:
         expected = f"files below {files.root / files.base}, in the case that they have there"
@@ -75,11 +76,13 @@ def _from_table(files: Files) -> list[DatasetImage]:
     return images
 
 
-def _path(text: str, base: str, known: set[str], where: str) -> str:
-    if base + text in known:
-        return base + text
+def _path(text: str, base: str, known: dict[str, str], where: str) -> str:
+    """The path as the file system spells it: macOS takes a letter and its accent apart."""
+    if exact := known.get(normalize("NFC", base + text)):
+        return exact
     path = text.replace("\\", "/")
     if path.startswith("/") or ":" in path[:2] or ".." in path.split("/"):
         expected = "a path relative to the table, of a file beside or below it"
         raise _tables.unclear(f"`{text}` stands outside", where, expected)
-    return base + path.removeprefix("./")
+    path = base + path.removeprefix("./")
+    return known.get(normalize("NFC", path), path)
