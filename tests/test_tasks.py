@@ -52,6 +52,7 @@ def test_add_prints_what_the_layout_makes_of_a_source_and_pins_it(
         "             excluded: cap/test/hole/@eaDir/",
         "             unknown suffix: cap/train/good/a.txt, cap/train/good/b.txt, "
         "cap/train/good/c.txt and 2 more",
+        "  too few    verdicts with a false-alarm budget of 0.05 need 18 more normal images",
         f"tasks.cap is in params.yaml, pinned to {pin('cap')[:12]}",
         "licence of the images: not stated, and every bundle and report says so; "
         "`--licence` states it",
@@ -178,6 +179,21 @@ def test_a_dry_run_prints_and_changes_nothing(
     assert sorted(tmp_path.rglob("*")) == paths
 
 
+@pytest.mark.parametrize(("missing", "words"), [(0, ""), (1, "1 more normal image\n"), (46, "46 ")])
+def test_a_look_says_how_many_images_verdicts_and_a_measured_rate_take(
+    command: Command, tmp_path: Path, missing: int, words: str
+) -> None:
+    """19 images calibrate and 11 are learnt from; as many as 19 test where twice as many learn."""
+    least = 19 + 3 * 19
+    source = put(tmp_path / "in", normal=least - missing)
+    _, out, _ = command("start", "cap", str(source), "--dry-run")
+    assert ("a measured false-alarm rate needs " + words in out) == bool(missing)
+    assert "verdicts" not in out
+    (source / "normal/000.png").unlink()
+    _, out, _ = command("start", "cap", str(source), "--dry-run")
+    assert ("false-alarm budget of 0.05 need 1 more normal image\n" in out) == (missing == 46)
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
 @pytest.mark.parametrize("is_url", [False, True])
 def test_an_archive_is_looked_at_without_unpacking_it(
@@ -237,6 +253,7 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
         "  normal     40 to learn from",
         "  anomalous  0",
         "  files      used 40 of 40 files",
+        "  too few    a measured false-alarm rate needs 36 more normal images",
         f"tasks.bottle is in params.yaml, pinned to {pin('bottle')[:12]}",
         "licence of the images: not stated, and every bundle and report says so; "
         "`--licence` states it",

@@ -10,7 +10,9 @@ from admodels.datasets import Layout, check_trainable
 from admodels.foundation.files import printable
 from admodels.foundation.manifest import DatasetImage, Split
 from admodels.foundation.params import read
+from admodels.inference.conformal import images_needed
 from admodels.sources.outline import source_outline
+from admodels.validation.splits import Shares
 
 USES = {"learn": "to learn from", "calibration": "to calibrate with", "test": "to test with"}
 NAMES_SHOWN = 3  # of the files that are left out for one reason
@@ -36,7 +38,10 @@ def look(
         typer.echo(f"{name}: {where}")
         for line in layout_lines(layout):
             typer.echo(f"  {line}")
-        check_trainable(layout, read("split", Split))
+        split = read("split", Split)
+        check_trainable(layout, split)
+        for line in shortage_lines(layout, split, read("evaluate.alpha", float)):
+            typer.echo(f"  {line}")
         return layout
 
 
@@ -57,6 +62,29 @@ def layout_lines(layout: Layout) -> Iterator[str]:
         paths[left.reason].append(left.path)
     for reason, names in sorted(paths.items()):
         yield f"           {reason.replace('_', ' ')}: {_some(names)}"
+
+
+def shortage_lines(layout: Layout, split: Split, alpha: float) -> Iterator[str]:
+    """How many more normal images verdicts and a test part need, if no two show one piece."""
+    parts = {image.part for image in layout.images if image.label == "normal"}
+    shares = Shares(
+        split,
+        images_needed(alpha),
+        split.min_normal_images,
+        calibrates="calibration" not in parts,
+        tests="test" not in parts,
+        is_grouped=False,
+    )
+    shortage = shares.shortage(layout.learnable, ())
+    if shares.calibrates and shortage.to_calibrate:
+        verdicts = f"verdicts with a false-alarm budget of {alpha:g} need"
+        yield f"too few    {verdicts} {_more_images(shortage.to_calibrate)}"
+    if shortage.to_test:
+        yield f"too few    a measured false-alarm rate needs {_more_images(shortage.to_test)}"
+
+
+def _more_images(count: int) -> str:
+    return f"{count} more normal image{'s' * (count != 1)}"
 
 
 def _uses(images: Iterable[DatasetImage]) -> str:
