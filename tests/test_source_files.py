@@ -4,16 +4,25 @@ import csv
 import os
 import socket
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from admodels.datasets import LEFT_OUT_OF_COPY, list_files, read_layout, write_left_out
+from admodels.datasets import (
+    LEFT_OUT_OF_COPY,
+    Reason,
+    layouts,
+    list_files,
+    read_layout,
+    write_left_out,
+)
 from admodels.foundation.errors import DataError
 from admodels.foundation.exclude import USUAL, is_excluded
 from admodels.foundation.files import names_text, printable
+from admodels.foundation.manifest import IMAGE_SUFFIXES
 from admodels.images import decode, load
 from admodels.sources.fetch import fetch, pin_source, tree_sha256
 
@@ -133,6 +142,7 @@ def test_bytes_that_are_no_text_and_their_escape_are_two_names(tmp_path: Path) -
 
 
 @settings(max_examples=300, deadline=None)
+@example(["a\n", "a\\n", "a\udcff", "a\\udcff"])
 @given(st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1), unique=True))
 def test_two_names_never_look_alike_and_none_moves_the_cursor(names: list[str]) -> None:
     shown = [printable(name) for name in names]
@@ -242,6 +252,29 @@ def test_mattes_masks_licences_and_tables_are_used_and_only_strays_are_left_out(
         "train/3.png": "unknown_folder",
         "train/good/n.txt": "unknown_suffix",
     }
+
+
+def test_a_table_is_a_companion_of_the_layout_that_reads_it_and_of_no_other(
+    tmp_path: Path,
+) -> None:
+    plant(tmp_path, "0.png", "labels.csv", "sub/manifest.csv")
+    left_out = {e.path: e.reason for e in read_layout("folder", "", tmp_path).left_out}
+    assert left_out == {"labels.csv": "unknown_suffix", "sub/manifest.csv": "unknown_suffix"}
+    (tmp_path / "manifest.csv").write_text("image_path,label\n0.png,normal\n")
+    plant(tmp_path, "1.png")
+    layout = read_layout("folder", "", tmp_path)
+    assert layout.companions == ["manifest.csv"]
+    assert {e.path: e.reason for e in layout.left_out} == {
+        **left_out,
+        "1.png": "not_in_manifest",
+    }
+
+
+def test_the_page_on_layouts_names_every_layout_reason_and_suffix() -> None:
+    text = (Path(__file__).parents[1] / "docs/layouts.md").read_text(encoding="utf-8")
+    words = (*get_args(Reason), *(name for name in layouts() if name != "sample"))
+    assert [word for word in words if f"`{word}`" not in text] == []
+    assert [suffix for suffix in IMAGE_SUFFIXES if suffix not in text] == []
 
 
 WORDS = ("normal", "good", "Train", "test", "broken", "masks", "ground_truth", "foreground", "Data")

@@ -69,10 +69,15 @@ def test_a_backslash_that_is_part_of_a_name_stays(tmp_path: Path) -> None:
     assert paths == ["a/1.png", "a\\0.png"]
 
 
-def test_a_name_that_macos_takes_apart_is_the_same_name(tmp_path: Path) -> None:
-    root = source(tmp_path, "gru\u0308n.png", "masks/gru\u0308n.png")
-    table = "image_path,label,mask_path\ngr\u00fcn.png,anomalous,masks\\gr\u00fcn.png\n"
-    expected = DatasetImage("gru\u0308n.png", "anomalous", "defect", "masks/gru\u0308n.png", "test")
+@pytest.mark.parametrize(
+    ("name", "word"), [("gru\u0308n", "gr\u00fcn"), ("gr\u00fcn", "gru\u0308n")]
+)
+def test_a_name_that_macos_takes_apart_is_the_same_name(
+    tmp_path: Path, name: str, word: str
+) -> None:
+    root = source(tmp_path, f"{name}.png", f"masks/{name}.png")
+    table = f"image_path,label,mask_path\n{word}.png,anomalous,masks\\{word}.png\n"
+    expected = DatasetImage(f"{name}.png", "anomalous", "defect", f"masks/{name}.png", "test")
     assert images(root, table.encode()) == [expected]
 
 

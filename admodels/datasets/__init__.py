@@ -11,6 +11,7 @@ from admodels.datasets._files import LEFT_OUT_OF_COPY as LEFT_OUT_OF_COPY
 from admodels.datasets._files import SPLIT_TABLES as SPLIT_TABLES
 from admodels.datasets._files import Files as Files
 from admodels.datasets._files import LeftOut as LeftOut
+from admodels.datasets._files import Reason as Reason
 from admodels.datasets._files import list_files as list_files
 from admodels.datasets._files import list_parts as list_parts
 from admodels.datasets._files import narrow as narrow
