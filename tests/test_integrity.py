@@ -9,13 +9,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from admodels.foundation.errors import StorageError
+from admodels.foundation.files import write_json
 from admodels.images.describe import APPEARANCE, read_records, write_records
-from admodels.nights import verdicts
 from admodels.nights.drift import statistics
 from admodels.nights.verdicts import Calibration, keep_calibration, read_calibration, read_drift
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.index import open_part
+from admodels.scoring.ledger import open_ledger
 from admodels.tracking import registry
 from tests import cards, tiny
 
@@ -126,7 +127,9 @@ def test_a_reference_of_an_older_bundle_lacks_and_does_not_measure_zero(tmp_path
 @pytest.fixture
 def calibration(tmp_path: Path) -> Path:
     path = tmp_path / "calibration/press/m-c.json"
-    keep_calibration(path, Calibration(origin="line", scores=(0.5, 1.0), images=("a", "b")))
+    with open_ledger(tmp_path) as ledger:
+        kept = Calibration(origin="line", scores=(0.5, 1.0), images=("a", "b"))
+        keep_calibration(ledger, path, kept)
     assert read_calibration(path).scores == (0.5, 1.0)
     return path
 
@@ -146,7 +149,7 @@ def test_a_damaged_record_of_drift_is_left_out_and_named(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = {"images": 3, "trusted": False, "statistics": {}}
-    verdicts.write_json(tmp_path / "000001.json", kept)
+    write_json(tmp_path / "000001.json", kept)
     (tmp_path / "000002.json").write_bytes(content)
     (tmp_path / "._000001.json").write_bytes(b"")
     assert read_drift(tmp_path) == {"000001": kept}

@@ -132,11 +132,12 @@ def doctor(
         str | None,
         typer.Option(help=f"e.g. 8h: ask only whether a night ended since; else {errors.ALARM}"),
     ] = None,
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    ledger: Annotated[Path | None, LEDGER] = None,
 ) -> None:
-    """Print what this machine is, and each missing thing with the command that makes it."""
+    """Verify every file of a ledger that is named; print what this machine is and what it lacks."""
     if max_age is not None:
-        _dead_man(ledger, max_age)
+        _dead_man(ledger or Path("ledger"), max_age)
+    code = 0 if ledger is None else _check_ledger(ledger)
     from admodels.cli import doctor as checks
 
     for what, how in checks.machine():
@@ -146,6 +147,28 @@ def doctor(
         typer.echo(f"- {line}")
     if not missing:
         typer.echo("nothing is missing")
+    raise typer.Exit(code)
+
+
+def _check_ledger(folder: Path) -> int:
+    from admodels.scoring.integrity import check
+    from admodels.scoring.ledger import open_ledger
+
+    if not folder.is_dir():
+        raise ConfigurationError(
+            "no ledger to verify",
+            where=folder,
+            expected="the folder of a ledger",
+            next_step="correct `--ledger` or ADMODELS_LEDGER",
+        )
+    with open_ledger(folder) as held:
+        result = check(held)
+    for name, fault in result.faults.items():
+        typer.echo(f"- {name}: {fault}")
+    for note in result.notes:
+        typer.echo(f"- {note}")
+    typer.echo(f"{folder}: {result.files} files verified, {len(result.faults)} damaged")
+    return errors.StorageError.exit_code if result.faults else errors.ALARM if result.notes else 0
 
 
 def _dead_man(ledger: Path, max_age: str) -> NoReturn:

@@ -97,6 +97,7 @@ def _sentences(ended: Outcome, code: str, index: str) -> Iterator[str]:
         yield f"page: {page}"
     if night:
         yield from (f"page: {fault}" for fault in night.page_faults)
+        yield from (f"ledger: {note}" for note in night.ledger[:LINES_NAMED])
         yield from _lines(night.lines)
     else:
         yield "it wrote no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")

@@ -8,7 +8,7 @@ import numpy as np
 from admodels.foundation import manifest
 from admodels.foundation.arrays import Records
 from admodels.foundation.errors import DataError, Interrupted
-from admodels.foundation.files import durable_file, names_text
+from admodels.foundation.files import names_text
 from admodels.foundation.progress import progress
 from admodels.images.describe import write_records
 from admodels.nights import feedback
@@ -66,9 +66,9 @@ def calibrate(
         images=tuple(sha256 for sha256, _ in ordered),
     )
     if looks:
-        with durable_file(reference_path(ledger, line, *fingerprints)) as partial:
+        with ledger.store(reference_path(ledger, line, *fingerprints)) as (partial,):
             write_records(partial, np.stack([looks[sha256] for sha256 in sorted(looks)]))
-    keep_calibration(calibration_path(ledger, line, *fingerprints), calibration)
+    keep_calibration(ledger, calibration_path(ledger, line, *fingerprints), calibration)
     return calibration
 
 

@@ -36,6 +36,7 @@ class NightSummary(BaseModel):
     whole: bool = True  # all its rows are in it, and on its page
     page: str = ""  # where it is
     page_faults: list[str] = []
+    ledger: list[str] = []  # what the daily check of it found
 
     @classmethod
     def of(cls, text: str | bytes) -> "NightSummary | None":

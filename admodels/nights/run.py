@@ -32,6 +32,7 @@ from admodels.nights.deploy import BundleChoice
 from admodels.nights.drift import history
 from admodels.nights.limits import Limit, expected_images
 from admodels.nights.page import content, render
+from admodels.scoring import integrity
 from admodels.scoring.discover import printable
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.inbox import Folder
@@ -208,12 +209,15 @@ def _look(
     """Look once at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
     bundles.look_up(lines.values())
+    checked = integrity.check_daily(ledger)
     # Lines of one bundle follow each other, so that it is loaded once.
     for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
         if not stop():
             before = reports.get(name)
             reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
             with _isolate(name, report):
+                if fault := checked.fault_of(ledger.folder, name):
+                    raise fault
                 model, report.bundle, note = bundles.of(line)
                 source = _source(name, line, options)
                 _score(ledger, source, model, options, stop, report)
@@ -222,7 +226,8 @@ def _look(
                     reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
                     _judge(ledger, source, model, line, options, stop, report, note)
-    code = _worst({report.exit_code for report in reports.values()})
+    codes = {report.exit_code for report in reports.values()}
+    code = _worst(codes | ({ALARM} if checked.notes else set()))
     return {
         "run": ledger.run,
         "whole": not stop(),
@@ -233,6 +238,7 @@ def _look(
         "started": began.isoformat(timespec="seconds"),
         "host": os.uname().nodename,
         "seconds": round(time.monotonic() - start, 2),
+        "ledger": [*checked.notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
         "unclaimed": _count_files_of_no_line(lines),
         "lines": {name: reports[name].content() for name in lines if name in reports},
     }

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.foundation.files import durable_file, read_json, write_json
+from admodels.foundation.files import durable_file, read_json
 from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
 from admodels.scoring import tables
@@ -88,14 +88,13 @@ def ensure_calibration(ledger: Ledger, line: str, model: Model) -> Calibration:
         return kept
     of_bundle = Calibration(origin="bundle", scores=tuple(model.calibration_scores.tolist()))
     if kept != of_bundle:
-        keep_calibration(path, of_bundle)
+        keep_calibration(ledger, path, of_bundle)
     return of_bundle
 
 
-def keep_calibration(path: Path, calibration: Calibration) -> None:
+def keep_calibration(ledger: Ledger, path: Path, calibration: Calibration) -> None:
     """Write it, whole or not at all."""
-    with durable_file(path) as partial:
-        write_json(partial, calibration.model_dump(mode="json"))
+    ledger.store_json(path, calibration.model_dump(mode="json"))
 
 
 def judge_group(
@@ -173,7 +172,7 @@ def rebuild(ledger: Ledger, line: str, alpha: float) -> Tally:
             yield _with_pictures(verdicts, held) if held else verdicts
 
     target = ledger.folder / "verdicts" / f"{folder_name(line)}.parquet"
-    with durable_file(target) as partial:
+    with ledger.commit(), durable_file(target) as partial:
         tables.write(partial, tables.VERDICTS, groups())
     return Tally(*counts.tolist())
 

@@ -4,15 +4,20 @@ The parts are the truth. Only the stamps of files stand nowhere else: without th
 read again, but not scored again.
 """
 
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from admodels.foundation.errors import StorageError
+from admodels.foundation.files import sync
 from admodels.scoring.tables import (
     KEY,
     ROWS_PER_GROUP,
@@ -22,6 +27,8 @@ from admodels.scoring.tables import (
     parquet_file,
 )
 
+LOG = logging.getLogger(__name__)
+WAIT_SECONDS = 60.0  # for a reader, or for the moment in which a run commits
 CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -33,28 +40,60 @@ CREATE TABLE IF NOT EXISTS seen(line TEXT, path TEXT, sha TEXT, stamp TEXT,
   PRIMARY KEY(line, path)) WITHOUT ROWID;
 """
 ANSWERED = ("scored", "unscorable")  # statuses that answer for the bytes; the latter with no number
+INSERT_ROW = "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)"
+STRAY_STAMP = (
+    "SELECT 1 FROM seen WHERE NOT EXISTS (SELECT 1 FROM rows WHERE rows.line = seen.line"
+    " AND rows.path = seen.path AND rows.sha = seen.sha) LIMIT 1"
+)
+KEEP_STAMP = """INSERT OR REPLACE INTO seen SELECT ?, ?, ?, ? WHERE EXISTS
+  (SELECT 1 FROM rows WHERE (line, path, sha) = (?, ?, ?))"""
+CONTENTS = [
+    "SELECT * FROM parts ORDER BY name",
+    "SELECT * FROM rows ORDER BY line, path, sha, model, contract",
+    "SELECT * FROM scores ORDER BY sha, model, contract",
+]
 READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
+
+
+@dataclass(frozen=True)
+class Double:
+    """Rows of a part, by position, whose keys stand in an earlier place too."""
+
+    part: str
+    positions: list[int]
 
 
 class Index:
     """One SQLite file; every change waits for `commit`, and is undone if the process dies."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(
+        self, path: Path, folder: Path, known: Callable[[], Container[str]], *, writes: bool = True
+    ) -> None:
         """Open or rebuild it; `folder` holds the parts, `LINE/RUN/NNNN.parquet`.
+
+        Of these only those in `known()` count, which is asked where the index does not know one.
+        Unless it `writes` it is as the last run left it.
 
         Raises:
             StorageError: a part of the ledger is damaged.
+            sqlite3.Error: it only reads, and there is no index that can be read.
         """
-        self._folder = folder
+        self._folder, self._known, self.path = folder, known, path
+        self.doubles: list[Double] = []
+        if not writes:
+            self._base = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=ro", WAIT_SECONDS, uri=True
+            )
+            self._base.execute("SELECT 1 FROM parts, scores, rows, seen LIMIT 1").fetchone()
+            return
         try:
             self._open(path)
         except sqlite3.DatabaseError:
-            path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+            delete(path)
             self._open(path)
 
     def _open(self, path: Path) -> None:
-        self._base = sqlite3.connect(path, isolation_level=None)
+        self._base = sqlite3.connect(path, WAIT_SECONDS, isolation_level=None)
         self._base.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._base.execute("PRAGMA trusted_schema = OFF")
         self._base.executescript(SCHEMA)
@@ -63,28 +102,97 @@ class Index:
     def refresh(self) -> None:
         """Read the parts that a killed run left into the index, or all of them if one is gone."""
         held = {p.relative_to(self._folder).as_posix() for p in self._folder.glob("*/*/*.parquet")}
-        known = {name for (name,) in self._base.execute("SELECT name FROM parts")}
-        if known - held:
+        mine = {name for (name,) in self._base.execute("SELECT name FROM parts")}
+        if mine == held:
+            return
+        known = self._known()
+        for name in sorted(held - mine):
+            if name not in known:
+                LOG.warning("%s is left out: the ledger did not write it", self._folder / name)
+        held = {name for name in held if name in known}
+        if mine - held:
             with self.change():
                 for table in ("parts", "scores", "rows"):
                     self._base.execute(f"DELETE FROM {table}")
-            known = set()
-        for name in sorted(held - known):
+            mine = set()
+        for name in sorted(held - mine):
             with self.change():
                 self._absorb(name)
                 self.add_part(name)
 
     def _absorb(self, name: str) -> None:
+        positions: list[int] = []
+        count = 0
         with open_part(self._folder / name) as file:
             for group in file.iter_batches(ROWS_PER_GROUP, columns=READ_COLUMNS):
                 rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
-                self._add(rows)
+                positions += [count + position for position in self._add(rows)]
+                count += len(rows)
+        if positions:
+            self.doubles.append(Double(name, positions))
 
-    def _add(self, rows: list[tuple[object, ...]]) -> None:
+    def _add(self, rows: list[tuple[object, ...]]) -> list[int]:
+        """Add rows; the positions of those whose key was there."""
         keys = [row[:5] for row in rows]
         scores = [(*row[2:5], row[6]) for row in rows if row[5] in ANSWERED]
-        self._base.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", keys)
+        self._base.execute("SAVEPOINT batch")
+        count = self._base.executemany(INSERT_ROW, keys).rowcount
+        doubles: list[int] = []
+        if count < len(keys):
+            self._base.execute("ROLLBACK TO batch")
+            doubles = [
+                n for n, key in enumerate(keys) if not self._base.execute(INSERT_ROW, key).rowcount
+            ]
+        self._base.execute("RELEASE batch")
         self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", scores)
+        return doubles
+
+    def parts(self, line: str) -> list[str]:
+        """The names of the parts of a line's folder that count, in the order they were written."""
+        query = "SELECT name FROM parts WHERE name >= ? || '/' AND name < ? || '0' ORDER BY name"
+        return [name for (name,) in self._base.execute(query, (line, line))]
+
+    @property
+    def checked_on(self) -> date | None:
+        """The day on which it was last compared with the parts."""
+        (day,) = self._base.execute("PRAGMA user_version").fetchone()
+        return date.fromordinal(day) if 0 < day < date.max.toordinal() else None
+
+    @checked_on.setter
+    def checked_on(self, day: date) -> None:
+        self._base.execute(f"PRAGMA user_version = {day.toordinal()}")
+
+    def equals(self, other: "Index") -> bool:
+        """Whether both say the same of all parts, and this one says nothing of other files."""
+        try:
+            (state,) = self._base.execute("PRAGMA integrity_check(1)").fetchone()
+            stray = self._base.execute(STRAY_STAMP).fetchone()
+            return (
+                state == "ok"
+                and stray is None
+                and all(
+                    ours == theirs
+                    for query in CONTENTS
+                    for ours, theirs in zip_longest(
+                        self._base.execute(query), other._base.execute(query)
+                    )
+                )
+            )
+        except sqlite3.DatabaseError:
+            return False
+
+    def replace_by(self, other: "Index") -> None:
+        """Take over another index, and of this one the stamps of files whose rows it has."""
+        with suppress(sqlite3.DatabaseError), other.change():
+            for stamp in self._base.execute("SELECT * FROM seen"):
+                other._base.execute(KEEP_STAMP, (*stamp, *stamp[:3]))
+        other.close()
+        self.close()
+        sync(other.path)
+        delete(self.path)
+        other.path.replace(self.path)
+        sync(self.path.parent)
+        self._open(self.path)
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -147,6 +255,12 @@ class Index:
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
+
+
+def delete(path: Path) -> None:
+    """Remove an index and what SQLite keeps beside it."""
+    for name in (path.name, f"{path.name}-journal"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def key_of(row: ScoreRow) -> tuple[str, str, str, str, str]:

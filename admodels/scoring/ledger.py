@@ -4,36 +4,43 @@ scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
 appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
 verdicts/LINE.parquet          derived from scores and calibration, rewritten whole
 runs/RUN.json                  what a run did, with times and host; whole once its page stands
+journal.jsonl                  the sha256 of every file (`admodels.scoring.journal`)
 index.sqlite                   a cache (`admodels.scoring.index`)
 
-A part is on the disk under its name before the index commits its rows. Where a run is killed
-between the two, the next one reads the part into the index. So no row is lost, doubled or half
-written. The part of the side table is written first; without its part of `scores` it is deleted.
+The journal names a part before it is on the disk under its name, and both come before the index
+commits its rows. Where a run is killed in between, the next one says that nothing was written, or
+reads the part into the index. So no row is lost, doubled or half written. Files that the journal
+does not know do not count.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 import shutil
 import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from admodels.foundation.errors import DONE, BusyError, ConfigurationError, StorageError
-from admodels.foundation.files import durable_file, read_json, sync, write_json
+from admodels.foundation.files import durable_file, read_json, sha256_of, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, open_part
+from admodels.scoring.journal import Journal
+from admodels.scoring.locks import commit_lock, run_lock
 from admodels.scoring.tables import ScoreRow
 
 HELD = 256  # batches: each costs memory of its own, however small
+OURS = re.compile(  # the names of files that the journal knows
+    r"(scores|appearance)/[^/]+/\d+/\d{4,}\.parquet"
+    r"|runs/\d+\.json|drift/[^/]+/\d+\.json|calibration/[^/]+/\w+-\w+\.(json|safetensors)"
+)
+FOLDERS = ("scores", "appearance", "runs", "drift", "calibration")
 
 
 def folder_name(line: str) -> str:
@@ -43,19 +50,90 @@ def folder_name(line: str) -> str:
 
 
 class Ledger:
-    """The ledger in `folder`, locked for this process by `open_ledger`."""
+    """The ledger in `folder`: of a run, as `open_ledger` gives it, or beside one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_run: bool = True) -> None:
         self.folder, self.scores = folder, folder / "scores"
-        self.appearance = folder / "appearance"
-        self.scores.mkdir(exist_ok=True)
-        self._compacting = folder / "compacting"
-        self._repair()
-        self.index = Index(folder / "index.sqlite", self.scores)
+        self.appearance, self.journal = folder / "appearance", Journal(folder)
+        self._compacting, self._is_run = folder / "compacting", is_run
+        self._commits = 0
+        if is_run:
+            self.scores.mkdir(exist_ok=True)
+            with self.commit():
+                self._repair()
+                self._adopt()
+                self.journal.settle()
+        self.index = Index(folder / "index.sqlite", self.scores, self._known, writes=is_run)
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
         number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
         self.run = f"{number:06d}"
         self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """Hold the commit lock; inside itself it is held already.
+
+        Raises:
+            BusyError: another process does not let go of it.
+        """
+        if self._commits:
+            yield
+            return
+        with commit_lock(self.folder):
+            self._commits += 1
+            try:
+                yield
+            finally:
+                self._commits -= 1
+
+    @contextmanager
+    def store(self, *targets: Path, do: str = "write") -> Iterator[list[Path]]:
+        """Paths to write to: what is there takes its place under `targets`, in this order.
+
+        A power cut cannot undo it: journal and files are on the disk before the names are.
+        """
+        partials = [path.with_name(f".{path.name}.partial") for path in targets]
+        names = [path.relative_to(self.folder).as_posix() for path in targets]
+        with self.commit():
+            try:
+                for path in targets:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                yield partials
+                for partial in partials:
+                    sync(partial)
+                self.journal.append(do, dict(zip(names, map(sha256_of, partials), strict=True)))
+                try:
+                    for partial, path in zip(partials, targets, strict=True):
+                        partial.replace(path)
+                        sync(path.parent)
+                except OSError:
+                    with suppress(OSError):
+                        self.journal.settle()
+                    raise
+            finally:
+                for partial in partials:
+                    partial.unlink(missing_ok=True)
+
+    def store_json(self, path: Path, content: object) -> None:
+        """Write JSON to `path` in the ledger, whole or not at all."""
+        with self.store(path) as (partial,):
+            write_json(partial, content)
+
+    def files(self) -> list[str]:
+        """The names of all files in the folders whose files the journal knows, sorted."""
+        paths = (path for name in FOLDERS for path in (self.folder / name).rglob("*"))
+        return sorted(p.relative_to(self.folder).as_posix() for p in paths if p.is_file())
+
+    def _known(self) -> set[str]:
+        """The parts that should be there, by their names below `scores`."""
+        names = (name.partition("/") for name in self.journal.hashes())
+        return {name for table, _, name in names if table == "scores"}
+
+    def _adopt(self) -> None:
+        """Take over the files of a ledger that has no journal: of an older version, or lost."""
+        names = [name for name in self.files() if OURS.fullmatch(name)]
+        if names and not self.journal.path.exists():
+            self.journal.append("adopt", {name: sha256_of(self.folder / name) for name in names})
 
     def tonight(self, line: str) -> tuple[str, ...]:
         """The runs that this one reports: itself, and all since the last that reported the line.
@@ -77,26 +155,34 @@ class Ledger:
         place = Path(folder_name(line), self.run)
         home = self.scores / place
         home.mkdir(parents=True, exist_ok=True)
-        number = max((int(p.stem) for p in home.glob("*.parquet")), default=0) + 1
-        name = place / f"{number:04d}.parquet"
-        with durable_file(self.appearance / name) as partial:
-            tables.write(partial, APPEARANCES, [seen])
-        with durable_file(self.scores / name) as partial:
-            tables.write(partial, tables.SCORES, tables.scores(rows))
+        numbers = [int(p.stem) for p in home.glob("*.parquet") if p.stem.isdigit()]
+        name = place / f"{max(numbers, default=0) + 1:04d}.parquet"
+        with self.store(self.appearance / name, self.scores / name) as (side, scores):
+            tables.write(side, APPEARANCES, [seen])
+            tables.write(scores, tables.SCORES, tables.scores(rows))
         sync(home.parent)
         self.index.add_part(name.as_posix())
 
     def parts(self, line: str, run: str = "*") -> list[Path]:
         """The parts of a line, or those of one run, in the order they were written."""
-        return sorted((self.scores / folder_name(line)).glob(f"{run}/*.parquet"))
+        names = self.index.parts(folder_name(line))
+        return [self.scores / name for name in names if run in ("*", name.split("/")[1])]
 
     def groups(self, line: str, run: str = "*") -> Iterator[tuple[str, pa.Table]]:
         """(run, rows of one model) of a line, or of one of its runs, a group at a time.
 
         Raises:
+            BusyError: beside a run, which merges the parts meanwhile.
             StorageError: a part is damaged.
         """
         for path in self.parts(line, run):
+            if not self._is_run and not path.exists():
+                raise BusyError(
+                    "a run merges the parts of this line",
+                    where=path.parent,
+                    expected="the parts that were there a moment ago",
+                    next_step="run this again",
+                )
             with open_part(path) as file:
                 for batch in tables.batches(file, tables.SCORES):
                     for group in tables.by_model(pa.Table.from_batches([batch])):
@@ -116,31 +202,41 @@ class Ledger:
         The old folder and the new one change places by two renames; a process that dies between
         them leaves the first half of its run's name empty until the next start.
         """
-        runs = "*" if at_most == 1 else self.run
-        for home in sorted((self.scores / folder_name(line)).glob(runs)):
-            old = sorted(home.glob("*.parquet"))
-            if len(old) <= at_most:
-                continue
-            # The side table first: later it would have parts without one of `scores` for a while.
-            self._merge(self.appearance / home.relative_to(self.scores), APPEARANCES)
-            self._merge(home, tables.SCORES)
-            self.index.forget_parts([p.relative_to(self.scores).as_posix() for p in old[1:]])
+        by_run: dict[Path, list[Path]] = {}
+        for path in self.parts(line, "*" if at_most == 1 else self.run):
+            by_run.setdefault(path.parent, []).append(path)
+        for home, old in by_run.items():
+            side = self.appearance / home.relative_to(self.scores)
+            if len(old) > at_most and _can_merge((home, side), old):
+                with self.commit():
+                    # The side table first: later it would have parts without one of `scores`.
+                    self._merge(side, APPEARANCES)
+                    self._merge(home, tables.SCORES)
+                    names = [path.relative_to(self.scores).as_posix() for path in old[1:]]
+                    self.index.forget_parts(names)
 
     def _merge(self, home: Path, schema: pa.Schema) -> None:
         old = sorted(home.glob("*.parquet"))
+        if not old:
+            return
         new = self._compacting / home.relative_to(self.folder)
-        if old:
-            with durable_file(new / "0001.parquet") as partial:
-                tables.write(partial, schema, _full_groups(old, schema))
-            away = new.with_suffix(".old")
-            home.rename(away)
-            try:
-                new.rename(home)
-            except OSError:
-                away.rename(home)
-                raise
-            sync(home.parent)
-            shutil.rmtree(self._compacting)
+        with durable_file(new / "0001.parquet") as partial:
+            tables.write(partial, schema, _full_groups(old, schema))
+        names = [path.relative_to(self.folder).as_posix() for path in old]
+        merged = (home / "0001.parquet").relative_to(self.folder).as_posix()
+        files = dict.fromkeys(names) | {merged: sha256_of(new / "0001.parquet")}
+        self.journal.append("merge", files)
+        away = new.with_suffix(".old")
+        home.rename(away)
+        try:
+            new.rename(home)
+        except OSError:
+            away.rename(home)
+            with suppress(OSError):
+                self.journal.settle()
+            raise
+        sync(home.parent)
+        shutil.rmtree(self._compacting)
 
     def _repair(self) -> None:
         for old in self._compacting.glob("*/*/*.old"):
@@ -157,8 +253,7 @@ class Ledger:
 
     def finish(self, content: dict[str, object]) -> None:
         """Write the summary of the run."""
-        with durable_file(self.folder / "runs" / f"{self.run}.json") as partial:
-            write_json(partial, content)
+        self.store_json(self.folder / "runs" / f"{self.run}.json", content)
 
 
 def _end(summary: Path) -> dict[str, Any]:
@@ -169,6 +264,18 @@ def _end(summary: Path) -> dict[str, Any]:
         return {"whole": content.get("whole", True), "codes": codes}
     except (StorageError, TypeError, LookupError, AttributeError):  # damaged: as if unreported
         return {"whole": False, "codes": {}}
+
+
+def _can_merge(homes: tuple[Path, ...], parts: list[Path]) -> bool:
+    """Whether nothing else stands in a run's folders, which go, and no part lacks a column."""
+    names = {path.name for path in parts}
+    if any(path.name not in names for home in homes for path in home.glob("*")):
+        return False
+    for path in parts:
+        with open_part(path) as file:
+            if file.schema_arrow.names != tables.SCORES.names:
+                return False
+    return True
 
 
 def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -188,7 +295,7 @@ def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """The ledger in `folder`, made where there is none, for this process alone.
+    """The ledger in `folder`, made where there is none, for one look: it holds the run lock.
 
     Raises:
         BusyError: another process has it.
@@ -203,13 +310,35 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             expected="a folder that only trusted users may write to",
             next_step=f"chmod o-w {folder}",
         )
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
-    try:
-        _take(lock, folder)
+    with _index_errors(folder), run_lock(folder):
         ledger = Ledger(folder)
         with closing(ledger.index):
             yield ledger
-        os.ftruncate(lock, 0)  # nobody is at work any more
+
+
+@contextmanager
+def read_ledger(folder: Path) -> Iterator[Ledger]:
+    """The ledger in `folder` beside a run that may be at work; what is stored waits for a moment.
+
+    Raises:
+        BusyError: there is no index to read by, and a run is at work.
+        StorageError: a part is damaged.
+    """
+    with _index_errors(folder):
+        try:
+            ledger = Ledger(folder, is_run=False)
+        except sqlite3.Error:
+            with open_ledger(folder):
+                pass  # it makes the index
+            ledger = Ledger(folder, is_run=False)
+        with closing(ledger.index):
+            yield ledger
+
+
+@contextmanager
+def _index_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except sqlite3.Error as error:
         raise StorageError(
             f"the index of the ledger cannot be used: {error}",
@@ -217,23 +346,6 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             expected="a file that can be written, on a device with room",
             next_step="make room, then run again; the file may be deleted, the parts are the truth",
         ) from error
-    finally:
-        os.close(lock)
-
-
-def _take(lock: int, folder: Path) -> None:
-    """Lock the open file; the kernel lets go of it when the process ends, however it does."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(
-            f"another run is at work here: process {os.read(lock, 100).decode('ascii', 'replace')}",
-            where=folder,
-            expected="one run at a time on one output",
-            next_step="wait for its end, or name another output",
-        ) from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()} on {os.uname().nodename}".encode())
 
 
 def summaries(ledger: Path) -> list[Path]:

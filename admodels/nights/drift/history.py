@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from admodels.foundation.arrays import Float64, Records
-from admodels.foundation.files import durable_file, write_json
 from admodels.images.describe import read_records
 from admodels.nights.drift.hints import hint
 from admodels.nights.drift.statistics import PAST_NIGHTS, Comparison, judge, values
@@ -51,8 +50,7 @@ def judge_runs(ledger: Ledger, line: str, model: Model, calibration: Calibration
             record |= {"line": line, "run": home.name}
             if before and not before["trusted"] and not record["statistics"]:  # by another model
                 record = before | {"images": record["images"]}
-            with durable_file(drift / f"{home.name}.json") as partial:
-                write_json(partial, record)
+            ledger.store_json(drift / f"{home.name}.json", record)
         of_tonight += [record] if home.name in tonight else []
     return worst_run(of_tonight) or {}
 

@@ -1,0 +1,154 @@
+"""Is the ledger as it was written? Every file against the journal, the index against the parts.
+
+What can be derived is made again or set aside, and the journal says so. A part or a calibration
+that was changed cannot be: it is a fault of its line until a person restores it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from admodels.foundation.errors import StorageError
+from admodels.foundation.files import sync
+from admodels.scoring import tables
+from admodels.scoring.appearances import APPEARANCES
+from admodels.scoring.index import Double, Index, delete, open_part
+from admodels.scoring.journal import sha256_or_none
+from admodels.scoring.ledger import OURS, Ledger, folder_name
+
+LOG = logging.getLogger(__name__)
+DERIVED = ("runs", "drift")  # folders whose damaged files are set aside: nights go on without them
+ASIDE = "damaged"
+RESTORE = (
+    "restore it from the backup (its sha256 is in journal.jsonl); where there is none: move a part "
+    "away, its images are then scored again; move a calibration away, then calibrate the line again"
+)
+
+
+@dataclass
+class Check:
+    """What a check found: `faults` by file, which people must repair, and `notes` of the rest."""
+
+    files: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def fault_of(self, ledger: Path, line: str) -> StorageError | None:
+        """The error of a line whose parts or calibration were changed."""
+        own = [name for name in self.faults if name.split("/")[1:2] == [folder_name(line)]]
+        return _fault(ledger / own[0], self.faults[own[0]], len(own) - 1) if own else None
+
+
+def _fault(path: Path, reason: str, others: int) -> StorageError:
+    more = f" (and {others} more of its files)" if others else ""
+    return StorageError(
+        f"{reason}{more}", where=path, expected="the file as it was written", next_step=RESTORE
+    )
+
+
+def check_daily(ledger: Ledger) -> Check:
+    """`check`, unless the index was compared with the parts today."""
+    today = datetime.now(UTC).date()
+    return Check() if ledger.index.checked_on == today else check(ledger, today)
+
+
+def check(ledger: Ledger, today: date | None = None) -> Check:
+    """Verify every file of the ledger; repair what can be derived.
+
+    Raises:
+        StorageError: the journal itself is damaged.
+    """
+    result = Check()
+    with ledger.commit():
+        _verify_files(ledger, ledger.journal.hashes(), result)
+        if not any(name.startswith("scores/") for name in result.faults):
+            _compare_index(ledger, result)
+        for text in result.notes:
+            LOG.warning("%s: %s", ledger.folder, text)
+        counts = {"verified": result.files, "faults": result.faults, "notes": result.notes}
+        ledger.journal.append("check", {}, **counts)
+        if not result.faults:
+            ledger.index.checked_on = today or datetime.now(UTC).date()
+    return result
+
+
+def _verify_files(ledger: Ledger, hashes: Mapping[str, str], result: Check) -> None:
+    files = ledger.files()
+    for name, sha256 in sorted(hashes.items()):
+        path = ledger.folder / name
+        now = sha256_or_none(path)
+        result.files += 1
+        if now is None:
+            ledger.journal.append("lost", {name: None})
+            result.notes.append(f"{name} is gone")
+        elif now != sha256 and name.startswith(DERIVED):
+            aside = ledger.folder / ASIDE / name
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+            ledger.journal.append("set aside", {name: None}, was=sha256, now=now)
+            result.notes.append(f"{name} was changed since it was written; it is in {ASIDE}/ now")
+        elif now != sha256:
+            result.faults[name] = "a file of the ledger was changed since it was written"
+    for name in sorted(set(files) - hashes.keys()):
+        known = "not written by this ledger" if OURS.fullmatch(name) else "no file of a ledger"
+        result.notes.append(f"{name} is left out: {known}")
+
+
+def _compare_index(ledger: Ledger, result: Check) -> None:
+    """Make the index of all parts anew, and keep the old one only where both are equal."""
+    path = ledger.folder / ".index.check.sqlite"
+    delete(path)
+    names = {name for name in ledger.journal.hashes() if name.startswith("scores/")}
+    known = {name.removeprefix("scores/") for name in names}
+    fresh = Index(path, ledger.scores, lambda: known)
+    for double in fresh.doubles:
+        _take_out(ledger, double)
+        text = f"scores/{double.part}: {len(double.positions)} rows stood twice and were taken out"
+        result.notes.append(text)
+    fresh.doubles = []
+    fresh.refresh()  # a part of doubles alone is gone
+    if ledger.index.equals(fresh):
+        fresh.close()
+        delete(path)
+        return
+    ledger.index.replace_by(fresh)
+    ledger.journal.append("index", {})
+    result.notes.append("the index differed from the parts and was made anew")
+
+
+def _take_out(ledger: Ledger, double: Double) -> None:
+    """Write a part, and its side table, without the rows whose keys stand in an earlier place."""
+    scores, side = ledger.scores / double.part, ledger.appearance / double.part
+    rows = _table(scores, tables.SCORES)
+    positions = set(double.positions)
+    kept = rows.filter(pa.array([n not in positions for n in range(len(rows))], pa.bool_()))
+    left, doubled = set(_keys(kept)), set(_keys(rows.take(double.positions)))
+    if not len(kept):
+        names = [path.relative_to(ledger.folder).as_posix() for path in (side, scores)]
+        ledger.journal.append("take out", dict.fromkeys(names))
+        for path in (scores, side):
+            path.unlink(missing_ok=True)
+            sync(path.parent)
+        return
+    seen = _table(side, APPEARANCES)
+    own: list[bool] = []
+    for key in _keys(seen):
+        own.append(key not in doubled or key in left)
+        left.discard(key)
+    with ledger.store(side, scores, do="take out") as (new_side, new_part):
+        tables.write(new_side, APPEARANCES, [seen.filter(pa.array(own, pa.bool_()))])
+        tables.write(new_part, tables.SCORES, [kept])
+
+
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
+    with open_part(path, schema) as file:
+        return pa.Table.from_batches(list(tables.batches(file, schema)), schema)
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[str, ...]]:
+    columns = (table[column.name].to_pylist() for column in tables.KEY)
+    return zip(*columns, strict=True)

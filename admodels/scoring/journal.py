@@ -1,0 +1,136 @@
+"""The journal of a ledger: what was written, with the sha256 of every file, in order.
+
+journal.jsonl   a line of JSON for each change: `at`, `do`, `files` (path -> sha256, null: gone)
+
+A line is on the disk before its files take their places, so a file that it does not know was not
+written by this program, and one with other contents was changed since. `chain` is the sha256 of
+the line and of the `chain` before it: a line that is lost or changed is noticed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from admodels.foundation.errors import StorageError
+from admodels.foundation.files import sha256_of, sync
+
+NAME = "journal.jsonl"
+BLOCK = 65_536  # bytes that are read at once, from the end
+MOVES = ("write", "merge", "take out")  # a process that dies may leave their files out of place
+Files = Mapping[str, str | None]
+
+
+class Journal:
+    """The journal in `folder`; `append` is for the holder of the commit lock alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+
+    def append(self, do: str, files: Files, **more: object) -> None:
+        """Add a line, on the disk when this returns; what a dying process left half is cut off."""
+        last, end = self._last()
+        entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "do": do, **more}
+        entry["files"] = dict(files)
+        entry["chain"] = _chain(last.get("chain", ""), entry)
+        is_new = not self.path.exists()
+        with self.path.open("r+b" if not is_new else "xb") as file:
+            file.truncate(end)
+            file.seek(end)
+            try:
+                file.write(_text(entry).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), end)
+                raise
+        if is_new:
+            sync(self.folder)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Every line, in order.
+
+        Raises:
+            StorageError: a line is not as it was written: no file could be verified by it.
+        """
+        chain = ""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        entry = self._entry(line, number, chain)
+                        chain = entry["chain"]
+                        yield entry
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every file that the ledger should hold, by its path in it."""
+        hashes: dict[str, str | None] = {}
+        for entry in self.entries():
+            hashes.update(entry["files"])
+        return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
+
+    def settle(self) -> None:
+        """Say of the last change that a dying process did not bring to its end that it was none."""
+        last, _ = self._last()
+        if last.get("do") not in MOVES:
+            return
+        now = {name: sha256_or_none(self.folder / name) for name in last["files"]}
+        if now == last["files"]:
+            return
+        *earlier, _ = self.entries()
+        before: dict[str, str | None] = {}
+        for entry in earlier:
+            before.update(entry["files"])
+        if all(now[name] in (last["files"][name], before.get(name)) for name in now):
+            self.append("undo", now)
+
+    def _last(self) -> tuple[dict[str, Any], int]:
+        """The last line, empty if there is none, and where the next one begins."""
+        if not self.path.exists():
+            return {}, 0
+        with self.path.open("rb") as file:
+            size = start = file.seek(0, os.SEEK_END)
+            tail = b""
+            while start and tail.count(b"\n") < 3:  # the last, the one before it, half a line
+                start = max(0, start - BLOCK)
+                file.seek(start)
+                tail = file.read(size - start)
+        end = size - len(tail) + tail.rfind(b"\n") + 1
+        lines = tail[: tail.rfind(b"\n") + 1].splitlines()
+        if not lines:
+            return {}, 0
+        before = self._entry(lines[-2], "the last but one")["chain"] if len(lines) > 1 else ""
+        return self._entry(lines[-1], "the last", before), end
+
+    def _entry(self, line: bytes, number: object, chain: str | None = None) -> dict[str, Any]:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            entry: dict[str, Any] = json.loads(line)
+            is_whole = isinstance(entry["files"], dict) and isinstance(entry["chain"], str)
+            if is_whole and (chain is None or entry["chain"] == _chain(chain, entry)):
+                return entry
+        raise StorageError(
+            f"line {number} of the journal is not as it was written",
+            where=self.path,
+            expected="lines that follow from each other by their `chain`",
+            next_step="restore it from the backup; where there is none move it away: the next run "
+            "takes over the files as they are now",
+        )
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True)
+
+
+def _chain(before: str, entry: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in entry.items() if key != "chain"}
+    return hashlib.sha256(f"{before}\n{_text(rest)}".encode()).hexdigest()[:32]
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """The SHA-256 of a file's bytes, None where there is no file."""
+    return sha256_of(path) if path.is_file() else None
