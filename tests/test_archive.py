@@ -174,6 +174,14 @@ def test_packed_data_behind_the_end_of_a_tar_is_refused(tmp_path, packer, behind
     assert_refused(tmp_path / "x.tar", "behind the end")
 
 
+@pytest.mark.parametrize("packer", [gzip, bz2, lzma])
+def test_junk_behind_a_compressed_tar_is_refused(tmp_path, packer):
+    tar = tar_of(tmp_path / "x.tar", ("a.png", b"1")).read_bytes()
+    junk = random.Random(3).randbytes(100_000)
+    (tmp_path / "x.tar").write_bytes(packer.compress(tar) + junk)
+    assert_refused(tmp_path / "x.tar")
+
+
 def test_data_before_the_beginning_of_a_zip_is_refused(tmp_path):
     nothing = zip_of(tmp_path / "nothing.zip").read_bytes()
     whole = zip_of(tmp_path / "x.zip", ("a.png", b"1")).read_bytes()

@@ -208,6 +208,8 @@ def _tar(archive: Path, room: _Room) -> None:
             if content.fileobj.tell() == content.offset:  # no block of zeros was read
                 raise UnsafeMember("the end mark is missing: a part of an archive?")
             _refuse_data_behind(content.fileobj.read)
+        if file.tell() != archive.stat().st_size:  # bz2 and xz stop where no stream begins
+            raise UnsafeMember("data stands behind the end")
 
 
 def _refuse_data_behind(read: Callable[[int], bytes]) -> None:
