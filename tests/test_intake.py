@@ -211,11 +211,20 @@ def test_the_layout_that_fits_is_named(
     assert f"`--dataset {other}`" in refused(dataset, "", tmp_path)
 
 
+def test_a_flat_folder_is_normal_only_if_its_owner_says_so(tmp_path: Path) -> None:
+    plant(tmp_path, *many(".", 12))
+    assert "if all images right in the folder are normal: `--dataset folder`" in refused(
+        "mvtec_ad", "", tmp_path
+    )
+    check_trainable(read_layout("folder", "", tmp_path), SPLIT)
+
+
 def test_too_few_normal_images_are_refused_with_how_many_are_missing(tmp_path: Path) -> None:
     plant(tmp_path, *many("normal", 8), *many("broken", 20))
     text = refused("folder", "", tmp_path)
     assert "8 normal images to learn from, at least 11 are needed" in text
     assert "add 3 normal images" in text
+    assert "add 1 normal image\n" in refused("folder", "", plant(tmp_path, *many("good", 2))) + "\n"
     check_trainable(read_layout("folder", "", plant(tmp_path, *many("good", 3))), SPLIT)
 
 

@@ -124,6 +124,25 @@ def test_a_clean_task_gives_four_manifests_a_report_and_pages(tiny: Path) -> Non
     assert [p.name for p in VALIDATION.parent.iterdir()] == ["tiny"]
 
 
+def test_what_is_not_used_stands_in_a_table_and_its_sum_on_the_terminal(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("test/hole/notes.xml", "train/good/Thumbs.db", "overview.png"):
+        (RAW / name).write_bytes(b"x")
+    (RAW / ".left_out.csv").write_text("path,reason,detail\nlink.png,link_outside,/x\n")
+    validate.main("tiny")
+    counts = ["1 excluded", "1 link outside", "1 unknown folder", "1 unknown suffix"]
+    total, words = capsys.readouterr().err.splitlines()[0].rsplit(": ", 1)
+    assert (total, sorted(words.split(", "))) == ("tiny: used 25 of 29 files", counts)
+    assert (MANIFESTS / "left_out.csv").read_text("utf-8").splitlines() == [
+        "path,reason,detail",
+        "link.png,link_outside,/x",
+        "overview.png,unknown_folder,",
+        "test/hole/notes.xml,unknown_suffix,.xml",
+        "train/good/Thumbs.db,excluded,",
+    ]
+
+
 def test_statistics_are_those_of_the_pixels(tiny: Path) -> None:
     ramp = np.repeat(np.arange(40, 88, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
     save("test/good/000.png", ramp)

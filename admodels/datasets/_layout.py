@@ -100,7 +100,7 @@ def read_layout(
     others = [path for path in files.paths if path not in used]
     rest = [path for path in others if path not in masks and path not in mattes]
     companions = [path for path in rest if _is_companion(path, files, reader)]
-    unused = [path for path in rest if path not in {*companions}]
+    unused = sorted({*rest} - {*companions})
     has_table = any(PurePosixPath(path).suffix == ".csv" for path in companions)
     return Layout(
         dataset=dataset,

@@ -71,8 +71,8 @@ def _base(parts: tuple[str, ...]) -> str:
 
 def _holdings(layout: Layout) -> str:
     """The folders with the most images, and the suffixes of the files that are none."""
-    folders = Counter(PurePosixPath(path).parent.as_posix() for path in _paths(layout))
-    shown = [f"{count} images in {folder}" for folder, count in folders.most_common(SHOWN)]
+    folders = Counter(path.rpartition("/")[0] or "the folder itself" for path in _paths(layout))
+    shown = [f"{_images_text(n)} in {folder}" for folder, n in folders.most_common(SHOWN)]
     more = [f"{len(folders) - SHOWN} more folders"] * (len(folders) > SHOWN)
     suffixes = Counter(e.detail for e in layout.left_out if e.reason == "unknown_suffix")
     others = [f"{count} files {suffix}" for suffix, count in suffixes.most_common(SHOWN)]
@@ -91,11 +91,17 @@ def _remedy(layout: Layout, needed: int) -> str:
     for other in layouts():
         if (count := _learnable_as(other, layout)) >= needed:
             return f"as the layout `{other}`, it has {count} normal images: `--dataset {other}`"
+    if layout.dataset != "folder" and sum("/" not in path for path in _paths(layout)) >= needed:
+        return "if all images right in the folder are normal: `--dataset folder`"
     if layout.learnable:
-        return f"add {needed - layout.learnable} normal images"
+        return f"add {_images_text(needed - layout.learnable, 'normal ')}"
     return (
         "move the images into such folders, or say what they are in a manifest.csv: docs/layouts.md"
     )
+
+
+def _images_text(count: int, kind: str = "") -> str:
+    return f"{count} {kind}image{'s' * (count != 1)}"
 
 
 def _learnable_as(dataset: str, layout: Layout) -> int:
