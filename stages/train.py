@@ -23,6 +23,7 @@ from admodels.synthesis import held_out
 from stages import run
 
 GOLDEN_EACH = 2  # calibration images, and synthetic anomalies
+Rows = list[manifest.ManifestRow]
 
 
 class History:
@@ -48,17 +49,15 @@ class History:
             writer.writerows(self.rows)
 
 
-def _pixels(split: Path, task: str, block: MethodParams, reading: Reading) -> UInt8:
-    rows, raw = manifest.read(split), Path("data/raw", task)
-    return load.load_images(rows, raw, block.image_px, block.resize, reading)
+def _pixels(rows: Rows, task: str, block: MethodParams, reading: Reading) -> UInt8:
+    return load.load_images(rows, Path("data/raw", task), block.image_px, block.resize, reading)
 
 
-def _appearances(split: Path, task: str, reading: Reading) -> Records:
+def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
     def record(row: manifest.ManifestRow) -> Records:
         rgb = load.load_image(row, Path("data/raw", task), reading).rgb
         return appearance(rgb, statistics(rgb))
 
-    rows = manifest.read(split)
     return load.stack_arrays(record, rows, (), APPEARANCE, f"look at images of {task}")
 
 
@@ -70,7 +69,7 @@ def _training_data(
     textures = load_textures(Path("data/textures"), px)
     synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
     return TrainingData(
-        normal=torch.from_numpy(_pixels(split, task, block, reading)),
+        normal=torch.from_numpy(_pixels(rows, task, block, reading)),
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
         foreground=None if mattes is None else torch.from_numpy(mattes),
@@ -107,7 +106,8 @@ def main(method: str, task: str) -> None:
     checkpoints = Path(".work/checkpoints", method, task)
     seed = params.read("seed", int)
     detector.fit(data, kind=origin.kind, seed=seed, checkpoints=checkpoints, log=history)
-    calibration = _pixels(split["calibration"], task, block, reading)
+    calibrating = manifest.one_of_each_group(manifest.read(split["calibration"]), seed)
+    calibration = _pixels(calibrating, task, block, reading)
     bundle.save(
         detector,
         Path("data/models", method, task),
@@ -116,7 +116,7 @@ def main(method: str, task: str) -> None:
         golden=np.concatenate(
             [calibration[:GOLDEN_EACH], data.validation.images[:GOLDEN_EACH].numpy()]
         ),
-        reference=_appearances(split["calibration"], task, reading),
+        reference=_appearances(calibrating, task, reading),
     )
     history.write(Path("data/training", method, task, "history.csv"))
     cost.write(Path("data/costs/train", method, f"{task}.json"))

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from admodels import datasets
@@ -15,6 +15,7 @@ from admodels.sources.source import Task
 from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
 from admodels.validation.examine import Examination, examine
+from admodels.validation.groups import chain_sentence, name_groups
 from admodels.validation.splits import splits_sentence
 from admodels.validation.summary import log_summary
 from stages import run
@@ -41,6 +42,7 @@ def _write_report(
         "non_commercial": is_non_commercial(block.licence),
         "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
         "refused": refusal.fault if refusal else None,
+        "near_chains": [len(chain) for chain in images.chains],
         "shortage": asdict(images.shortage) if images.shortage else None,
         **checks.report(images.table, findings),
     }
@@ -73,12 +75,15 @@ def main(task: str) -> None:
     sys.stderr.write(f"{task}: {layout.sentence()}\n")
     if not layout.images:
         datasets.check_trainable(layout, split)
+    layout = replace(layout, images=name_groups(layout.images, block.group, task))
     images = examine(layout.images, raw, task, bounds, split, alpha, seed)
     if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
     for name, rows in images.splits.items():
         manifest.write(manifests / f"{name}.csv", rows)
     sys.stderr.write(f"{task}: {splits_sentence(images.splits, layout.images)}\n")
+    for chain in images.chains:
+        sys.stderr.write(f"{task}: {chain_sentence(chain, task)}\n")
     if images.rules:
         write_json(manifests / "image_rules.json", images.rules.model_dump(mode="json"))
 

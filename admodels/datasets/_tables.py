@@ -105,7 +105,7 @@ def _columns(
 
 
 def image_of(cells: dict[str, str], where: object) -> DatasetImage:
-    """The image of a row: image_path, label, part, defect_type, mask_path, all as text.
+    """The image of a row: image_path, label, part, defect_type, mask_path, group, all as text.
 
     Raises:
         DataError: no such label or part.
@@ -115,7 +115,8 @@ def image_of(cells: dict[str, str], where: object) -> DatasetImage:
         words = f"label {' or '.join(get_args(Label))}, part {' or '.join(get_args(Part))}"
         raise unclear(f"label `{label}`, part `{use}` of {cells['image_path']}", where, words)
     kind, mask = cells["defect_type"], cells["mask_path"]
-    return DatasetImage(cells["image_path"], label, kind, mask, use)  # type: ignore[arg-type]
+    group = cells.get("group", "")
+    return DatasetImage(cells["image_path"], label, kind, mask, use, group=group)  # type: ignore[arg-type]
 
 
 def unclear(fault: str, where: object, expected: str) -> DataError:

@@ -7,8 +7,9 @@ masks/<defect>/**/<name>.*     its mask, also as <name>_mask.*; the whole folder
 foreground/*                   mattes of normal images, of any layout (synthesis/foreground.py)
 
 Or any layout at all, described by manifest.csv with the columns image_path and label (normal or
-anomalous) and, where wanted, part (learn, calibration or test), defect_type and mask_path; paths
-are relative to the table. Images that it does not name are left out.
+anomalous) and, where wanted, part (learn, calibration or test), defect_type, mask_path and group
+(the piece or the run that images belong to); paths are relative to the table. Images that it does
+not name are left out.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from admodels.foundation.manifest import FOREGROUND, DatasetImage
 
 TABLE = "manifest.csv"
 REQUIRED = ("image_path", "label")
-OPTIONAL = ("part", "defect_type", "mask_path")
+OPTIONAL = ("part", "defect_type", "mask_path", "group")
 PATHS = ("image_path", "mask_path")
 MASKS = "masks"
 TEST_NORMAL = "test_normal"

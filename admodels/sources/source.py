@@ -1,5 +1,6 @@
 """The params block `source`: where images come from, the pin of what they are, their licence."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,7 +30,9 @@ class Task(Strict):
     """One dataset category to learn: a block under `tasks:`.
 
     `exclude` adds to the patterns of `foundation/exclude.py`. `normal_folders` names folders of
-    normal images beside `good` and `normal`, where a name like `OK` or `0` leaves it open.
+    normal images beside `good` and `normal`, where a name like `OK` or `0` leaves it open. `group`
+    is a regular expression that finds in an image's path which piece, or run, it shows: the first
+    capture group, or the whole match. Images of a group stand in one split.
     """
 
     dataset: str
@@ -39,3 +42,4 @@ class Task(Strict):
     source: Source
     exclude: tuple[str, ...] = ()
     normal_folders: tuple[str, ...] = ()
+    group: re.Pattern[str] | None = None

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from admodels.foundation.errors import DataError
-from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
+from admodels.foundation.manifest import DatasetImage, Split
 from admodels.images.decode import Reading
 from admodels.images.rules import ImageRules
 from admodels.validation import inspect
 from admodels.validation.checks import Validate
+from admodels.validation.groups import NearCopies, near_copies
 from admodels.validation.inspect import Inspected
 from admodels.validation.similarity import Pair, near_pairs
 from admodels.validation.splits import Rows, Shortage, share_out
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 class Examination:
     """The table of the images, their near copies, how they are read, their splits and rules.
 
-    `no_splits` is the reason why `splits` is empty and `shortage` None; `rules` is None without an
-    image to learn from.
+    `chains` are near copies, by path, that are too many to stand in one split. `no_splits` is the
+    reason why `splits` is empty and `shortage` None; `rules` is None without an image to learn
+    from.
     """
 
     table: "pd.DataFrame"
     pairs: list[Pair]
+    chains: list[list[str]]
     reading: Reading
     splits: Rows
     shortage: Shortage | None
@@ -49,8 +52,8 @@ def examine(
     """Read every image below `raw`, and once more where deep images need a window."""
     reading = Reading(window=None, orientation=bounds.orientation)
     inspected, unreadable = inspect.inspect_images(images, raw, reading)
-    rows = [(image, row) for image, row, _ in inspected]
-    splits, shortage, no_splits = _splits(rows, split, alpha, seed, task)
+    copies = near_copies(inspected, bounds.near_duplicate_bits)
+    splits, shortage, no_splits = _splits(inspected, copies, split, alpha, seed, task)
     if window := _window(inspected, splits, raw):
         reading = Reading(window=window, orientation=bounds.orientation)
         inspected, unreadable = inspect.inspect_images(images, raw, reading)
@@ -59,15 +62,21 @@ def examine(
     reasons: dict[str, str] = {str(error.where): error.reason for error in unreadable}
     table = image_table(images, facts, reasons, splits, faults)
     pairs = near_pairs(table, bounds.near_duplicate_bits)
-    return Examination(table, pairs, reading, splits, shortage, no_splits, rules)
+    return Examination(table, pairs, copies.chains, reading, splits, shortage, no_splits, rules)
 
 
 def _splits(
-    rows: list[tuple[DatasetImage, ManifestRow]], split: Split, alpha: float, seed: int, task: str
+    inspected: Sequence[Inspected],
+    copies: NearCopies,
+    split: Split,
+    alpha: float,
+    seed: int,
+    task: str,
 ) -> tuple[Rows, Shortage | None, DataError | None]:
     """The splits, or why there are none: the report is written in either case."""
+    rows = [(image, row) for image, row, _ in inspected]
     try:
-        return *share_out(rows, split, alpha, seed, task), None
+        return *share_out(rows, split, alpha, seed, task, copies.clusters), None
     except DataError as error:
         return {}, None, error
 

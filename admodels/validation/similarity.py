@@ -101,6 +101,33 @@ def nearest(queries: Hashes, base: Hashes, own: Int64) -> NDArray[np.int32]:
     return near
 
 
+def near_clusters(hashes: Hashes, limit: int) -> list[list[int]]:
+    """The rows of `hashes` that chains of at most `limit` bits a link connect, two or more each."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = [np.empty((0, 2), dtype=np.int64)]
+    starts = range(0, len(hashes), CHUNK_IMAGES)
+    for start in progress(starts, len(starts), "compare images"):
+        bits, _ = cv2.batchDistance(
+            hashes[start : start + CHUNK_IMAGES], hashes, cv2.CV_32S, normType=cv2.NORM_HAMMING
+        )
+        links.append(np.argwhere(bits <= limit) + np.array((start, 0)))
+    rows, columns = np.concatenate(links).T
+    ones = np.ones(len(rows), dtype=np.bool_)
+    graph = coo_array((ones, (rows, columns)), shape=(len(hashes), len(hashes)))
+    _, labels = connected_components(graph, directed=False)
+    clusters: dict[int, list[int]] = {}
+    for row, label in enumerate(labels.tolist()):
+        clusters.setdefault(label, []).append(row)
+    return [members for members in clusters.values() if len(members) > 1]
+
+
+def usual_limit(limit: int, images: int) -> int:
+    """`limit` bits, and one more for each cell whose median may run between two copies."""
+    return limit + HASH_BITS // max(images, 1)
+
+
 def near_pairs(table: "pd.DataFrame", limit: int) -> list[Pair]:
     """Each image with its nearest one in its split, and in the other splits, nearest first.
 
@@ -114,7 +141,7 @@ def near_pairs(table: "pd.DataFrame", limit: int) -> list[Pair]:
     hashes = np.frombuffer(data, dtype=np.uint8).reshape(-1, HASH_BITS // 8)
     paths, splits = known["image_path"].to_numpy(), known["split"].to_numpy()
     shas = known["image_sha256"].to_numpy()
-    limit += HASH_BITS // max(len(hashed), 1)
+    limit = usual_limit(limit, len(hashed))
     pairs = set()
     for split in sorted(set(splits)):
         mine, others = np.flatnonzero(splits == split), np.flatnonzero(splits != split)
