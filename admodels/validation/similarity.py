@@ -107,11 +107,12 @@ def near_clusters(hashes: Hashes, limit: int) -> list[list[int]]:
     from scipy.sparse.csgraph import connected_components
 
     links = [np.empty((0, 2), dtype=np.int64)]
-    starts = range(0, len(hashes), CHUNK_IMAGES)
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    starts = range(0, len(words), CHUNK_IMAGES)
     for start in progress(starts, len(starts), "compare images"):
-        bits, _ = cv2.batchDistance(
-            hashes[start : start + CHUNK_IMAGES], hashes, cv2.CV_32S, normType=cv2.NORM_HAMMING
-        )
+        chunk = words[start : start + CHUNK_IMAGES]
+        counts = (np.bitwise_count(chunk[:, [w]] ^ words[:, w]) for w in range(words.shape[1]))
+        bits = sum(counts, start=np.uint16(0))  # 8 bits could not count to HASH_BITS
         links.append(np.argwhere(bits <= limit) + np.array((start, 0)))
     rows, columns = np.concatenate(links).T
     ones = np.ones(len(rows), dtype=np.bool_)
