@@ -284,18 +284,18 @@ def test_a_table_describes_any_layout_without_moving_a_file(tmp_path):
     pictured(tmp_path, "shift 1/cam/ok_1.png", "shift 1/cam/ok_2.JPG", "nok/1.png", "nok/2.png")
     pictured(tmp_path, "truth/1.png", value=1)
     (tmp_path / "manifest.csv").write_text(
-        "\ufefflabel,image_path,mask_path,part,defect_type\r\n"
-        "normal,shift 1/cam/ok_1.png,,,\r\n"
-        "normal,shift 1/cam/ok_2.JPG,,calibration,\r\n"
-        'anomalous,nok/1.png,truth/1.png,,"dent, deep"\r\n'
-        "anomalous,nok/2.png,,test,\r\n",
+        "\ufefflabel,image_path,mask_path,part,defect_type,group\r\n"
+        "normal,shift 1/cam/ok_1.png,,,,shift 1\r\n"
+        "normal,shift 1/cam/ok_2.JPG,,calibration,,\r\n"
+        'anomalous,nok/1.png,truth/1.png,,"dent, deep",\r\n'
+        "anomalous,nok/2.png,,test,,\r\n",
         encoding="utf-8",
         newline="",
     )
     assert images_of(*category_of("folder"), tmp_path) == [
         DatasetImage("nok/1.png", "anomalous", "dent, deep", "truth/1.png", "test"),
         DatasetImage("nok/2.png", "anomalous", "defect", "", "test"),
-        DatasetImage("shift 1/cam/ok_1.png", "normal", "", "", "learn"),
+        DatasetImage("shift 1/cam/ok_1.png", "normal", "", "", "learn", group="shift 1"),
         DatasetImage("shift 1/cam/ok_2.JPG", "normal", "", "", "calibration"),
     ]
 
@@ -354,6 +354,7 @@ def test_a_task_has_exactly_its_keys():
         "source",
         "exclude",
         "normal_folders",
+        "group",
     }
     with pytest.raises(ValidationError):
         Task(**{**block, "kind": "thing"})

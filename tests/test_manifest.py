@@ -33,6 +33,17 @@ def test_a_manifest_comes_back_as_it_was_written_sorted_by_path(tmp_path):
     assert b"\r" not in path.read_bytes()
 
 
+def test_groups_are_a_last_column_that_a_manifest_without_them_lacks(tmp_path):
+    rows = [row("a.png", group='piece "1"'), row("b.png")]
+    manifest.write(tmp_path / "with.csv", rows)
+    manifest.write(tmp_path / "without.csv", rows[1:])
+    assert manifest.read(tmp_path / "with.csv") == rows
+    assert manifest.read(tmp_path / "without.csv") == rows[1:]
+    with_groups, without = ((tmp_path / f"{n}.csv").read_text() for n in ("with", "without"))
+    assert with_groups.splitlines()[0] == without.splitlines()[0] + ",group"
+    assert with_groups.splitlines()[2] == without.splitlines()[1] + ","
+
+
 def test_an_empty_manifest_comes_back_empty(tmp_path):
     manifest.write(tmp_path / "test.csv", [])
     assert manifest.read(tmp_path / "test.csv") == []
