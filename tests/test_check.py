@@ -10,13 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from admodels.foundation.errors import StorageError
+from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.foundation.files import sha256_of
+from admodels.nights.run import Options, nightly
 from admodels.scoring import engine, journal
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import Check, check, check_daily
 from admodels.scoring.journal import Journal
 from admodels.scoring.ledger import open_ledger
+from admodels.scoring.lines import Line, lines
 from admodels.scoring.stopping import Stop
 from tests.cards import card, make_bundle
 
@@ -319,3 +321,43 @@ def test_the_journal_is_json_lines_with_times(place: Path) -> None:
     entry = json.loads(lines[0])
     assert entry["files"][PART] == sha256_of(place / "ledger" / PART)
     assert datetime.fromisoformat(entry["at"]).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (["press", "Press"], "share a folder"),
+        (["a.b-c_1", "A.B-C_1"], None),
+        (["x" * 300, "x" * 299 + "y"], None),
+        (["press", "press_2", "press.3", "press-4", "0"], None),
+        (["../up"], "no name"),
+        ([".hidden"], "no name"),
+        (["Linie 3"], "no name"),
+        (["a\nb"], "no name"),
+        ([""], "no name"),
+        (["press\u0301"], "no name"),
+    ],
+)
+def test_the_names_of_lines_are_closed_and_no_two_share_a_folder(
+    tmp_path: Path, names: list[str], word: str | None
+) -> None:
+    block = {"folder": "in", "task": "t", "method": "draem", "alpha": 0.1}
+    path = tmp_path / "lines.yaml"
+    path.write_text(json.dumps({"lines": dict.fromkeys(names, block)}), encoding="utf-8")
+    if word is None:
+        assert list(lines(path)) == names
+        return
+    with pytest.raises(ConfigurationError, match=word) as refusal:
+        lines(path)
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("place_of_ledger", ["in/ledger", "in", "link/ledger"])
+def test_a_ledger_inside_an_inbox_is_refused(tmp_path: Path, place_of_ledger: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    line = Line(folder=str(tmp_path / "in"), task="t", method="draem", alpha=0.1)
+    options = Options(tmp_path / "models", 0.0)
+    with pytest.raises(ConfigurationError, match="inside the folder of line `press`"):
+        nightly({"press": line}, tmp_path / place_of_ledger, options)
+    assert not list((tmp_path / "in").iterdir())

@@ -23,7 +23,8 @@ from admodels.scoring import ledger as ledgers
 from admodels.scoring.discover import State, is_settled
 from admodels.scoring.engine import Counts, LineImages, Model, score_line
 from admodels.scoring.index import open_part
-from admodels.scoring.ledger import folder_name, open_ledger
+from admodels.scoring.ledger import open_ledger
+from admodels.scoring.lines import folder_name
 from admodels.scoring.stopping import Stop
 from tests import cards
 from tests.cards import card, make_bundle

@@ -10,9 +10,9 @@ import pytest
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.nights.history import age_of, dead_man, last
 from admodels.nights.page.content import read_runs
+from admodels.scoring.locks import run_lock
 
 DAY = timedelta(hours=24)
-GONE = 2**22 + 1  # above the largest process id of Linux
 
 
 def ended(ledger: Path, run: str, ago: timedelta, code: int = 0, **more: object) -> None:
@@ -24,10 +24,10 @@ def ended(ledger: Path, run: str, ago: timedelta, code: int = 0, **more: object)
     (ledger / "runs" / f"{run}.json").write_text(text, encoding="utf-8")
 
 
-def begun(ledger: Path, run: str, process: int | str) -> None:
-    """A night that has written a part."""
+def begun(ledger: Path, run: str) -> None:
+    """A night that has written a part, and named a process that is alive: us."""
     (ledger / "scores/press" / run).mkdir(parents=True, exist_ok=True)
-    lock = f"{process} on {os.uname().nodename}"
+    lock = f"{os.getpid()} on {os.uname().nodename}"
     (ledger / "lock").write_text(lock, encoding="utf-8")
 
 
@@ -88,19 +88,24 @@ def test_no_night_at_all_is_an_alarm(tmp_path: Path) -> None:
 
 def test_a_killed_night_is_an_alarm_until_the_next_one_ends(tmp_path: Path) -> None:
     ended(tmp_path, "000001", timedelta(hours=1))
-    begun(tmp_path, "000002", GONE)
+    begun(tmp_path, "000002")
     assert dead_man(tmp_path, DAY) == (False, "night 000002 was killed before its end")
     ended(tmp_path, "000003", timedelta(hours=0))
     assert dead_man(tmp_path, DAY)[0] is True
 
 
-def test_a_night_at_work_is_no_killed_one(tmp_path: Path) -> None:
+def test_a_night_at_work_is_no_killed_one_whatever_the_lock_says_of_its_process(
+    tmp_path: Path,
+) -> None:
     ended(tmp_path, "000001", timedelta(hours=1))
-    begun(tmp_path, "000002", os.getpid())
-    assert dead_man(tmp_path, DAY)[0] is True
-    (tmp_path / "lock").write_text(f"{GONE} on another host", encoding="utf-8")
-    assert dead_man(tmp_path, DAY)[0] is True
-    assert "too long ago" in dead_man(tmp_path, timedelta(minutes=30))[1]
+    begun(tmp_path, "000002")
+    with run_lock(tmp_path):
+        for text in ("1 on another host", "4194305 on here", ""):
+            (tmp_path / "lock").write_text(text, encoding="utf-8")
+            assert dead_man(tmp_path, DAY)[0] is True
+        assert "too long ago" in dead_man(tmp_path, timedelta(minutes=30))[1]
+    (tmp_path / "lock").write_text(f"{os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+    assert dead_man(tmp_path, DAY) == (False, "night 000002 was killed before its end")
 
 
 def test_a_stopped_night_is_no_alarm_while_another_is_at_work(tmp_path: Path) -> None:
@@ -108,10 +113,10 @@ def test_a_stopped_night_is_no_alarm_while_another_is_at_work(tmp_path: Path) ->
         ended(tmp_path, f"{at:06d}", timedelta(hours=1), code, whole=whole)
         (tmp_path / "lock").unlink(missing_ok=True)
         assert "was stopped before its end" in dead_man(tmp_path, DAY)[1]
-        (tmp_path / "lock").write_text("", encoding="utf-8")  # it left in order
+        begun(tmp_path, f"{at:06d}")
         assert dead_man(tmp_path, DAY)[0] is False
-        begun(tmp_path, f"{at:06d}", os.getpid())
-        assert dead_man(tmp_path, DAY)[0] is True
+        with run_lock(tmp_path):
+            assert dead_man(tmp_path, DAY)[0] is True
     ended(tmp_path, "000002", timedelta(hours=1), 74, whole=False, page_faults=["no room"])
     assert dead_man(tmp_path, DAY)[0] is True  # told by its code
 

@@ -113,9 +113,9 @@ def page(
 ) -> None:
     """Write the page of a night and the index over nights, from the ledger alone."""
     from admodels.nights.page import render as morning_page
-    from admodels.scoring.ledger import open_ledger
+    from admodels.scoring.ledger import read_ledger
 
-    with open_ledger(ledger) as held:
+    with read_ledger(ledger) as held:
         typer.echo(morning_page.write(held, run))
 
 

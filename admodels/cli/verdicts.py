@@ -24,11 +24,11 @@ def calibrate(
     from admodels.nights import verdicts
     from admodels.nights.deploy import BundleChoice
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
+    from admodels.scoring.ledger import read_ledger
     from admodels.scoring.stopping import on_signals
 
     line = params.find_line(name, lines)
-    with on_signals() as stop, open_ledger(ledger) as held:
+    with on_signals() as stop, read_ledger(ledger) as held:
         bundles = BundleChoice(models, ledger)
         bundles.look_up([line])
         model, _, _ = bundles.of(line)
@@ -50,10 +50,10 @@ def rethreshold(
     """Print what another budget changes, from the ledger alone; nothing is scored."""
     from admodels.nights import verdicts
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
+    from admodels.scoring.ledger import read_ledger
 
     names = [name] if name else list(params.lines(lines))
-    with open_ledger(ledger) as held:
+    with read_ledger(ledger) as held:
         for each in names:
             typer.echo(verdicts.change_of_alpha(held, each, alpha))
             if write:
@@ -70,9 +70,9 @@ def feedback(
     """Keep what people said of images (fine, defect); print the false-alarm rate that it shows."""
     from admodels.nights import feedback as said
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
+    from admodels.scoring.ledger import read_ledger
 
-    with open_ledger(ledger) as held:
+    with read_ledger(ledger) as held:
         for name in said.take(held, table):
             typer.echo(said.count_false_alarms(held, name, params.find_line(name, lines).alpha))
             typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` uses it")
@@ -88,10 +88,10 @@ def collect(
     """Add the images that people called fine to those that a task learns from."""
     from admodels.nights import feedback as said
     from admodels.scoring import lines as params
-    from admodels.scoring.ledger import open_ledger
+    from admodels.scoring.ledger import read_ledger
 
     line = params.find_line(name, lines)
-    with open_ledger(ledger) as held:
+    with read_ledger(ledger) as held:
         kept, gone = said.collect(held, name, Path(line.folder), folder)
     typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
     typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")

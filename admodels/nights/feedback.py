@@ -14,7 +14,8 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import durable_file, names_text, whole_file
 from admodels.nights.verdicts import judge_group
 from admodels.scoring.inbox import Folder, same_contents
-from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.lines import folder_name
 
 FINE, DEFECT = "fine", "defect"
 COLUMNS = ("image_sha256", "verdict")
@@ -102,9 +103,10 @@ def take(ledger: Ledger, path: Path) -> dict[str, int]:
             unknown.append(f"{row['line']}: {row.get('path')}")
     if unknown:
         raise _refusal(f"files that the ledger does not know: {names_text(unknown)}", path)
-    for line, verdicts in said.items():
-        target = path_of(ledger, line)
-        _write(target, (read(target) | verdicts).items())
+    with ledger.commit():
+        for line, verdicts in said.items():
+            target = path_of(ledger, line)
+            _write(target, (read(target) | verdicts).items())
     return {line: len(verdicts) for line, verdicts in sorted(said.items())}
 
 

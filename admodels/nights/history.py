@@ -1,6 +1,5 @@
 """What the ledger says of its nights, read without its lock: one may be at work meanwhile."""
 
-import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from admodels.foundation.errors import SIGNALLED, ConfigurationError
 from admodels.scoring.ledger import summaries
+from admodels.scoring.locks import is_at_work
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -61,17 +61,7 @@ def killed_night(ledger: Path, night: NightSummary | None) -> str | None:
     """The number of a later night that wrote rows, has no summary and is not at work."""
     after = int(night.run) if night else 0
     runs = [p.name for p in ledger.glob("scores/*/*") if p.name.isdigit() and int(p.name) > after]
-    return None if not runs or _is_at_work(ledger) else max(runs, key=int)
-
-
-def _is_at_work(ledger: Path) -> bool:
-    """Whether the process that locked the ledger is still at it; it may be on another host."""
-    try:
-        process, _, host = (ledger / "lock").read_text(encoding="utf-8").partition(" on ")
-    except OSError:
-        return False
-    elsewhere = host != os.uname().nodename
-    return bool(process) and (elsewhere or Path("/proc", process).is_dir())
+    return None if not runs or is_at_work(ledger) else max(runs, key=int)
 
 
 def age_of(text: str) -> timedelta:
@@ -103,6 +93,6 @@ def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
         return False, f"night {night.run} ended in the future: a clock is or was wrong"
     state = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
     ended = night.exit_code < SIGNALLED and (night.whole or night.page_faults)
-    if not ended and not _is_at_work(ledger):
+    if not ended and not is_at_work(ledger):
         return False, f"{state}: it was stopped before its end"
     return age <= max_age, state if age <= max_age else f"{state}: too long ago"

@@ -23,6 +23,7 @@ from admodels.foundation.errors import (
     DONE,
     SIGNALLED,
     AdmodelsError,
+    ConfigurationError,
     StorageError,
 )
 from admodels.foundation.files import sha256_of
@@ -120,11 +121,29 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         BusyError: another run is at work on the ledger.
         StorageError: the ledger cannot be used at all.
     """
+    _check_place(folder, lines)
     with on_signals() as stop, open_ledger(folder) as ledger:
         bundles = BundleChoice(options.models, folder)
         summary = _look(ledger, lines, options, bundles, stop, {})
         _finish(ledger, summary, stop)
         return summary
+
+
+def _check_place(ledger: Path, lines: Mapping[str, Line]) -> None:
+    """Refuse a ledger inside an inbox: its own pictures would be scored as images.
+
+    Raises:
+        ConfigurationError: names the line.
+    """
+    place = ledger.resolve()
+    for name, line in lines.items():
+        if place.is_relative_to(Path(line.folder).resolve()):
+            raise ConfigurationError(
+                f"the ledger stands inside the folder of line `{name}`",
+                where=ledger,
+                expected="a folder outside all inboxes: its pictures would be scored as images",
+                next_step="name another with `--ledger`, or move this one",
+            )
 
 
 def _finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:

@@ -25,7 +25,8 @@ from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
-from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
 CALIBRATE = (

@@ -47,6 +47,9 @@ STRAY_STAMP = (
 )
 KEEP_STAMP = """INSERT OR REPLACE INTO seen SELECT ?, ?, ?, ? WHERE EXISTS
   (SELECT 1 FROM rows WHERE (line, path, sha) = (?, ?, ?))"""
+LAST = "SELECT sha FROM seen WHERE (line, path) = (?, ?)"
+ONLY = """SELECT min(sha) FROM rows WHERE (line, path) = (?, ?)
+  GROUP BY line HAVING min(sha) = max(sha)"""
 CONTENTS = [
     "SELECT * FROM parts ORDER BY name",
     "SELECT * FROM rows ORDER BY line, path, sha, model, contract",
@@ -247,10 +250,14 @@ class Index:
         return answer is not None
 
     def last(self, line: str, path: str) -> str:
-        """The sha256 of a file when it was last read; empty where it never was."""
-        query = "SELECT sha FROM seen WHERE (line, path) = (?, ?)"
-        answer = self._base.execute(query, (line, path)).fetchone()
-        return answer[0] if answer else ""
+        """The sha256 of a file when it was last read; empty where it never was.
+
+        A lost index has lost which of several contents came last: then it is empty, too.
+        """
+        for query in (LAST, ONLY):
+            if answer := self._base.execute(query, (line, path)).fetchone():
+                return str(answer[0])
+        return ""
 
     def close(self) -> None:
         """Let go of the file."""

@@ -18,7 +18,8 @@ from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Double, Index, delete, open_part
 from admodels.scoring.journal import sha256_or_none
-from admodels.scoring.ledger import OURS, Ledger, folder_name
+from admodels.scoring.ledger import OURS, Ledger
+from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
 DERIVED = ("runs", "drift")  # folders whose damaged files are set aside: nights go on without them

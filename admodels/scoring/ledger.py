@@ -13,7 +13,6 @@ reads the part into the index. So no row is lost, doubled or half written. Files
 does not know do not count.
 """
 
-import hashlib
 import re
 import shutil
 import sqlite3
@@ -32,6 +31,7 @@ from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Index, open_part
 from admodels.scoring.journal import Journal
+from admodels.scoring.lines import folder_name
 from admodels.scoring.locks import commit_lock, run_lock
 from admodels.scoring.tables import ScoreRow
 
@@ -41,12 +41,6 @@ OURS = re.compile(  # the names of files that the journal knows
     r"|runs/\d+\.json|drift/[^/]+/\d+\.json|calibration/[^/]+/\w+-\w+\.(json|safetensors)"
 )
 FOLDERS = ("scores", "appearance", "runs", "drift", "calibration")
-
-
-def folder_name(line: str) -> str:
-    """The name of a line's folder: other names than plain ones become `_` and a hash."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", line)[:40]
-    return plain if plain == line else f"{plain}-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
 
 
 class Ledger:

@@ -1,15 +1,19 @@
 """The `lines` block of params.yaml: which images a bundle scores, and the false-alarm budget."""
 
+import hashlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.files import names_text
+from admodels.foundation.files import names_text, printable
 from admodels.foundation.params import PARAMS_FILE, Strict, read
 
 # of MLflow's model registry: by alias or by version
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ADDRESS = r"^models:/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)$"
 
 
@@ -57,7 +61,35 @@ def lines(path: Path = PARAMS_FILE) -> dict[str, Line]:
     Raises:
         ConfigurationError: the file or the block cannot be used.
     """
-    return read("lines", dict[str, Line], path)
+    content = read("lines", dict[str, Line], path)
+    if faults := name_faults(content):
+        raise ConfigurationError(
+            "; ".join(faults),
+            where=f"{path}: lines",
+            expected="names of letters, digits, `_`, `.` and `-`, a letter or digit first, that "
+            "differ in more than upper and lower case",
+            next_step="rename the line; its rows under the old name stay in the ledger",
+        )
+    return content
+
+
+def folder_name(line: str) -> str:
+    """The name of a line's folder: other names than plain ones become `_` and a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", line)[:40]
+    return plain if plain == line else f"{plain}-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
+
+
+def name_faults(names: Iterable[str]) -> list[str]:
+    """What is wrong with the names of lines: two of one folder would share their rows."""
+    faults, folders = [], dict[str, str]()
+    for name in names:
+        folder = folder_name(name).lower()
+        if not NAME.fullmatch(name):
+            faults.append(f"`{printable(name)}` is no name of a line")
+        elif folder in folders:
+            faults.append(f"`{name}` and `{folders[folder]}` share a folder in the ledger")
+        folders[folder] = name
+    return faults
 
 
 def find_line(name: str, path: Path = PARAMS_FILE) -> Line:

@@ -23,7 +23,8 @@ from admodels.nights.verdicts import Calibration, calibration_path, drift_folder
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model
 from admodels.scoring.index import open_part
-from admodels.scoring.ledger import Ledger, folder_name
+from admodels.scoring.ledger import Ledger
+from admodels.scoring.lines import folder_name
 from admodels.scoring.tables import batches
 
 Record = dict[str, Any]  # the content of drift/LINE/RUN.json
