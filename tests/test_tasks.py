@@ -119,7 +119,8 @@ def test_what_was_looked_at_is_what_is_fetched(command: Command, tmp_path: Path)
         ({"normal": 30}, ["--dataset", "foldr"], 2, ["no dataset layout named `foldr`; did you"]),
         ({"normal": 30}, ["--dataset", "MVTec_AD"], 2, ["did you mean `mvtec_ad`?"]),
         ({"normal": 30}, ["--kind", "objekt"], 2, ["--kind"]),
-        ({"normal": 30}, ["--source", "gone"], 69, ["source is missing", "gone"]),
+        ({"normal": 30}, ["--source", "gone/x"], 69, ["source is missing\n", "gone/x"]),
+        ({"normal": 30}, ["--source", "in/Norma"], 69, ["missing; did you mean `normal`?"]),
         ({"normal": 30}, ["--source", "params.yaml"], 3, ["archive cannot be read", "a folder"]),
     ],
 )
@@ -282,7 +283,7 @@ def test_start_again_from_the_same_folder_sets_the_new_values(
     source = put(tmp_path / "in", normal=12)
     command("start", "cap", str(source))
     words = ("--kind", "texture", "--licence", "CC BY-NC 4.0", "--method", "draem")
-    code, out, _ = command("start", "cap", str(source), *words)
+    code, out, _ = command("start", "cap", f"{source}/", *words)
     assert code == 0
     assert "licence of the images: CC BY-NC 4.0 (NON-COMMERCIAL use only)\n" in out
     assert "kind: texture; for a part with a shape, run this again with `--kind object`\n" in out

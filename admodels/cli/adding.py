@@ -84,7 +84,8 @@ def start_task(name: str, block: Block, location: str, method: str, *, dry_run: 
         AdmodelsError: the name, the method or the source cannot be used; nothing is written.
     """
     _refuse_name(name)
-    is_known = load()["tasks"].get(name, {}).get("source", {}).get("location") == location
+    known = load()["tasks"].get(name)
+    is_known = known is not None and Path(known["source"]["location"]) == Path(location)
     if not is_known:
         _refuse_taken(name)
     choosing.refuse_unknown([method], methods.available(), "method", "admodels/methods/")

@@ -101,8 +101,9 @@ def local_path(location: str) -> Path:
     """
     path = Path(location).expanduser()
     if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise SourceError(
-            "source is missing",
+            f"source is missing{datasets.nearest(path.name, beside)}",
             where=location,
             expected="a folder, an archive, an http(s) or file URL, or scikit-image/NAME.png",
             next_step="mount or restore it, or correct the path; of a task that exists already, "
