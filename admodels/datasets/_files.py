@@ -105,13 +105,14 @@ def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
     with images to learn from is a category itself, and is not narrowed; nor is one with images
     right in it, unless the category has folders or a table: they would be passed over.
     """
-    entries = [p for p in sorted(root.iterdir()) if not _is_left_behind(p.name)]
-    inside = [p for p in entries if p.is_dir() and not p.is_symlink()]
-    names = {p.name.casefold() for p in inside} - {category.casefold()}
-    is_flat = any(is_image(p.name) for p in entries) and not _is_arranged(root / category)
+    with os.scandir(root) as scanned:
+        entries = [entry for entry in scanned if not _is_left_behind(entry.name)]
+    inside = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    names = {name.casefold() for name in inside} - {category.casefold()}
+    is_flat = any(is_image(e.name) for e in entries) and not _is_arranged(root / category)
     if not category or names & {*OWN_FOLDERS} or is_flat:
         return "", ("",)
-    outer = ["", *(f"{p.name}/" for p in inside[:1] if len(inside) == 1)]
+    outer = ["", *(f"{name}/" for name in inside if len(inside) == 1)]
     for folder in (f for f in outer if (root / f / category).is_dir()):
         if (root / folder / SPLIT_TABLES).is_dir():
             return folder, (f"{category}/", f"{SPLIT_TABLES}/")

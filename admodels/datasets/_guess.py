@@ -29,6 +29,8 @@ def guess_layout(
             layouts.append(read_layout(dataset, category, root, exclude, normal_folders))
         except AdmodelsError as error:
             refusals.append(error)
+        if layouts and 0 < layouts[0].learnable == len(layouts[0].images):
+            break  # all are normal: no layout has more to learn from
     best = max(layouts, key=lambda layout: (layout.learnable, len(layout.masks)), default=None)
     if best and best.learnable == 0 and (other := _category_inside(layouts[0])):
         return guess_layout(root, other, exclude, normal_folders)
