@@ -233,13 +233,16 @@ def test_mattes_masks_licences_and_tables_are_used_and_only_strays_are_left_out(
 ) -> None:
     plant(tmp_path, "train/good/0.png", "test/hole/1.png", "ground_truth/hole/1_mask.png")
     plant(tmp_path, "foreground/train/good/0.png", "license.txt", "Readme.md", "LICENCE")
+    plant(tmp_path, "SOURCE_README.md", "bottle-license.pdf")
     layout = read_layout("mvtec_ad", "", tmp_path)
     assert layout.left_out == []
     assert (layout.masks, layout.mattes) == (
         ["ground_truth/hole/1_mask.png"],
         ["foreground/train/good/0.png"],
     )
-    assert layout.companions == ["LICENCE", "Readme.md", "license.txt"]
+    assert layout.companions == [
+        *("LICENCE", "Readme.md", "SOURCE_README.md", "bottle-license.pdf", "license.txt"),
+    ]
     plant(
         tmp_path, "ground_truth/hole/9_mask.png", "foreground/test/hole/9.png", "train/good/n.txt"
     )

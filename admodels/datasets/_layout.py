@@ -24,7 +24,9 @@ from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.files import names_text
 from admodels.foundation.manifest import FOREGROUND, DatasetImage
 
-COMPANION = re.compile(r"(licen[cs]e|readme|copying|notice|citation|changelog)\b.*", re.IGNORECASE)
+COMPANION = re.compile(
+    r"(.*[\W_])?(licen[cs]e|readme|copying|notice|citation|changelog)([\W_].*)?", re.IGNORECASE
+)
 MASK_FOLDERS = {"ground_truth", "masks", "label"}
 
 
