@@ -12,8 +12,13 @@ from stages import run
 def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
     line = params.read(f"lines.{name}", Line)
-    model = Model.at(Path("data/models", line.bundle)).with_tiles(line.tile)
-    source = LineImages(name, Path(line.folder), line.pattern, tile=line.tile, exclude=line.exclude)
+    model = Model.at(Path("data/models", line.bundle)).with_page(line.page).with_tiles(line.tile)
+    source = LineImages(
+        *(name, Path(line.folder), line.pattern),
+        tile=line.tile,
+        exclude=line.exclude,
+        page=line.page,
+    )
     print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
 
 

@@ -11,6 +11,7 @@ from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json, write_text
 from admodels.foundation.licences import is_non_commercial
+from admodels.images.reading import DECODER, Reading
 from admodels.sources.source import Task
 from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
@@ -76,7 +77,8 @@ def main(task: str) -> None:
     if not layout.images:
         datasets.check_trainable(layout, split)
     layout = replace(layout, images=name_groups(layout.images, block.group, task))
-    images = examine(layout.images, raw, task, bounds, split, alpha, seed)
+    reading = Reading(window=None, orientation=bounds.orientation, decoder=DECODER, page=block.page)
+    images = examine(layout.images, raw, task, reading, bounds, split, alpha, seed)
     if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
     for name, rows in images.splits.items():

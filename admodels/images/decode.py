@@ -1,55 +1,56 @@
 """Bytes to arrays and back: the only place where images and masks are decoded and resized.
 
-Pillow decodes, because it refuses truncated files where OpenCV fills them with grey; OpenCV
-resizes, and reads the full depth of colours, which Pillow cuts to 8 bits.
+Pillow decodes, because it refuses truncated files where OpenCV fills them with grey; simplejpeg
+decodes JPEG, because it refuses what is damaged where Pillow drops the decoder's warning; OpenCV
+resizes, and reads the full depth of colours, which Pillow cuts to 8 bits. What decoding costs is
+read from the bytes first, and what no header bounds is decoded in a process of its own.
 """
 
+import json
+import sys
 import threading
 import warnings
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from admodels.foundation.arrays import Bool, UInt8, UInt16
+from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import AdmodelsError, DataError
 from admodels.foundation.files import whole_file
 from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from admodels.foundation.manifest import ManifestRow
-from admodels.foundation.params import Resize, Strict
+from admodels.foundation.params import Resize
+from admodels.images import cost, isolate, pixels
+from admodels.images.cost import Budget, Header
+from admodels.images.reading import DECODER as DECODER
+from admodels.images.reading import LARGEST_PIXELS as LARGEST_PIXELS
+from admodels.images.reading import STORED as STORED
+from admodels.images.reading import Image as Image
+from admodels.images.reading import NoWindow as NoWindow
+from admodels.images.reading import Orientation as Orientation
+from admodels.images.reading import Reading as Reading
+from admodels.images.reading import Reason as Reason
+from admodels.images.reading import UnreadableImage as UnreadableImage
 
 T = TypeVar("T")
 R = TypeVar("R")
-Orientation = Literal["stored", "exif"]
-Reason = Literal["empty", "truncated", "undecodable", "too_large"]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
-LARGEST_PIXELS = 200_000_000
-STRIP_ROWS = 512
+LATER_FORMATS = ("JPEG2000",)
 GRID_PX = 16
+DEPTH_MAX = 32
 LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
-
-EXIF_ORIENTATION = 0x0112  # Exif 2.32, section 4.6.4
-TURNED = "turned"  # as which orientation says
-TURNS = {
-    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
-    3: Pillow.Transpose.ROTATE_180,
-    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
-    5: Pillow.Transpose.TRANSPOSE,
-    6: Pillow.Transpose.ROTATE_270,
-    7: Pillow.Transpose.TRANSVERSE,
-    8: Pillow.Transpose.ROTATE_90,
-}
-UNDONE = TURNS | {6: TURNS[8], 8: TURNS[6]}  # every other turn undoes itself
-COLOURS = ("RGB", "RGBA", "LA")  # Pillow's names for what it cuts to 8 bits
+MEMORY_BYTES = 4 << 30  # of all images that are decoded at a time
 
 BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
 
@@ -61,75 +62,189 @@ _OPENING = threading.Lock()
 Pillow.MAX_IMAGE_PIXELS = None
 
 
-class UnreadableImage(DataError):  # noqa: N818
-    """A file that does not give an image; `reason` is a closed word, `where` the file."""
+class _Memory:
+    """So many bytes, shared by threads: one that wants more than are left waits."""
 
-    def __init__(self, reason: Reason, detail: str, where: object) -> None:
-        super().__init__(
-            f"image is {reason.replace('_', ' ')}: {detail}",
-            where=where,
-            expected=f"a whole image of at most {LARGEST_PIXELS // 1_000_000} million pixels",
-            next_step="replace or remove the file, then `admodels task refresh` of its task",
-        )
-        self.reason = reason
-        self.where = where
+    def __init__(self, total: int) -> None:
+        self.total, self.taken, self.changed = total, 0, threading.Condition()
 
-
-class Reading(Strict):
-    """How stored values become 8-bit RGB: fixed for a task, never chosen by the image itself.
-
-    `window` (low, high) becomes 0..255 where there are more than 8 bits; None: all that they can
-    hold. `orientation`: pixels `stored` by the camera, so that masks, which carry no EXIF, fit, or
-    turned as `exif` says.
-    """
-
-    window: tuple[int, int] | None
-    orientation: Orientation
+    @contextmanager
+    def reserve(self, wanted: int) -> Iterator[None]:
+        wanted = min(wanted, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.taken + wanted <= self.total)
+            self.taken += wanted
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= wanted
+                self.changed.notify_all()
 
 
-STORED = Reading(window=None, orientation="stored")
+_MEMORY = _Memory(MEMORY_BYTES)
 
 
-@dataclass(frozen=True)
-class Image:
-    """A decoded image: `rgb` (H, W, 3) uint8; `mode` and `bit_depth` as stored."""
-
-    rgb: UInt8
-    width: int
-    height: int
-    mode: str
-    bit_depth: int
-
-
-def decode_image(data: bytes, where: object, reading: Reading = STORED) -> Image:
+def decode_image(
+    data: bytes, where: object, reading: Reading = STORED, budget: Budget | None = None
+) -> Image:
     """An encoded image as RGB; the first frame where there are several.
 
     More than 8 bits go through one fixed window, never a stretch of their own, so that brightness
-    stays comparable. Grey is replicated; alpha is dropped, not composited.
+    stays comparable. Grey is replicated; alpha is dropped, not composited. `budget`: what it may
+    cost, beside what an image of its own size may.
 
     Raises:
-        UnreadableImage: no bytes, bytes missing, not an image, or too large.
+        UnreadableImage: no bytes, bytes missing, damaged, not an image, too large or too costly.
     """
-    image, bit_depth = _whole(data, where)
+    header = check_header(data, where, reading, budget)
+    if header is not None and not header.is_bounded:
+        return _decode_apart(data, where, reading, header)
+    with _MEMORY.reserve(header.memory_bytes if header else 0):
+        return _decode(data, where, reading, header)
+
+
+def check_header(
+    data: bytes, where: object, reading: Reading, budget: Budget | None = None
+) -> Header | None:
+    """What the header says of the image that is to be decoded; None where it says nothing.
+
+    Raises:
+        UnreadableImage: it need not be decoded to know that it gives no image.
+    """
+    if not data:
+        raise UnreadableImage("empty", "zero bytes", where)
+    header = _page_header(cost.read_pages(data), where, reading)
+    if header is None:
+        return None
+    if header.bit_depth > DEPTH_MAX and reading.decoder > 1:
+        detail = f"{header.bit_depth} bits a sample, and at most {DEPTH_MAX} are read"
+        raise UnreadableImage("undecodable", detail, where)
+    if header.pixels > LARGEST_PIXELS:
+        raise UnreadableImage("too_large", f"{header.width} x {header.height} pixels", where)
+    for allowed in (cost.own_budget(header), budget):
+        if allowed is not None and (excess := allowed.excess(header)):
+            raise UnreadableImage("too_costly", excess, where)
+    return header
+
+
+def _page_header(pages: list[Header], where: object, reading: Reading) -> Header | None:
+    if reading.decoder == 1:
+        return cost.page_of(pages, reading.page or 0)
+    header = cost.page_of(pages, reading.page)
+    if pages and header is None:
+        raise UnreadableImage("undecodable", f"no page {reading.page}: {_pages(pages)}", where)
+    if reading.page is None and sum(not page.is_reduced for page in pages) > 1:
+        detail = f"{_pages(pages)}; `page` of the task or the line must say which, from 0"
+        raise UnreadableImage("undecodable", detail, where)
+    return header
+
+
+def _pages(pages: list[Header]) -> str:
+    sizes = ", ".join(f"{page.width} x {page.height}" for page in pages[:4])
+    return f"{len(pages)} page{'s' * (len(pages) > 1)} of {sizes} pixels"
+
+
+def _decode(data: bytes, where: object, reading: Reading, header: Header | None) -> Image:
+    header = header if reading.decoder > 1 else None
+    if header and header.format == "JPEG":
+        jpeg = _jpeg(data, where, header, reading)
+        if jpeg is not None:
+            return jpeg
+    data = cost.as_black_zero(data, header)
+    image, depth = _whole(data, where, reading)
     try:
-        rgb = (
-            _rgb(image) if bit_depth <= 8 else _apply_window(_deep(image, data), bit_depth, reading)
-        )
-        rgb = _turn(rgb, image, reading.orientation)
+        if depth <= 8:
+            rgb = pixels.plain_rgb(image)
+        else:
+            values = pixels.stored_values(image, data, header)
+            rgb = _apply_window(values, depth, where, reading)
+        rgb = pixels.turn(rgb, image, reading.orientation, _orientation(image))
     except (ValueError, OSError, cv2.error) as error:
         raise UnreadableImage("undecodable", str(error), where) from error
-    return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, bit_depth)
+    return Image(rgb, rgb.shape[1], rgb.shape[0], image.mode, depth)
 
 
-def deep_values(data: bytes, where: object) -> UInt16:
+def _apply_window(values: NDArray[Any], depth: int, where: object, reading: Reading) -> UInt8:
+    if reading.window is None and values.dtype != np.uint16:
+        raise NoWindow("undecodable", "32 bits, and no window of values is learnt", where)
+    return pixels.apply_window(values, reading.window or (0, (1 << depth) - 1))
+
+
+def _jpeg(data: bytes, where: object, header: Header, reading: Reading) -> Image | None:
+    """A JPEG, refused where its decoder would warn; None where Pillow must read the colours."""
+    kind = {1: "GRAY", 3: "RGB"}.get(header.channels, "CMYK")
+    try:
+        planes = simplejpeg.decode_jpeg(data, kind, strict=True)
+    except ValueError as error:
+        reason = str(error)
+        if reason.startswith(("Corrupt JPEG data", "Inconsistent progression")):
+            padded = _without_padding(data) if "before marker 0xd9" in reason else data
+            if padded != data:
+                return _jpeg(padded, where, header, reading)
+            raise UnreadableImage("damaged", reason, where) from error
+        if reason.startswith("Premature end"):
+            raise UnreadableImage("truncated", reason, where) from error
+        return None  # Pillow says more, or reads it
+    if kind == "CMYK":
+        return None
+    exif = _orientation(_open(data, FORMATS)) if reading.orientation == "exif" else 1
+    rgb = np.repeat(planes, 3, axis=2) if kind == "GRAY" else planes
+    if exif in pixels.TURNS:
+        rgb = np.asarray(Pillow.fromarray(rgb).transpose(pixels.TURNS[exif]))
+    mode = "L" if kind == "GRAY" else "RGB"
+    return Image(rgb, rgb.shape[1], rgb.shape[0], mode, header.bit_depth)
+
+
+def _without_padding(data: bytes) -> bytes:
+    """Zeros before the end of the image are left out: cameras fill their buffers with them."""
+    end = data.rfind(b"\xff\xd9")
+    return data[:end].rstrip(b"\0") + data[end:]
+
+
+def _decode_apart(data: bytes, where: object, reading: Reading, header: Header) -> Image:
+    """The image, decoded in a process that is stopped where it takes too much."""
+    program = "from admodels.images.decode import answer; answer()"
+    memory = cost.own_budget(header).memory_bytes
+    try:
+        answer = isolate.run_with_limits(program, [reading.model_dump_json()], data, memory)
+    except isolate.OverBudget as error:
+        raise UnreadableImage("too_costly", str(error), where) from error
+    head, _, body = answer.partition(b"\n")
+    facts = json.loads(head)
+    if "reason" in facts:
+        raise UnreadableImage(facts["reason"], facts["detail"], where)
+    rgb = np.frombuffer(body, np.uint8).reshape(facts["height"], facts["width"], 3).copy()
+    return Image(rgb, **facts)
+
+
+def answer() -> None:
+    """What the process of `_decode_apart` does: decode standard input, write the image."""
+    reading = Reading.model_validate_json(sys.argv[1], strict=True)
+    data = sys.stdin.buffer.read()
+    header = check_header(data, "", reading)
+    try:
+        image = _decode(data, "", reading, header)
+    except UnreadableImage as error:
+        facts: dict[str, object] = {"reason": error.reason, "detail": error.detail}
+        sys.stdout.buffer.write(json.dumps(facts).encode())
+        return
+    facts = {"width": image.width, "height": image.height}
+    facts |= {"mode": image.mode, "bit_depth": image.bit_depth}
+    sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n" + image.rgb.tobytes())
+
+
+def deep_values(data: bytes, where: object, reading: Reading = STORED) -> NDArray[Any]:
     """The stored values (H, W, C) of an image that has more than 8 bits.
 
     Raises:
         UnreadableImage: the file does not give an image.
     """
-    image, _ = _whole(data, where)
+    header = check_header(data, where, reading)
+    data = cost.as_black_zero(data, header)
+    image, _ = _whole(data, where, reading)
     try:
-        return _deep(image, data)
+        return pixels.stored_values(image, data, header)
     except (ValueError, cv2.error) as error:
         raise UnreadableImage("undecodable", str(error), where) from error
 
@@ -137,38 +252,45 @@ def deep_values(data: bytes, where: object) -> UInt16:
 def is_grey(rgb: UInt8) -> bool:
     """Whether the channels of (H, W, 3) are equal everywhere; a few pixels mostly tell."""
     return all(
-        np.array_equal(pixels[:, :, channel], pixels[:, :, 0])
-        for pixels in (rgb[::GRID_PX, ::GRID_PX], rgb)
+        np.array_equal(grid[:, :, channel], grid[:, :, 0])
+        for grid in (rgb[::GRID_PX, ::GRID_PX], rgb)
         for channel in (1, 2)
     )
 
 
-def _whole(data: bytes, where: object) -> tuple[Pillow.Image, int]:
+def _whole(data: bytes, where: object, reading: Reading) -> tuple[Pillow.Image, int]:
     """The image with all its pixels, and the bits of one stored sample."""
-    if not data:
-        raise UnreadableImage("empty", "zero bytes", where)
     try:
-        image = _open(data)
+        formats = FORMATS if reading.decoder == 1 else (*FORMATS, *LATER_FORMATS)
+        image = _open(data, formats)
         if image.width * image.height > LARGEST_PIXELS:
             raise UnreadableImage("too_large", f"{image.width} x {image.height} pixels", where)
         if image.format == "PNG":
-            _open(data).verify()  # checksums, which load() ignores
+            _open(data, formats).verify()  # checksums, which load() ignores
         if image.format == "TIFF":
-            image.info[TURNED] = _orientation(image)  # load() turns, and forgets
+            image.seek(_page(data, reading))
+            image.info[pixels.TURNED] = _orientation(image)  # load() turns, and forgets
         image.load()
         return image, _bit_depth(image, data)
-    except AdmodelsError:
+    except (AdmodelsError, MemoryError):  # memory that lacks is not the file's fault
         raise
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         reason: Reason = "truncated" if _is_truncation(error) else "undecodable"
         raise UnreadableImage(reason, f"{type(error).__name__}: {error}", where) from error
 
 
-def _open(data: bytes) -> Pillow.Image:
+def _page(data: bytes, reading: Reading) -> int:
+    if reading.decoder == 1 or reading.page is not None:
+        return reading.page or 0
+    pages = cost.read_pages(data)
+    return next((number for number, page in enumerate(pages) if not page.is_reduced), 0)
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Pillow.Image:
     """The header read; complaints about metadata are dropped, one thread at a time."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = Pillow.open(BytesIO(data), formats=FORMATS)
+        image = Pillow.open(BytesIO(data), formats=formats)
     image.info.pop("transparency", None)  # convert() would warn; alpha is dropped anyway
     return image
 
@@ -189,52 +311,9 @@ def _orientation(image: Pillow.Image) -> int:
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return int(image.getexif().get(EXIF_ORIENTATION, 1))
+            return int(image.getexif().get(pixels.EXIF_ORIENTATION, 1))
         except Exception:  # whatever stands there, it is no orientation
             return 1
-
-
-def _turn(pixels: NDArray[Any], image: Pillow.Image, policy: Orientation) -> NDArray[Any]:
-    """Turned as `policy` says; of all formats only TIFF comes turned, from both decoders."""
-    if image.format == "TIFF":
-        turn = UNDONE.get(image.info[TURNED]) if policy == "stored" else None
-    else:
-        turn = TURNS.get(_orientation(image)) if policy == "exif" else None
-    return pixels if turn is None else np.asarray(Pillow.fromarray(pixels).transpose(turn))
-
-
-def _rgb(image: Pillow.Image) -> UInt8:
-    if image.mode in ("I", "F"):
-        raise ValueError("32 bits per channel have no fixed window to 8 bits")
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, STRIP_ROWS):  # Pillow copies several times on the way
-        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
-        rgb[top : top + STRIP_ROWS] = np.asarray(strip.convert("RGB"))
-    return rgb
-
-
-def _deep(image: Pillow.Image, data: bytes) -> UInt16:
-    if image.mode.startswith("I;16"):
-        return np.asarray(image)[:, :, None]
-    read = None
-    if image.mode in COLOURS:
-        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if read is None or read.dtype != np.uint16 or read.ndim != 3:
-        raise ValueError(f"more than 8 bits of {image.mode} have no fixed window to 8 bits")
-    return np.asarray(read[:, :, 2::-1], np.uint16)  # BGR and perhaps alpha
-
-
-def _apply_window(values: UInt16, bit_depth: int, reading: Reading) -> UInt8:
-    mapped = _table(reading.window or (0, (1 << bit_depth) - 1))[values]
-    return np.repeat(mapped, 3, axis=2) if mapped.shape[2] == 1 else mapped
-
-
-@lru_cache(maxsize=8)
-def _table(window: tuple[int, int]) -> UInt8:
-    """The grey level of each 16-bit value: 256 equal steps from low to high, clipped."""
-    low, high = window
-    levels = (np.arange(1 << 16) - low) * 256 // (high - low + 1)
-    return levels.clip(0, 255).astype(np.uint8)
 
 
 def decode_mask(data: bytes, where: object) -> Bool:
@@ -247,10 +326,11 @@ def decode_mask(data: bytes, where: object) -> Bool:
         DataError: more than two values, or two of which none is 0: it is not clear then which
             pixels are defective.
     """
-    image, _ = _whole(data, where)
+    check_header(data, where, STORED)
+    image, _ = _whole(data, where, STORED)
     plain = len(image.getbands()) == 1 and image.mode != "P"  # convert() would clip 16 bits
-    pixels = np.asarray(image if plain else image.convert("RGB"))
-    values = pixels if plain else pixels.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16])
+    stored = np.asarray(image if plain else image.convert("RGB"))
+    values = stored if plain else stored.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16])
     defective: Bool = np.asarray(values != 0, dtype=np.bool_)
     other = values[defective]
     is_ids = image.mode == "L" and other.size < values.size
@@ -262,7 +342,7 @@ def decode_mask(data: bytes, where: object) -> Bool:
             expected="a binary mask: 0 is normal, one other value is defective",
             next_step="fix the mask (store it lossless), then `admodels task refresh` of its task",
         )
-    return _turn(defective, image, "stored")
+    return pixels.turn(defective, image, "stored", 1)
 
 
 def decode_matte(data: bytes, where: object, row: ManifestRow) -> UInt8:
@@ -304,6 +384,6 @@ def resize_mask(mask: Bool, mask_px: int) -> Bool:
 
 def write_png(path: Path, array: NDArray[Any]) -> None:
     """Write (H, W, 3) RGB uint8, (H, W) uint8 or (H, W) bool (as 0 and 255), as a PNG."""
-    pixels = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    plain = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
     with whole_file(path) as partial:
-        Pillow.fromarray(pixels).save(partial, format="PNG")
+        Pillow.fromarray(plain).save(partial, format="PNG")

@@ -5,16 +5,21 @@ it gets none, and a word that says why.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.params import Strict
-from admodels.images.decode import Reading
+from admodels.images import cost
+from admodels.images.cost import Budget, Header
 from admodels.images.describe import PLAIN_BITS, Look
+from admodels.images.reading import LARGEST_PIXELS, Reading
 
-Fault = Literal["wrong_bit_depth", "wrong_channels", "wrong_size", "blank", "overexposed"]
+SECTOR_BYTES = 512  # the least that a disk leaves unwritten
+TAIL_LEEWAY = 2  # times as many zero bytes at the end as in any image learnt from
+Misfit = Literal["wrong_bit_depth", "wrong_channels", "wrong_size", "blank", "overexposed"]
+Fault = Misfit | Literal["damaged"]
 
 
 class ImageRules(Strict):
@@ -23,6 +28,7 @@ class ImageRules(Strict):
     `size_tolerance`: so many times smaller or larger than any of them may a side be;
     `ratio_tolerance`: the same of the ratio of the sides, since every image is made square.
     Brightness and contrast: bounds of `validate`, wider where the images need it.
+    `zero_tails`: by format, the most zero bytes that a file ended with; older rules have none.
     """
 
     reading: Reading
@@ -35,19 +41,39 @@ class ImageRules(Strict):
     channels: Literal["grey", "colour", "both"]
     brightness: tuple[float, float]
     min_contrast: float
+    zero_tails: dict[str, int] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older bundles do not say, so that their fingerprints stay."""
+        content: dict[str, Any] = handler(self)
+        return {k: v for k, v in content.items() if k != "zero_tails" or v}
+
+    def budget(self, *, any_size: bool = False) -> Budget:
+        """What decoding an image may take: of the largest that these rules let through."""
+        largest = self.width_px[1] * self.height_px[1] * self.size_tolerance**2
+        most = LARGEST_PIXELS if any_size else min(LARGEST_PIXELS, round(largest))
+        return cost.budget(most, max(self.bit_depths))
+
+    def header_fault(
+        self, header: Header, zero_tail: int, *, any_size: bool = False
+    ) -> tuple[Fault, str] | None:
+        """Why an image need not be decoded, as in `fault`, from its header and its last bytes."""
+        if self.reading.decoder == 1:
+            return None
+        most = self.zero_tails.get(header.format)
+        if most is not None and zero_tail > max(SECTOR_BYTES, TAIL_LEEWAY * most):
+            return "damaged", f"the last {zero_tail} bytes are 0, learnt from at most {most}"
+        sides = header.width, header.height
+        turned = sides[::-1] if self.reading.orientation == "exif" else sides
+        faults = [self._shape_fault(*s, header.bit_depth, any_size) for s in (sides, turned)]
+        return faults[0] if all(faults) else None
 
     def fault(self, look: Look, *, any_size: bool = False) -> tuple[Fault, str] | None:
         """Why an image must not be scored, in a word and in words; `any_size` where it is cut."""
-        depth = max(PLAIN_BITS, look.bit_depth)
-        if depth not in self.bit_depths:
-            learnt = " or ".join(map(str, self.bit_depths))
-            return "wrong_bit_depth", f"{look.bit_depth} bits, learnt from {learnt}"
-        if not any_size and not self._fits(look):
-            sides = (*self.width_px, *self.height_px, self.size_tolerance)
-            learnt = "learnt from {}..{} x {}..{} within a factor of {:g}".format(*sides)
-            ratios = (*self.side_ratio, self.ratio_tolerance)
-            learnt += ", width over height {:.3g}..{:.3g} within {:g}".format(*ratios)
-            return "wrong_size", f"{look.width} x {look.height} px, {learnt}"
+        shape = self._shape_fault(look.width, look.height, look.bit_depth, any_size)
+        if shape is not None:
+            return shape
         darkest, brightest = self.brightness
         if look.brightness > brightest:
             return "overexposed", f"mean grey level {look.brightness:.4g} above {brightest:g}"
@@ -59,11 +85,27 @@ class ImageRules(Strict):
             return "wrong_channels", f"{channels}, learnt from {self.channels}"
         return None
 
-    def _fits(self, look: Look) -> bool:
+    def _shape_fault(
+        self, width: int, height: int, bit_depth: int, any_size: bool
+    ) -> tuple[Fault, str] | None:
+        if max(PLAIN_BITS, bit_depth) not in self.bit_depths:
+            learnt = " or ".join(map(str, self.bit_depths))
+            return "wrong_bit_depth", f"{bit_depth} bits, learnt from {learnt}"
+        if any_size or self._fits(width, height):
+            return None
+        sides = (*self.width_px, *self.height_px, self.size_tolerance)
+        learnt = "learnt from {}..{} x {}..{} within a factor of {:g}".format(*sides)
+        ratios = (*self.side_ratio, self.ratio_tolerance)
+        learnt += ", width over height {:.3g}..{:.3g} within {:g}".format(*ratios)
+        return "wrong_size", f"{width} x {height} px, {learnt}"
+
+    def _fits(self, width: int, height: int) -> bool:
+        if not height:
+            return False
         asked = (
-            (look.width, self.width_px, self.size_tolerance),
-            (look.height, self.height_px, self.size_tolerance),
-            (look.width / look.height, self.side_ratio, self.ratio_tolerance),
+            (width, self.width_px, self.size_tolerance),
+            (height, self.height_px, self.size_tolerance),
+            (width / height, self.side_ratio, self.ratio_tolerance),
         )
         return all(
             least / factor <= value <= greatest * factor

@@ -19,7 +19,8 @@ from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.bundles.card import Preparation
 from admodels.foundation.arrays import Float32, UInt8
-from admodels.images import decode
+from admodels.images import cost, decode
+from admodels.images.cost import Header
 from admodels.images.describe import DIGITS, Look, Statistics, statistics
 from admodels.images.rules import Fault
 
@@ -32,13 +33,30 @@ class Description:
     fault: tuple[Fault, str] | None
 
 
-def decode_image(data: bytes, where: object, preparation: Preparation) -> decode.Image:
+def header_fault(
+    data: bytes, preparation: Preparation, *, any_size: bool = False
+) -> tuple[Header, tuple[Fault, str]] | None:
+    """The header of an image that the rules refuse without decoding it, and why."""
+    learnt = preparation.learnt
+    header = cost.read_header(data, learnt.reading.page)
+    if header is None:
+        return None
+    fault = learnt.header_fault(header, cost.zero_tail(data), any_size=any_size)
+    return None if fault is None else (header, fault)
+
+
+def decode_image(
+    data: bytes, where: object, preparation: Preparation, *, any_size: bool = False
+) -> decode.Image:
     """An encoded image, read as the images that the bundle learnt from; `where` names the file.
+
+    It may cost no more than they do, or than any image where it is cut into tiles (`any_size`).
 
     Raises:
         UnreadableImage: the bytes do not give an image.
     """
-    return decode.decode_image(data, where, preparation.learnt.reading)
+    learnt = preparation.learnt
+    return decode.decode_image(data, where, learnt.reading, learnt.budget(any_size=any_size))
 
 
 def describe_image(

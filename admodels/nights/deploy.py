@@ -55,4 +55,4 @@ class BundleChoice:
                 expected=f"one of the line's task, `{line.task}`",
                 next_step="correct `model` or `task` of the line",
             )
-        return model.with_tiles(line.tile), name, note
+        return model.with_page(line.page).with_tiles(line.tile), name, note

@@ -294,6 +294,7 @@ def _source(name: str, line: Line, options: Options) -> LineImages:
         options.rehash,
         line.tile,
         line.exclude,
+        line.page,
     )
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from admodels.images.decode import LARGEST_PIXELS
 
-FILE_BYTES_MAX = 8 * LARGEST_PIXELS  # the largest image with 16 bits in each of four channels
+FILE_BYTES_MAX = 6 * LARGEST_PIXELS  # the largest image with 16 bits in each of three channels
 
 
 class Status(StrEnum):

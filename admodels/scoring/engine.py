@@ -3,6 +3,7 @@
 `admodels nightly`, `admodels watch`, `admodels score` and the stage `score` all call `score_line`.
 """
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,22 @@ class Model:
         }
         return replace(self, **changes, load=lambda: replace(self.load(), **changes))
 
+    def with_page(self, page: int | None) -> "Model":
+        """The model for a line whose images stand on that page of their files."""
+        if page is None:
+            return self
+        text = f"{self.contract_fingerprint} page {page}"
+        changed = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+        def load() -> Bundle:
+            bundle = self.load()
+            reading = bundle.contract.learnt.reading.model_copy(update={"page": page})
+            learnt = bundle.contract.learnt.model_copy(update={"reading": reading})
+            contract = bundle.contract.model_copy(update={"learnt": learnt})
+            return replace(bundle, contract=contract, contract_fingerprint=changed)
+
+        return replace(self, contract_fingerprint=changed, load=load)
+
     @classmethod
     def at(cls, folder: Path) -> "Model":
         """The bundle in `folder`, its hashes checked.
@@ -121,6 +138,7 @@ class LineImages:
     rehash: bool = False
     tile: Tile | None = None
     exclude: Sequence[str] = ()  # patterns beside the usual ones
+    page: int | None = None
 
     @property
     def inbox(self) -> Inbox:

@@ -40,6 +40,7 @@ class Line(Strict):
     alpha: float = Field(gt=0, lt=1)
     pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
     exclude: tuple[str, ...] = ()  # patterns of names or paths, beside the usual ones
+    page: int | None = Field(default=None, ge=0)  # of TIFF files with several, from 0
     tile: Tile | None = None  # large images, small defects
     fdr: float | None = Field(default=None, gt=0, lt=1)  # of the Benjamini-Hochberg list, if any
 

@@ -60,7 +60,7 @@ class _Worker:
     def _model(self) -> Model:
         torch.set_num_threads(self.threads)  # scores repeat to the bit with as many
         os.environ["ADMODELS_DEVICE"] = self.device
-        model = Model.at(self.bundle).with_tiles(self.images.tile)
+        model = Model.at(self.bundle).with_page(self.images.page).with_tiles(self.images.tile)
         if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:
             raise _worker_error("another bundle stands there", self.bundle)
         return model

@@ -21,7 +21,7 @@ from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.scoring import tiling
-from admodels.scoring.discover import Refused, Status, Unsettled, printable
+from admodels.scoring.discover import FILE_BYTES_MAX, Refused, Status, Unsettled, printable
 from admodels.scoring.inbox import Inbox
 from admodels.scoring.lines import Tile
 from admodels.scoring.tables import ScoreRow
@@ -137,13 +137,9 @@ def _read(inbox: Inbox, name: str, *, bundle: Bundle, line: str, whole: bool) ->
     )
     looks = inbox.state(name).stamp
     try:
-        data = inbox.read(name)
-        row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
-        image = model.decode_image(data, row.path, bundle.contract)
+        return _decode(inbox.read(name, _most_bytes(bundle, whole)), row, looks, bundle, whole)
     except (Unsettled, MemoryError):  # the next run tries again
         return Read(None, looks)
-    except UnreadableImage as error:
-        return Read(_refusal(row, Status(error.reason), error.fault), looks)
     except Refused as error:
         return Read(_refusal(row, error.status, error.reason), looks)
     except FileNotFoundError:
@@ -151,6 +147,25 @@ def _read(inbox: Inbox, name: str, *, bundle: Bundle, line: str, whole: bool) ->
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Read(_refusal(row, Status.UNREADABLE, reason), "")  # the next run tries again
+
+
+def _most_bytes(bundle: Bundle, whole: bool) -> int:
+    """How long a file may be: no image is kept in more bytes than decoding it takes."""
+    budget = bundle.contract.learnt.budget(any_size=whole)
+    return min(FILE_BYTES_MAX, budget.memory_bytes)
+
+
+def _decode(data: bytes, row: ScoreRow, looks: str, bundle: Bundle, whole: bool) -> Read:
+    row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
+    refused = model.header_fault(data, bundle.contract, any_size=whole)
+    if refused is not None:
+        header, (word, reason) = refused
+        row = replace(row, width=header.width, height=header.height, bit_depth=header.bit_depth)
+        return Read(_refusal(row, Status(word), reason), looks)
+    try:
+        image = model.decode_image(data, row.path, bundle.contract, any_size=whole)
+    except UnreadableImage as error:
+        return Read(_refusal(row, Status(error.reason), error.detail), looks)
     description = model.describe_image(image, bundle.contract, any_size=whole)
     record = appearance(image.rgb, description.statistics)
     row = replace(

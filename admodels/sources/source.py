@@ -29,7 +29,8 @@ class Source(Strict):
 class Task(Strict):
     """One dataset category to learn: a block under `tasks:`.
 
-    `exclude` adds to the patterns of `foundation/exclude.py`. `normal_folders` names folders of
+    `exclude` adds to the patterns of `foundation/exclude.py`. `page` is that of the images in TIFF
+    files that have several, from 0. `normal_folders` names folders of
     normal images beside `good` and `normal`, where a name like `OK` or `0` leaves it open. `group`
     is a regular expression that finds in an image's path which piece, or run, it shows: the first
     capture group, or the whole match. Images of a group stand in one split.
@@ -41,5 +42,6 @@ class Task(Strict):
     licence: str = Field(min_length=1)  # of the images; every bundle states it
     source: Source
     exclude: tuple[str, ...] = ()
+    page: int | None = Field(default=None, ge=0)
     normal_folders: tuple[str, ...] = ()
     group: re.Pattern[str] | None = None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import DatasetImage, Split
-from admodels.images.decode import Reading
+from admodels.images.pixels import Window
+from admodels.images.reading import NoWindow, Reading
 from admodels.images.rules import ImageRules
 from admodels.validation import inspect
 from admodels.validation.checks import Validate
@@ -19,6 +20,9 @@ from admodels.validation.table import image_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ANY_WINDOW = (0, 65535)  # of the first look at images of 32 bits, whose own is not learnt yet
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,21 @@ def examine(
     images: Sequence[DatasetImage],
     raw: Path,
     task: str,
+    reading: Reading,
     bounds: Validate,
     split: Split,
     alpha: float,
     seed: int,
 ) -> Examination:
-    """Read every image below `raw`, and once more where deep images need a window."""
-    reading = Reading(window=None, orientation=bounds.orientation)
+    """Read every image below `raw` by `reading`, and again where deep images need a window."""
     inspected, unreadable = inspect.inspect_images(images, raw, reading)
+    if any(isinstance(error, NoWindow) for error in unreadable):
+        anything = reading.model_copy(update={"window": ANY_WINDOW})
+        inspected, unreadable = inspect.inspect_images(images, raw, anything)
     copies = near_copies(inspected, bounds.near_duplicate_bits)
     splits, shortage, no_splits = _splits(inspected, copies, split, alpha, seed, task)
-    if window := _window(inspected, splits, raw):
-        reading = Reading(window=window, orientation=bounds.orientation)
+    if window := _window(inspected, splits, raw, reading.page):
+        reading = reading.model_copy(update={"window": window})
         inspected, unreadable = inspect.inspect_images(images, raw, reading)
     rules, faults = _rules(inspected, splits, reading, bounds)
     facts = [(row, fact) for _, row, fact in inspected]
@@ -81,11 +88,11 @@ def _splits(
         return {}, None, error
 
 
-def _window(inspected: list[Inspected], splits: Rows, raw: Path) -> tuple[int, int] | None:
+def _window(inspected: list[Inspected], splits: Rows, raw: Path, page: int | None) -> Window | None:
     """Of the images to learn from: what calibrates or tests must not shape how others are read."""
     held = {row.image_path for name in ("calibration", "test") for row in splits.get(name, ())}
     learnt = [row for image, row, _ in inspected if image.part == "learn"]
-    return inspect.learnt_window([row for row in learnt if row.image_path not in held], raw)
+    return inspect.learnt_window([row for row in learnt if row.image_path not in held], raw, page)
 
 
 def _rules(
@@ -101,6 +108,10 @@ def _rules(
     learnt = [look for path, look in looks.items() if path not in tested]
     if not learnt:
         return None, {}
+    tails: dict[str, int] = {}
+    for image, _, facts in inspected:
+        if image.image_path not in tested and facts.file_format:
+            tails[facts.file_format] = max(tails.get(facts.file_format, 0), facts.zero_tail)
     rules = inspect.learnt_rules(
         learnt,
         reading,
@@ -108,6 +119,7 @@ def _rules(
         ratio_tolerance=bounds.ratio_tolerance,
         brightness=(bounds.min_brightness, bounds.max_brightness),
         min_contrast=bounds.min_contrast,
+        zero_tails=dict(sorted(tails.items())),
     )
     faults = {path: rules.fault(looks[path]) for path in sorted(tested)}
     return rules, {path: fault[0] for path, fault in faults.items() if fault}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -11,9 +11,10 @@ import numpy as np
 from admodels.foundation.arrays import UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import FOREGROUND, DatasetImage, ManifestRow
-from admodels.images import decode, load
-from admodels.images.decode import Reading, UnreadableImage
+from admodels.images import cost, decode, load
 from admodels.images.describe import DIGITS, PLAIN_BITS, Look, statistics, thumbnail
+from admodels.images.pixels import TABLE_BITS, Window
+from admodels.images.reading import DECODER, Reading, UnreadableImage
 from admodels.images.rules import ImageRules
 
 MaskProblem = Literal["", "missing", "unreadable", "not binary", "other size", "empty"]
@@ -21,6 +22,7 @@ TAILS = (0.1, 99.9)  # percentiles of an image's values: what lies beyond are de
 WINDOW_MARGIN = 0.25  # of the span learnt from, on both sides: a defect may be darker or brighter
 LEEWAY = 2  # times nearer to black, white or one flat grey than any image learnt from
 WHITE = 255
+LEAST_SPAN = 1e-6  # of values of 32 bits, so that no window is empty
 LEAST_WINDOW = 256  # stored values: fewer cannot fill 256 grey levels
 
 
@@ -28,6 +30,7 @@ LEAST_WINDOW = 256  # stored values: fewer cannot fill 256 grey levels
 class Facts:
     """Of one image: its statistics, its thumbnail as bytes, what is wrong with mask and matte.
 
+    `file_format` and how many zero bytes the file ends with show one that was copied in part.
     `mask_area_share` is the anomalous share of the pixels, None without a readable mask.
     """
 
@@ -39,6 +42,8 @@ class Facts:
     mask_problem: MaskProblem = ""
     mask_area_share: float | None = None
     matte_problem: str = ""
+    file_format: str = ""
+    zero_tail: int = 0
 
 
 Inspected = tuple[DatasetImage, ManifestRow, Facts]
@@ -60,7 +65,9 @@ def inspect_images(
     return [o for o in outcomes if not isinstance(o, UnreadableImage)], refused
 
 
-def learnt_window(learnt: Sequence[ManifestRow], root: Path) -> tuple[int, int] | None:
+def learnt_window(
+    learnt: Sequence[ManifestRow], root: Path, page: int | None = None
+) -> Window | None:
     """The window (low, high) of the images with more than 8 bits, None without such an image.
 
     From the darkest to the brightest value of the images to learn from, but for the TAILS of each,
@@ -70,16 +77,20 @@ def learnt_window(learnt: Sequence[ManifestRow], root: Path) -> tuple[int, int] 
     rows = [row for row in learnt if row.bit_depth > PLAIN_BITS]
     if not rows:
         return None
+    reading = Reading(window=None, orientation="stored", decoder=DECODER, page=page)
 
     def ends(row: ManifestRow) -> tuple[float, float]:
         path = root / row.image_path
-        low, high = np.percentile(decode.deep_values(path.read_bytes(), path), TAILS)
+        low, high = np.percentile(decode.deep_values(path.read_bytes(), path, reading), TAILS)
         return float(low), float(high)
 
     lows, highs = zip(*load.in_threads(ends, rows, f"learn window of {root.name}"), strict=True)
     middle = (min(lows) + max(highs)) / 2
-    half = max((max(highs) - min(lows)) * (0.5 + WINDOW_MARGIN), LEAST_WINDOW / 2)
+    half = (max(highs) - min(lows)) * (0.5 + WINDOW_MARGIN)
+    if max(row.bit_depth for row in rows) > TABLE_BITS:  # no whole numbers, no least and largest
+        return middle - max(half, LEAST_SPAN), middle + max(half, LEAST_SPAN)
     largest = (1 << max(row.bit_depth for row in rows)) - 1
+    half = max(half, LEAST_WINDOW / 2)
     return max(0, round(middle - half)), min(largest, round(middle + half))
 
 
@@ -97,6 +108,7 @@ def learnt_rules(
     ratio_tolerance: float,
     brightness: tuple[float, float],
     min_contrast: float,
+    zero_tails: dict[str, int] | None = None,
 ) -> ImageRules:
     """The rules that all of `looks` keep to: those of the images to learn from."""
     widths, heights = [look.width for look in looks], [look.height for look in looks]
@@ -117,6 +129,7 @@ def learnt_rules(
             max(brightness[1], WHITE - (WHITE - max(seen)) / LEEWAY),
         ),
         min_contrast=min(min_contrast, min(look.contrast for look in looks) / LEEWAY),
+        zero_tails=zero_tails or {},
     )
 
 
@@ -148,7 +161,10 @@ def describe_image(listed: DatasetImage, root: Path, reading: Reading) -> tuple[
         foreground_sha256="" if matte_data is None else hashlib.sha256(matte_data).hexdigest(),
         group=listed.group,
     )
-    return row, _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
+    facts = _facts(image.rgb, *_mask_facts(row, mask_data), _matte_problem(row, matte_data))
+    header = cost.read_header(data)
+    file_format = header.format if header else ""
+    return row, replace(facts, file_format=file_format, zero_tail=cost.zero_tail(data))
 
 
 def _facts(rgb: UInt8, problem: MaskProblem, share: float | None, matte: str) -> Facts:
