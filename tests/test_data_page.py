@@ -99,31 +99,31 @@ def test_names_from_data_make_no_tag_and_no_attribute(hostile: Path) -> None:
         assert text in parsed.text
 
 
-@pytest.mark.parametrize("bypass_csp", [False, True])
-def test_no_script_runs_and_no_request_leaves_in_a_browser(hostile: Path, bypass_csp: bool) -> None:
+def test_no_script_runs_and_no_request_leaves_in_a_browser(hostile: Path) -> None:
+    """Neither with the policy of the page nor by its escaping alone."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if not Path(CHROMIUM).is_file():
         pytest.skip(f"{CHROMIUM} is not installed")
     events: list[str] = []
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = browser.new_context(bypass_csp=bypass_csp).new_page()
-        tab.on("dialog", lambda dialog: (events.append(dialog.message), dialog.dismiss()))
-        tab.on("console", lambda message: events.append(message.text))
-        tab.on("request", lambda request: events.append(request.url))
-        tab.goto(hostile.as_uri())
-        tab.evaluate("for (const image of document.images) image.loading = 'eager'")
-        tab.evaluate(
-            "for (const node of document.querySelectorAll('*'))"
-            " node.dispatchEvent(new MouseEvent('mouseover'))"
-        )
-        tab.wait_for_load_state("networkidle")
-        widths = tab.evaluate("Array.from(document.images, image => image.naturalWidth)")
-        overflow = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+        for bypass_csp in (False, True):
+            tab = browser.new_context(bypass_csp=bypass_csp).new_page()
+            tab.on("dialog", lambda dialog: (events.append(dialog.message), dialog.dismiss()))
+            tab.on("console", lambda message: events.append(message.text))
+            tab.on("request", lambda request: events.append(request.url))
+            tab.goto(hostile.as_uri())
+            tab.evaluate("for (const image of document.images) image.loading = 'eager'")
+            tab.evaluate(
+                "for (const node of document.querySelectorAll('*'))"
+                " node.dispatchEvent(new MouseEvent('mouseover'))"
+            )
+            tab.wait_for_load_state("networkidle")
+            widths = tab.evaluate("Array.from(document.images, image => image.naturalWidth)")
+            assert len(widths) > 10
+            assert min(widths) > 0
+            assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         browser.close()
-    assert len(widths) > 10
-    assert min(widths) > 0
-    assert overflow <= 0
     own = (hostile.as_uri(), f"{hostile.parent.as_uri()}/pictures/", "data:,")
     assert [event for event in events if not event.startswith(own)] == []
 
