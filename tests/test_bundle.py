@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,13 @@ def test_two_trainings_alike_give_the_same_bytes(saved, tmp_path: Path) -> None:
 
 
 def test_no_file_of_a_bundle_is_a_pickle_or_names_this_machine(saved) -> None:
-    for file in saved[0].rglob("*"):
-        if file.is_file():
-            data = file.read_bytes()
-            assert file.suffix in {".json", ".png", ".safetensors"}
-            assert not data.startswith((b"PK", b"\x80"))
-            assert str(Path.cwd()).encode() not in data
+    files = [file for file in saved[0].rglob("*") if file.is_file()]
+    suffixes = Counter(file.suffix for file in files)
+    assert suffixes == {".json": 1, ".png": 3, ".safetensors": 1}
+    for file in files:
+        data = file.read_bytes()
+        assert not data.startswith((b"PK", b"\x80"))
+        assert str(Path.cwd()).encode() not in data
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "golden/01.png", "bundle.json"])

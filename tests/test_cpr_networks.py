@@ -146,15 +146,15 @@ def test_the_packaged_weights_give_finite_taps_of_strides_4_8_and_16():
 
 
 def test_lite2_pads_like_tensorflow():
-    for name, module in backbone("efficientnet_lite2", (8, 16)).net.named_modules():
-        if name.endswith("_depthwise_conv"):
-            kernel, stride = module.kernel_size[0], module.stride[0]
-            side = 16  # any even side
-            total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            pad = backbone("efficientnet_lite2", (8, 16)).net.get_submodule(
-                name.replace("_depthwise_conv", "pad")
-            )
-            assert pad.padding == (total // 2, total - total // 2) * 2
+    net = backbone("efficientnet_lite2", (8, 16)).net
+    convolutions = {n: m for n, m in net.named_modules() if n.endswith("_depthwise_conv")}
+    assert {m.stride[0] for m in convolutions.values()} == {1, 2}
+    for name, module in convolutions.items():
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        side = 16  # any even side
+        total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+        pad = net.get_submodule(name.replace("_depthwise_conv", "pad"))
+        assert pad.padding == (total // 2, total - total // 2) * 2
 
 
 def test_a_whole_checkpoint_fills_the_cut_backbone(tmp_path):

@@ -104,8 +104,9 @@ def test_every_problem_is_told_at_once(copied: Path) -> None:
 
 def test_the_quick_preset_is_what_params_ship_with() -> None:
     shipped = dict(leaves(load(ROOT / "params.yaml")))
-    for path, value in leaves(load(ROOT / "presets/quick.yaml")):
-        assert shipped[path] == value, path
+    preset = dict(leaves(load(ROOT / "presets/quick.yaml")))
+    assert len(preset) > 100
+    assert {path: shipped.get(path) for path in preset} == preset
 
 
 def test_the_presets_have_the_same_keys() -> None:

@@ -196,6 +196,7 @@ def test_names_from_the_data_cannot_become_markup(full):
 def test_the_page_needs_no_network_and_every_picture_is_beside_it(full):
     page = page_of(full)
     addresses = [a for _, tag in page.tags for key in ("src", "href") if (a := tag.get(key))]
+    assert len(addresses) > 5
     assert not [address for address in addresses if "//" in address]
     assert len(page.of("img")) == 2
     for picture in page.of("img"):
