@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 
 HOME = "/opt/admodels"
 PATH = {"PATH": f"{HOME}/.venv/bin:/usr/bin:/bin"}
-# Told here, where the exit code is known; it stays the one of the task.
+# The alert is sent here, where the exit code is known; the task ends with the code of the night.
 NIGHT = "admodels nightly || { code=$?; admodels alert --code $code; exit $code; }"
 
 with DAG(
