@@ -193,6 +193,18 @@ def test_the_bank_is_the_stated_share_of_different_patches_of_the_normal_images(
     assert len(nearest.unique()) == 200
 
 
+def test_each_patch_of_the_bank_is_the_farthest_of_all_patches_from_those_before_it():
+    detector = fitted(pool_cells=10_000, coreset_share=0.02, projected_channels=512)
+    bank = detector.state()["bank"]
+    assert len(bank) == 61
+    cells = cells_of(detector, tiny.training_data().normal)
+    away = cdist(cells.double(), bank.double())
+    steps = cdist(bank.double(), bank.double())
+    for size in range(1, 61):
+        farthest = away[:, :size].min(axis=1).max()
+        assert steps[size, :size].min() == pytest.approx(farthest, rel=1e-3)
+
+
 def test_a_share_of_one_remembers_every_patch_and_scores_normal_images_zero():
     detector = fitted(coreset_share=1.0, pool_cells=10_000)
     assert len(detector.state()["bank"]) == 12 * 16 * 16
