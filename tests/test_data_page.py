@@ -196,7 +196,7 @@ def test_counts_left_out_files_and_charts_are_those_of_the_data(
     bounds = parse(BOUNDS, Validate, "validate")
     split = Split(validation_share=0.25, calibration_share=0.25, min_normal_images=11)
     layout = read_layout("mvtec_ad", "", RAW)
-    images = examine(layout.images, RAW, "tiny", bounds, split, 0.25, 7)
+    images = examine(layout.images, RAW, "tiny", STORED, bounds, split, 0.25, 7)
     found, _ = checks.findings(images.table, images.pairs, bounds, Needs(11, 0.25, "ours"))
     about = {"task": "tiny", "dataset": "d", "category": "", "licence": "ours", "refused": None}
     about |= checks.report(images.table, found)
