@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, Self
 
 from admodels.foundation.errors import DataError
@@ -25,6 +25,7 @@ Reason = Literal[
     "mask_without_image",
     "matte_without_image",
 ]
+SUFFIXES = tuple(IMAGE_SUFFIXES)
 COLUMNS = ("path", "reason", "detail")
 LEFT_OUT_OF_COPY = ".left_out.csv"  # hidden: no file of this name comes from a source
 SPLIT_TABLES = "split_csv"  # stands beside the categories and says how they are split (VisA)
@@ -61,7 +62,7 @@ class Files:
         """Every image file of the category: its path, and the parts of its path below `base`."""
         for path in self.paths:
             if path.startswith(self.base) and is_image(path):
-                yield path, PurePosixPath(path.removeprefix(self.base)).parts
+                yield path, tuple(path.removeprefix(self.base).split("/"))
 
 
 def write_left_out(path: Path, left_out: Iterable[LeftOut]) -> None:
@@ -95,7 +96,7 @@ def list_parts(
 
 def is_image(path: str) -> bool:
     """Whether the suffix is one of an image."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    return path.lower().endswith(SUFFIXES)  # `Path.suffix` takes ten times as long
 
 
 def narrow(root: Path, category: str) -> tuple[str, tuple[str, ...]]:
