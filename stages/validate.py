@@ -79,13 +79,13 @@ def main(task: str) -> None:
     layout = replace(layout, images=name_groups(layout.images, block.group, task))
     reading = Reading(window=None, orientation=bounds.orientation, decoder=DECODER, page=block.page)
     images = examine(layout.images, raw, task, reading, bounds, split, alpha, seed)
+    for chain in images.chains:
+        sys.stderr.write(f"{task}: {chain_sentence(chain, task)}\n")
     if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
     for name, rows in images.splits.items():
         manifest.write(manifests / f"{name}.csv", rows)
     sys.stderr.write(f"{task}: {splits_sentence(images.splits, layout.images)}\n")
-    for chain in images.chains:
-        sys.stderr.write(f"{task}: {chain_sentence(chain, task)}\n")
     if images.rules:
         write_json(manifests / "image_rules.json", images.rules.model_dump(mode="json"))
 
