@@ -97,7 +97,7 @@ def score(detector: Detector, pixels: UInt8) -> Scored:
 
 
 def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
-    """The image contract of a method's params and a task's images."""
+    """How images are prepared: by the params of a method and the rules of a task's images."""
     return Preparation(image_px=params.image_px, resize=params.resize, learnt=learnt)
 
 
@@ -198,7 +198,8 @@ def load(folder: Path, device: torch.device) -> Bundle:
         fault = f"method, params or weights of another version of admodels: {error}"
         raise _refusal(fault, folder, f"what admodels {version('admodels')} writes") from None
     if card.contract != contract_of(params, card.contract.learnt):
-        raise _refusal("the image contract is not that of the params", folder, "the same one")
+        fault = "bundle.json prepares images otherwise than the params of its method"
+        raise _refusal(fault, folder, "the `image_px` and `resize` of the params")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)

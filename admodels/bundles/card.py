@@ -19,7 +19,7 @@ REFERENCE = "reference.safetensors"
 class Preparation(Strict):
     """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
 
-    `learnt` says how it is read before, and which images are none of its kind.
+    `learnt` says how an image is read before that, and which images are not of its kind.
     """
 
     image_px: int
@@ -60,7 +60,7 @@ def _digest(value: object) -> str:
 
 
 def fingerprints(card: Card) -> tuple[str, str]:
-    """Of the model and of the image contract: with the bytes of an image they fix its score."""
+    """Fingerprints of the model and of the preparation of images: they fix the score of bytes."""
     content = [card.method, card.params, card.precision, card.files["model.safetensors"]]
     return _digest(content)[:16], _digest(card.contract.model_dump(mode="json"))[:16]
 

@@ -11,7 +11,7 @@ from admodels.foundation.params import PARAMS_FILE, load
 
 
 def use_tasks(names: Sequence[str]) -> list[str]:
-    """Set `run.tasks` to exactly `names`; the lines of samples that go with it, by name.
+    """Set `run.tasks` to exactly `names`; return the lines of samples that this removes.
 
     Raises:
         ConfigurationError: there is no such task, or a line needs another.
@@ -25,7 +25,7 @@ def use_tasks(names: Sequence[str]) -> list[str]:
 
 
 def remove_task(name: str, *, from_run: bool) -> list[str]:
-    """Remove the block `tasks.NAME`; the lines of samples that go with it, by name.
+    """Remove the block `tasks.NAME`; return the lines of samples that this removes.
 
     Raises:
         ConfigurationError: there is no such task, or `run.tasks` or a line needs it.

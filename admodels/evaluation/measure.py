@@ -1,4 +1,4 @@
-"""How well a scored test set is told apart: metrics, curves and the verdict on every image."""
+"""How well scores separate normal from anomalous images: metrics, curves, verdicts."""
 
 from __future__ import annotations
 

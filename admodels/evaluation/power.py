@@ -1,4 +1,4 @@
-"""How small and how faint a defect may be and still be found, on the user's own images.
+"""How small and how faint a defect may be and still be caught, on the user's own images.
 
 Ellipses of chosen size and contrast are painted on normal images of `validation`: nothing learns
 from these, though their synthetic anomalies may have chosen a checkpoint. They are painted at the

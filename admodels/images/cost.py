@@ -86,13 +86,13 @@ class Budget:
 
 
 def budget(pixels: int, bit_depth: int) -> Budget:
-    """Of images that are at most as large as this one."""
+    """The budget of images with at most so many pixels of such depth."""
     memory = BUDGET * pixels * (USUAL_BYTES + (DEEP_BYTES * 3 if bit_depth > 8 else 0))
     return Budget(max(LEAST_MEMORY, memory), max(LEAST_WORK, BUDGET * pixels * SCANS_USUAL))
 
 
 def own_budget(header: Header) -> Budget:
-    """Of a file by itself: no more than an image of its own size has reason to need."""
+    """The budget of a file without other images: what an image of its size may need."""
     usual = budget(header.pixels, header.bit_depth)
     return replace(usual, work_pixels=max(LEAST_WORK, header.pixels * SCANS_MAX))
 

@@ -250,7 +250,7 @@ def deep_values(data: bytes, where: object, reading: Reading = STORED) -> NDArra
 
 
 def is_grey(rgb: UInt8) -> bool:
-    """Whether the channels of (H, W, 3) are equal everywhere; a few pixels mostly tell."""
+    """Whether the channels of (H, W, 3) are equal everywhere; a few pixels are compared first."""
     return all(
         np.array_equal(grid[:, :, channel], grid[:, :, 0])
         for grid in (rgb[::GRID_PX, ::GRID_PX], rgb)

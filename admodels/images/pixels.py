@@ -39,7 +39,7 @@ def plain_rgb(image: Pillow.Image) -> UInt8:
         ValueError: it has more.
     """
     if image.mode in ("I", "F"):
-        raise ValueError("32 bits per channel have no fixed window to 8 bits")
+        raise ValueError("32 bits per channel, which map to 8 bits only through a learnt window")
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, STRIP_ROWS):  # Pillow copies several times on the way
         strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
@@ -69,7 +69,9 @@ def stored_values(image: Pillow.Image, data: bytes, header: Header | None) -> ND
     if image.mode in COLOURS:
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if read is None or read.dtype != np.uint16 or read.ndim != 3:
-        raise ValueError(f"more than 8 bits of {image.mode} have no fixed window to 8 bits")
+        raise ValueError(
+            f"an image of mode {image.mode} with more than 8 bits, which no decoder here can read"
+        )
     return np.asarray(read[:, :, 2::-1], np.uint16)  # BGR and perhaps alpha
 
 

@@ -37,10 +37,11 @@ class NoWindow(UnreadableImage):
 class Reading(Strict):
     """How stored values become 8-bit RGB: fixed for a task, never chosen by the image itself.
 
-    `window` (low, high) becomes 0..255 where there are more than 8 bits; None: all that 16 can
-    hold. `orientation`: pixels `stored` by the camera, so that masks, which carry no EXIF, fit, or
-    turned as `exif` says. `page` of a TIFF that has several, from 0. `decoder` is the version of
-    the rules that a bundle was calibrated by.
+    For images with more than 8 bits, values in `window` (low, high) map linearly to 0..255; None
+    is the whole range of 16 bits. `orientation` `stored` leaves pixels as the camera stored them,
+    so that masks, which have no EXIF, fit; `exif` turns them as their EXIF says. `page` counts
+    the pages of a TIFF from 0. `decoder` is the version of the rules of decoding that a bundle was
+    calibrated with.
     """
 
     window: Window | None

@@ -23,11 +23,11 @@ Fault = Misfit | Literal["damaged"]
 
 
 class ImageRules(Strict):
-    """Of the normal images to learn from and to calibrate with; pairs are least and greatest.
+    """What the normal images to learn from and to calibrate with are like; pairs: least, greatest.
 
-    `size_tolerance`: so many times smaller or larger than any of them may a side be;
-    `ratio_tolerance`: the same of the ratio of the sides, since every image is made square.
-    Brightness and contrast: bounds of `validate`, wider where the images need it.
+    A side may be `size_tolerance` times smaller or larger than those of all these images, and the
+    ratio of the sides may differ by the factor `ratio_tolerance`, since every image is made square.
+    `brightness` and `min_contrast` are the bounds of `validate`, wider where these images need it.
     `zero_tails`: by format, the most zero bytes that a file ended with; older rules have none.
     """
 

@@ -151,7 +151,7 @@ def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Pred
             f"images of shape {tuple(images.shape)} and type {images.dtype}",
             where="the images to score",
             expected=f"(N, 3, {px}, {px}) uint8, as the detector's params say",
-            next_step="resize them as the bundle's image contract says",
+            next_step="prepare them with `admodels.inference.model.prepare_image`",
         )
     for start in range(0, len(images), chunk):
         group = images[start : start + chunk]

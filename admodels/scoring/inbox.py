@@ -50,7 +50,7 @@ class Inbox(Protocol):
     """A place that files arrive in; a name is relative to it, with `/` between folders."""
 
     def files(self) -> Listing:
-        """Every file; what cannot be looked into is listed as if it were one."""
+        """List every file; a folder that must not or cannot be entered is listed like a file."""
 
     def state(self, name: str) -> State:
         """When a file changed last, without reading it."""

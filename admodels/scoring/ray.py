@@ -155,9 +155,9 @@ class _Cluster:
         if not fitting:
             raise ConfigurationError(
                 f"no machine of the Ray cluster has {share} {kind}",
-                where=[had.get(kind, 0) for had in machines],
-                expected="a share of a machine for a worker as large as that of this process",
-                next_step="set OMP_NUM_THREADS to the threads of a worker, or name `--ray-workers`",
+                where=f"the cluster; {kind} of each machine: {[m.get(kind, 0) for m in machines]}",
+                expected=f"a machine with {share} {kind}: a worker gets as much as this process",
+                next_step="set OMP_NUM_THREADS to fewer threads for a worker, or `--ray-workers`",
             )
         return fitting
 

@@ -20,7 +20,7 @@ class Stop:
 
 @contextmanager
 def on_signals() -> Iterator[Stop]:
-    """SIGTERM and SIGINT ask for the end; the second one does what it always did."""
+    """SIGTERM and SIGINT ask for the end; a second one has its usual effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -19,7 +19,7 @@ MAP_PX_MAX = 2048  # the longest side of a map, which bounds its memory
 
 
 def fingerprint(contract: str, tile: Tile) -> str:
-    """Of an image contract whose images are cut so."""
+    """The fingerprint of a preparation of images (`contract`) that cuts them into these tiles."""
     return hashlib.sha256(f"{contract} {tile!r}".encode()).hexdigest()[:16]
 
 

@@ -128,7 +128,7 @@ class _Room:
             raise UnsafeMember(f"member `{name}` is more than images need: a bomb?")
 
     def wants(self, name: str) -> bool:
-        """Whether to write the file of this name; one that is hidden is noted."""
+        """Whether to write the file of this name; a hidden name is added to `hidden` instead."""
         if self._outline:
             return True
         if is_hidden(name):

@@ -1,4 +1,4 @@
-"""Everything that is known of a task's images: read twice at most, split, and held to rules."""
+"""Read the images of a task, at most twice, split them, and compare them with their rules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

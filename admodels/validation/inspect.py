@@ -70,9 +70,9 @@ def learnt_window(
 ) -> Window | None:
     """The window (low, high) of the images with more than 8 bits, None without such an image.
 
-    From the darkest to the brightest value of the images to learn from, but for the TAILS of each,
-    and WINDOW_MARGIN of that span more at both ends: a camera of 12 bits in files of 16 fills the
-    grey levels, and so does one that uses a part of its range.
+    The window reaches from the darkest to the brightest value of the images to learn from, without
+    the TAILS (percentiles) of each image, and WINDOW_MARGIN of that span further at both ends. So
+    the values of a 12-bit camera in 16-bit files use all grey levels.
     """
     rows = [row for row in learnt if row.bit_depth > PLAIN_BITS]
     if not rows:
@@ -95,7 +95,7 @@ def learnt_window(
 
 
 def look_of(row: ManifestRow, facts: Facts) -> Look:
-    """What the rules look at in an image."""
+    """What the rules compare of an image."""
     about = (facts.is_grey, facts.brightness, facts.contrast)
     return Look(row.width, row.height, row.bit_depth, *about)
 

@@ -58,7 +58,7 @@ def codebook(sample: Float32, words: int, seed: int) -> Tensor:
             f"the normal images show only {different} different places",
             where="the training images",
             expected=f"at least {words} (`codebook_words`): pictures, not constant frames",
-            next_step="look at them (`admodels report` links the validation), mend the source",
+            next_step="look at them (data/validation/TASK/index.html) and fix the source",
         )
     return _centres(sample, words, seed)
 
@@ -107,7 +107,7 @@ def estimate_part(
 def _scale_part(
     frozen: FrozenTaps, normal: Tensor, weight: Tensor, shape: torch.Size
 ) -> PartEstimate | None:
-    """Scaled so that 1 % of all cells are clamped at either end."""
+    """The estimator, scaled so that 1 % of all cells are clamped at either end."""
     values = torch.empty(shape)
     for start, taps in frozen.over(normal):
         along = torch.tensordot(taps[0], weight.to(taps[0].device), dims=([1], [0]))

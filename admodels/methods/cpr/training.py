@@ -120,7 +120,7 @@ class Trainer:
         return draw_points(mask, attention, count, far_distance_px(self.params), rng)
 
     def _losses(self, taps: Taps, points: Points) -> Iterator[Tensor]:
-        """Of each tap, the last one first; nothing holds a tap, or its maps, after its turn."""
+        """The loss of each tap, last tap first; a tap and its maps are freed before the next."""
         for head in reversed(self.heads):
             yield self._loss(head, taps.pop(), points)
 

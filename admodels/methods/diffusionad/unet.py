@@ -1,4 +1,4 @@
-"""The denoiser: a U-Net that is told the noise step (specification section 5).
+"""The denoiser: a U-Net that gets the noise step as an input (specification section 5).
 
 The guided-diffusion family (Dhariwal and Nichol 2021) with additive time conditioning.
 """
@@ -27,7 +27,7 @@ def time_vector(t: Tensor, channels: int) -> Tensor:
 
 
 def zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """Set weights and biases of `conv` to 0 and return it: what it ends starts as the identity."""
+    """Set weights and biases of `conv` to 0; return it: a block that ends with it starts as x."""
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
     return conv
@@ -68,13 +68,13 @@ class ResBlock(nn.Module):
 
 
 def _reproducible_attention(x: Tensor) -> AbstractContextManager[None]:
-    """On CUDA, the fused kernels' gradients differ from run to run: there, none where one comes."""
+    """Use no fused kernel in training on CUDA: its gradients differ from run to run."""
     trains_on_cuda = x.is_cuda and torch.is_grad_enabled()
     return sdpa_kernel(SDPBackend.MATH) if trains_on_cuda else nullcontext()
 
 
 class Attention(nn.Module):
-    """Every pixel looks at every other, with 4 heads; starts as the identity."""
+    """Self-attention between all pixels, with 4 heads; starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -34,10 +34,10 @@ class BackboneParams(MethodParams):
 def refuse_wrong_pin(
     key: str, weights: str, pin: str, names: Collection[str] = (PACKAGED, RANDOM)
 ) -> None:
-    """A file of weights has a pin, and one of the `names`, which is no file, has none.
+    """Refuse a file of weights without a pin, and a pin beside one of `names`, which are no files.
 
     Raises:
-        ValueError: a file without one could change, and nobody would know.
+        ValueError: a file without a pin could change, and nobody would know.
     """
     if (weights in names) != (pin == ""):
         raise ValueError(f"{key}_sha256: empty for {' and '.join(names)}, a file needs one")

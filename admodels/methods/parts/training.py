@@ -92,9 +92,10 @@ class Training:
         return self.net if self.average is None else self.average.module
 
     def update(self, losses: Iterable[Tensor], learning_rates: Iterable[float]) -> float:
-        """One step down the gradient of the sum of `losses`, which is returned.
+        """Take one step down the gradient of the sum of `losses`; return that sum.
 
-        Where they are made one by one, the maps of one are gone before the next is asked for.
+        Each loss goes backward before the next is computed, so a generator of losses holds the
+        maps of only one in memory.
         """
         for group, rate in zip(self.optimiser.param_groups, learning_rates, strict=True):
             group["lr"] = rate

@@ -37,7 +37,7 @@ SPOT_SHARE = 0.15  # of the image; what is more is no spot
 class Rule(NamedTuple):
     """An alarm, its likely cause, and the other alarms that this explains.
 
-    + or - after a statistic: of this direction only; !: of a spot that is small.
+    A statistic with + or - fits in this direction only; `spot!` fits a spot of at most SPOT_SHARE.
     """
 
     alarm: str
