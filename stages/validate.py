@@ -17,7 +17,7 @@ from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
 from admodels.validation.examine import Examination, examine
 from admodels.validation.groups import chain_sentence, name_groups
-from admodels.validation.splits import splits_sentence
+from admodels.validation.splits import held_out_images, splits_sentence
 from admodels.validation.summary import log_summary
 from stages import run
 
@@ -43,6 +43,7 @@ def _write_report(
         "non_commercial": is_non_commercial(block.licence),
         "near_pairs": [asdict(pair) for pair in images.pairs[:NAMES_SHOWN]],
         "refused": refusal.fault if refusal else None,
+        "held_out": held_out_images(images.splits, layout.images),
         "near_chains": [len(chain) for chain in images.chains],
         "shortage": asdict(images.shortage) if images.shortage else None,
         **checks.report(images.table, findings),

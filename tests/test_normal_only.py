@@ -112,6 +112,9 @@ def test_the_page_shows_both_tasks_with_what_is_missing_in_words(built: Path) ->
     assert re.search(r"draem : [01]\.\d{3} \(\d of 3; exact 95% interval [\d.]+ to [\d.]+\)", text)
     assert text.count("At least 1 more anomalous image is needed") == 2
     assert "4 more normal images are needed; a part of them is then held out" in text
+    assert "3 calibration images, one of each group: the smallest false-alarm level" in text
+    assert "above the threshold, where one image of each group counts." in text
+    assert text.count("6 normal images were held out of those to learn from") == 1
     assert "normal test images with the highest scores" in text
     assert "validation images with the highest scores: there is no test image" in text
     assert len(list((built / "reports/html/images").glob("draem-*.png"))) == 2

@@ -358,6 +358,40 @@ def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -
     refused("train/good/000.png")
 
 
+def test_what_is_missing_for_the_budget_is_said_on_the_terminal(
+    tiny: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PARAMS.replace("alpha: 0.25", "alpha: 0.05")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    with caplog.at_level("WARNING"):
+        validate.main("tiny")
+    assert "4 images calibrate" in caplog.text
+    assert "14 more normal images are missing" in caplog.text  # 19 and 11, and there are 16
+    assert "tiny: 8 train, 4 validation, 4 calibration, 6 test\n" in capsys.readouterr().err
+    assert report()["shortage"] == {"unit": "images", "to_calibrate": 14, "to_test": 0}
+
+
+def test_pieces_stand_in_one_split_and_their_number_is_what_is_missing(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("tiny: {", "tiny: {group: '[0-9]+', "), "utf-8")
+    refused_by_name = r"3 groups stand on both sides[\s\S]*000: train/good/000\.png \(learn\)"
+    with pytest.raises(DataError, match=refused_by_name):
+        validate.main("tiny")
+    for path in [*RAW.glob("train/good/*.png")]:
+        piece, image = divmod(int(path.stem), 2)
+        path.rename(path.with_name(f"piece{piece}_{image}.png"))
+    text = PARAMS.replace("tiny: {", "tiny: {group: 'piece[0-9]+|test.*', ")
+    Path("params.yaml").write_text(text.replace("alpha: 0.25", "alpha: 0.05"), "utf-8")
+    with caplog.at_level("WARNING"):
+        validate.main("tiny")
+    splits = {s: manifest.read(MANIFESTS / f"{s}.csv") for s in manifest.SPLITS}
+    assert [len(rows) for rows in splits.values()] == [8, 4, 4, 6]
+    assert len({row.group for row in splits["calibration"]}) == 2
+    assert "2 groups calibrate" in caplog.text
+    assert "more normal groups are missing" in caplog.text
+
+
 def test_manifests_of_an_earlier_run_do_not_outlive_a_refusal(tiny: Path) -> None:
     validate.main("tiny")
     assert (MANIFESTS / "train.csv").is_file()

@@ -60,9 +60,12 @@ class _Results:
         metrics: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
         return metrics
 
+    def validation(self, task: str) -> dict[str, Any]:
+        return self.json(f"data/validation/{task}/report.json")
+
     def shortage(self, task: str) -> dict[str, Any]:
         """How many more normal images the task needs, as `validate` counted them."""
-        return self.json(f"data/validation/{task}/report.json").get("shortage") or {}
+        return self.validation(task).get("shortage") or {}
 
     def points(self, plot: str, method: str, task: str, x: str, y: str) -> Points:
         rows = (r for r in self.plots[plot] if (r["method"], r["task"]) == (method, task))
@@ -142,8 +145,9 @@ def _promise(results: _Results, task: str) -> str:
     images, alpha = cell["calibration_images"], results.params["evaluate"]["alpha"]
     shortage = results.shortage(task)
     unit, missing = shortage.get("unit", "images"), shortage.get("to_calibrate")
+    each = ", one of each group" if unit == "groups" else ""
     smallest = (
-        f"{images} calibration images: the smallest false-alarm level is "
+        f"{images} calibration images{each}: the smallest false-alarm level is "
         f"1/{images + 1} = {1 / (images + 1):.3f}"
     )
     if not cell["images_missing"]:
@@ -208,7 +212,8 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
             m: _copy_picture(cells / m / task / "overlays.png", images, m, task) for m in methods
         },
         "sheet": _copy_picture(sheet, images, "synthetic", task),
-        "validation": results.json(f"data/validation/{task}/report.json"),
+        "validation": results.validation(task),
+        "unit": results.shortage(task).get("unit", "images"),
         "data_page": f"../../data/validation/{task}/index.html",
         "methods": methods,
     }

@@ -136,10 +136,15 @@ def _shares(parts: dict[Part, list[ManifestRow]], units: int, split: Split, alph
 
 def splits_sentence(shared_out: Rows, images: Sequence[DatasetImage]) -> str:
     """How many images are in each split, and how many of them are held out to test with."""
-    own = {image.image_path for image in images if image.part == "test"}
-    held_out = sum(row.image_path not in own for row in shared_out["test"])
     counts = ", ".join(f"{len(shared_out[name])} {name}" for name in SPLITS)
+    held_out = held_out_images(shared_out, images)
     return counts + (f"; {held_out} normal images are held out to test with" if held_out else "")
+
+
+def held_out_images(shared_out: Rows, images: Sequence[DatasetImage]) -> int:
+    """How many test images are no test images of the data set's own."""
+    own = {image.image_path for image in images if image.part == "test"}
+    return sum(row.image_path not in own for row in shared_out.get("test", ()))
 
 
 def _share_units(units: Sequence[Unit], counts: Counts) -> Rows:
