@@ -163,7 +163,10 @@ def test_groups_that_are_known_are_not_joined_by_near_copies() -> None:
     assert groups.near_copies(named, 10) == groups.NearCopies([], [])
 
 
-def test_clusters_are_those_of_all_pairs_compared_one_by_one() -> None:
+def test_clusters_are_those_of_all_pairs_compared_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(similarity, "CHUNK_IMAGES", 16)
     rng = np.random.default_rng(5)
     hashes = rng.integers(0, 256, (6, 32), dtype=np.uint8)[rng.integers(0, 6, 60)]
     hashes[:, :2] ^= rng.integers(0, 256, (60, 2), dtype=np.uint8)
