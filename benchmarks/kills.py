@@ -22,10 +22,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from admodels.nights import verdicts
+from admodels.nights import feedback, verdicts
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, score_line
-from admodels.scoring.ledger import open_ledger
+from admodels.scoring.integrity import check
+from admodels.scoring.ledger import open_ledger, read_ledger
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import KEY
 from tests import cards
@@ -59,12 +60,19 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
 
     bundle.detector.score = noted
     engine.ROWS_PER_PART, engine.SECONDS_PER_PART = 24, 0.02  # many commits to be killed in
+    model, run = Model.of(bundle), None
+    for _ in range(2):  # two looks of one run, as `--every` takes them
+        with open_ledger(ledger, run) as held:
+            score_line(held, LineImages("press", folder), model, Stop())
+            verdicts.ensure_calibration(held, "press", model)
+            verdicts.rebuild(held, "press", cards.ALPHA)
+            held.compact("press")
+            held.finish({"whole": False, "lines": {}})
+            run = held.run
+        with read_ledger(ledger) as held:
+            feedback.take(held, folder.with_name("marks.csv"))
     with open_ledger(ledger) as held:
-        model = Model.of(bundle)
-        score_line(held, LineImages("press", folder), model, Stop())
-        verdicts.ensure_calibration(held, "press", model)
-        verdicts.rebuild(held, "press", cards.ALPHA)
-        held.compact("press")
+        check(held)
 
 
 def child(work: Callable[[], None]) -> int:
@@ -103,6 +111,9 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
     decoded = found.loc[found["width"].notna(), KEYS].reset_index(drop=True)
     if not seen.sort_values(KEYS).reset_index(drop=True).equals(decoded):
         told.append("the side table is not of the images that were decoded")
+    with open_ledger(ledger) as held:
+        told += [str(noticed) for noticed in [check(held)] if noticed.faults or noticed.notes]
+    told += [] if (ledger.parent / "feedback/press.csv").is_file() else ["the marks are lost"]
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
     return told + ([f"left behind: {left}"] if left else [])
 
@@ -117,6 +128,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder, whole, broken = (Path(place, name) for name in ("in", "whole", "broken"))
         fill(folder, asked.files, rng)
+        marks = "line,path,verdict\npress,cam0/00000.png,fine\n"
+        folder.with_name("marks.csv").write_text(marks, encoding="utf-8")
         start = time.monotonic()
         os.waitpid(child(lambda: score(folder, whole, Path(place, "once"))), 0)
         seconds = time.monotonic() - start
