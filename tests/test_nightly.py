@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -295,54 +294,6 @@ def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant:
     code, _, told = ended(command(plant, "nightly"))
     assert code == 0, told
     assert len(table("scores")) == 6
-
-
-@pytest.mark.slow
-def test_a_watch_scores_files_as_they_arrive(plant: Path) -> None:
-    written(plant, press={"folder": "press", "alpha": 0.2})
-    process = command(plant, "watch", "--every-seconds", "0.2")
-    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 6
-    shutil.copyfile(plant / "weld/0000.png", plant / "press/arrived.png")
-    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 7
-    process.send_signal(signal.SIGTERM)
-    code, _, stderr = ended(process)
-    assert code == 143, stderr
-    assert len(table("scores")) == 7
-    assert len(list(Path("ledger/scores").rglob("*.parquet"))) == 1
-    kept = json.loads(Path("ledger/runs/000001.json").read_text(encoding="utf-8"))
-    assert (kept["exit_code"], kept["lines"]["press"]["images"]) == (143, 7)
-    assert run({"press": line("press")})["lines"]["press"]["images"] == 7  # on a page at last
-
-
-def test_a_watch_begins_a_night_a_day_and_says_nothing_twice(plant: Path, monkeypatch) -> None:
-    told: list[dict[str, object]] = []
-    looks: list[int] = []
-
-    def pause(*_: object) -> None:  # between two looks
-        looks.append(len(told))
-        if len(looks) == 3:
-            draw(plant / "press" / "later", 1, seed=9)
-
-    monkeypatch.setattr(nights, "_pause", pause)
-
-    def tell(one: dict[str, object]) -> None:
-        told.append(one)
-        if len(told) == 2:
-            monkeypatch.setattr(nights, "WATCHED_SECONDS", 0.0)
-            draw(plant / "press" / "next", 2, seed=8)
-        elif len(told) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    options = Options(Path("models"), 0.0)
-    end = nights.watch({"press": line("press")}, Path("ledger"), options, 0.1, tell)
-    assert [(one["run"], one["lines"]["press"]["images"]) for one in told] == (
-        [("000001", 6), ("000001", 7), ("000002", 2)]
-    )
-    assert looks == [1, 1, 1]
-    assert (end["run"], end["exit_code"], end["whole"]) == ("000002", 143, False)
-    assert Path("ledger/pages/000001.html").is_file()
-    again = run({"press": line("press")})["lines"]["press"]  # the page was not to be had before
-    assert (again["runs"], again["images"]) == (["000002", "000003"], 2)
 
 
 def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(

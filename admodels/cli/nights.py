@@ -67,6 +67,9 @@ def nightly(
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
     pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+    every: Annotated[
+        str | None, typer.Option(help="look again after so long, e.g. 60s, until a signal")
+    ] = None,
     log: Annotated[Literal["plain", "json"], LOG] = "plain",
     engine: Annotated[Literal["local", "ray"], ENGINE] = "local",
     ray_address: Annotated[str | None, ADDRESS] = None,
@@ -75,33 +78,19 @@ def nightly(
     """Score what is new on every line; the last line of the output is a summary as JSON."""
     log_as(log)
     from admodels.nights import run as night
+    from admodels.nights.every import look_every
+    from admodels.nights.history import age_of
     from admodels.nights.limits import Limit
     from admodels.scoring import lines as params
 
     limits = [Limit.of(text) for text in fail_if]
     with _engine(engine, ray_address, ray_workers) as chosen:
         options = night.Options(models, settle_seconds, rehash, limits, pictures, chosen)
-        summary = night.nightly(params.lines(lines), ledger, options)
-    _print_json(summary)
-    raise typer.Exit(summary["exit_code"])
-
-
-@app.command()
-def watch(
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-    models: Annotated[Path, MODELS] = Path("data/models"),
-    settle_seconds: Annotated[float, SETTLE] = 5,
-    every_seconds: Annotated[float, typer.Option(min=0.1, help="between two looks")] = 10,
-    log: Annotated[Literal["plain", "json"], LOG] = "plain",
-) -> None:
-    """Score files as they arrive, until a signal; a line of JSON of the day so far for all news."""
-    log_as(log)
-    from admodels.nights import run as night
-    from admodels.scoring import lines as params
-
-    options = night.Options(models, settle_seconds)
-    summary = night.watch(params.lines(lines), ledger, options, every_seconds, _print_json)
+        if every is None:
+            summary = night.nightly(params.lines(lines), ledger, options)
+        else:
+            seconds = age_of(every, "--every").total_seconds()
+            summary = look_every(params.lines(lines), ledger, options, seconds, _print_json)
     _print_json(summary)
     raise typer.Exit(summary["exit_code"])
 

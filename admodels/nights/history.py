@@ -11,7 +11,13 @@ from admodels.scoring.ledger import summaries
 from admodels.scoring.locks import is_at_work
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+LOOKS_MISSED = 3  # in a row, and the process that looks again and again is taken for dead
+UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
 
 
 class LineSummary(BaseModel):
@@ -36,6 +42,7 @@ class NightSummary(BaseModel):
     whole: bool = True  # all its rows are in it, and on its page
     page: str = ""  # where it is
     page_faults: list[str] = []
+    every_seconds: float | None = None  # between two looks, where there are many
     ledger: list[str] = []  # what the daily check of it found
 
     @classmethod
@@ -64,21 +71,33 @@ def killed_night(ledger: Path, night: NightSummary | None) -> str | None:
     return None if not runs or is_at_work(ledger) else max(runs, key=int)
 
 
-def age_of(text: str) -> timedelta:
-    """From words such as `8h`, `90m` or `2d`.
+def age_of(text: str, option: str = "--max-age") -> timedelta:
+    """From words such as `8h`, `90m`, `2d` or `60s`.
 
     Raises:
         ConfigurationError: other words.
     """
-    words = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    words = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not words:
         raise ConfigurationError(
             f"no age: `{text}`",
-            where="--max-age",
-            expected="a number and m, h or d, such as `8h`",
-            next_step="take more than from a night's start to now, less than from night to night",
+            where=option,
+            expected="a number and s, m, h or d, such as `8h`",
+            next_step="correct it: `--max-age` is more than from a night's start to now, and less "
+            "than from night to night",
         )
     return int(words[1]) * UNITS[words[2]]
+
+
+def _looks_on(ledger: Path, night: NightSummary) -> tuple[bool, datetime]:
+    """Whether a night of many looks goes on, and when the night, or its last look, ended."""
+    lock = ledger / "lock"
+    if night.every_seconds is None or night.whole or not lock.exists():
+        return False, night.end
+    looked = max(night.end, datetime.fromtimestamp(lock.stat().st_mtime, UTC))
+    patience = timedelta(seconds=LOOKS_MISSED * night.every_seconds) + CLOCK_TOLERANCE
+    is_on = night.exit_code < SIGNALLED and datetime.now(UTC) - looked <= patience
+    return is_on, looked
 
 
 def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
@@ -88,11 +107,12 @@ def dead_man(ledger: Path, max_age: timedelta) -> tuple[bool, str]:
         return False, f"night {lost} was killed before its end"
     if night is None:
         return False, f"no night has come to its end in {ledger}"
-    age = datetime.now(UTC) - night.end
+    looks_on, end = _looks_on(ledger, night)
+    age = datetime.now(UTC) - end
     if age < -CLOCK_TOLERANCE:
         return False, f"night {night.run} ended in the future: a clock is or was wrong"
     state = f"night {night.run} ended {age / UNITS['h']:.1f} h ago with exit code {night.exit_code}"
     ended = night.exit_code < SIGNALLED and (night.whole or night.page_faults)
-    if not ended and not is_at_work(ledger):
+    if not ended and not looks_on and not is_at_work(ledger):
         return False, f"{state}: it was stopped before its end"
     return age <= max_age, state if age <= max_age else f"{state}: too long ago"

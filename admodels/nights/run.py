@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,8 +43,6 @@ from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
-WATCHED_PARTS = 64  # of one line, before a watch makes them one
-WATCHED_SECONDS = 86_400.0  # after which a watch begins another night
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,15 @@ def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[s
         BusyError: another run is at work on the ledger.
         StorageError: the ledger cannot be used at all.
     """
-    _check_place(folder, lines)
+    check_place(folder, lines)
     with on_signals() as stop, open_ledger(folder) as ledger:
         bundles = BundleChoice(options.models, folder)
-        summary = _look(ledger, lines, options, bundles, stop, {})
-        _finish(ledger, summary, stop)
+        summary = look(ledger, lines, options, bundles, stop, {})
+        finish(ledger, summary, stop)
         return summary
 
 
-def _check_place(ledger: Path, lines: Mapping[str, Line]) -> None:
+def check_place(ledger: Path, lines: Mapping[str, Line]) -> None:
     """Refuse a ledger inside an inbox: its own pictures would be scored as images.
 
     Raises:
@@ -146,7 +144,7 @@ def _check_place(ledger: Path, lines: Mapping[str, Line]) -> None:
             )
 
 
-def _finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:
+def finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:
     """Write the summary, then the page, which reads it; only with both is the run `whole`."""
     ledger.finish(summary | {"whole": False})
     if stop():
@@ -159,64 +157,13 @@ def _finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:
 def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
     """Write the page of the night; its failure is reported as that of a line is."""
     report = LineReport()
-    with _isolate("page", report):
+    with isolate("page", report):
         summary["page"] = printable(str(render.write(ledger, summary["run"]).resolve()))
     summary["page_faults"], summary["whole"] = report.messages, not report.messages
     summary["exit_code"] = _worst({summary["exit_code"], report.exit_code})
 
 
-def watch(
-    lines: Mapping[str, Line],
-    folder: Path,
-    options: Options,
-    every_seconds: float,
-    publish: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Run night after night, each of many looks, until a signal; `publish` gets what is new."""
-    with on_signals() as stop:
-        while True:
-            with open_ledger(folder) as ledger:
-                summary = _watch_a_day(ledger, lines, options, every_seconds, publish, stop)
-            if stop():
-                return summary
-
-
-def _watch_a_day(
-    ledger: Ledger,
-    lines: Mapping[str, Line],
-    options: Options,
-    every_seconds: float,
-    publish: Callable[[dict[str, Any]], None],
-    stop: Stop,
-) -> dict[str, Any]:
-    bundles, reports = BundleChoice(options.models, ledger.folder), dict[str, LineReport]()
-    known, began = dict[str, Any](), time.monotonic()
-    while True:
-        summary = _look(ledger, lines, options, bundles, stop, reports, WATCHED_PARTS)
-        states = {name: (r.statuses, r.exit_code, r.messages) for name, r in reports.items()}
-        news = {name: state for name, state in states.items() if any(state)}
-        if news != known and not stop():
-            publish(summary)
-            known = news
-        if stop() or time.monotonic() - began >= WATCHED_SECONDS:
-            break
-        _pause(every_seconds, stop)
-        if stop():
-            break
-    _finish(ledger, summary, stop)
-    for name in lines:
-        with _isolate(name, LineReport()):
-            ledger.compact(name)
-    return summary
-
-
-def _pause(seconds: float, stop: Stop) -> None:
-    until = time.monotonic() + seconds
-    while not stop() and time.monotonic() < until:
-        time.sleep(min(0.2, seconds))
-
-
-def _look(
+def look(
     ledger: Ledger,
     lines: Mapping[str, Line],
     options: Options,
@@ -234,7 +181,7 @@ def _look(
         if not stop():
             before = reports.get(name)
             reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
-            with _isolate(name, report):
+            with isolate(name, report):
                 if fault := checked.fault_of(ledger.folder, name):
                     raise fault
                 model, report.bundle, note = bundles.of(line)
@@ -268,7 +215,7 @@ def _worst(codes: set[int]) -> int:
 
 
 @contextmanager
-def _isolate(name: str, report: LineReport) -> Iterator[None]:
+def isolate(name: str, report: LineReport) -> Iterator[None]:
     """Keep a failure to its line; that of the ledger's index ends the night."""
     try:
         yield

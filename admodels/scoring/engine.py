@@ -1,6 +1,6 @@
 """Score the new files of a line's folder with its model and write the rows into the ledger.
 
-`admodels nightly`, `admodels watch`, `admodels score` and the stage `score` all call `score_line`.
+`admodels nightly`, `admodels score` and the stage `score` all call `score_line`.
 """
 
 import hashlib

@@ -46,7 +46,7 @@ FOLDERS = ("scores", "appearance", "runs", "drift", "calibration")
 class Ledger:
     """The ledger in `folder`: of a run, as `open_ledger` gives it, or beside one."""
 
-    def __init__(self, folder: Path, *, is_run: bool = True) -> None:
+    def __init__(self, folder: Path, run: str | None = None, *, is_run: bool = True) -> None:
         self.folder, self.scores = folder, folder / "scores"
         self.appearance, self.journal = folder / "appearance", Journal(folder)
         self._compacting, self._is_run = folder / "compacting", is_run
@@ -59,8 +59,8 @@ class Ledger:
                 self.journal.settle()
         self.index = Index(folder / "index.sqlite", self.scores, self._known, writes=is_run)
         taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
-        number = max((int(name) for name in taken if name.isdigit()), default=0) + 1
-        self.run = f"{number:06d}"
+        last = max((int(name) for name in taken if name.isdigit()), default=0)
+        self.run = run if run and int(run) == last else f"{last + 1:06d}"
         self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
 
     @contextmanager
@@ -288,8 +288,10 @@ def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def open_ledger(folder: Path) -> Iterator[Ledger]:
+def open_ledger(folder: Path, run: str | None = None) -> Iterator[Ledger]:
     """The ledger in `folder`, made where there is none, for one look: it holds the run lock.
+
+    The look goes on with the number `run`, if no other run has come since.
 
     Raises:
         BusyError: another process has it.
@@ -305,7 +307,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
             next_step=f"chmod o-w {folder}",
         )
     with _index_errors(folder), run_lock(folder):
-        ledger = Ledger(folder)
+        ledger = Ledger(folder, run)
         with closing(ledger.index):
             yield ledger
 

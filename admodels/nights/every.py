@@ -1,0 +1,108 @@
+"""A night of many looks: `admodels nightly --every` scores files as they arrive.
+
+No lock is held between two looks, so other commands have their turn; where one of them was a run,
+the looks go on under a number of their own.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from admodels.foundation.errors import BusyError
+from admodels.nights.deploy import BundleChoice
+from admodels.nights.run import LineReport, Options, check_place, finish, isolate, look
+from admodels.scoring.ledger import Ledger, open_ledger
+from admodels.scoring.lines import Line
+from admodels.scoring.stopping import Stop, on_signals
+
+LOG = logging.getLogger(__name__)
+PARTS = 64  # of one line, before a look makes them one
+NIGHT_SECONDS = 86_400.0  # after which another night begins
+Publish = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Night:
+    """What is kept from look to look, under one number of a run."""
+
+    run: str
+    bundles: BundleChoice
+    began: float = field(default_factory=time.monotonic)
+    reports: dict[str, LineReport] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def look_every(
+    lines: Mapping[str, Line], folder: Path, options: Options, seconds: float, publish: Publish
+) -> dict[str, Any]:
+    """Look again and again until a signal; `publish` gets what is new; the last summary.
+
+    While another run is at work no look is taken.
+
+    Raises:
+        ConfigurationError: the ledger stands inside an inbox, or others may write to it.
+        StorageError: the ledger cannot be used at all.
+    """
+    check_place(folder, lines)
+    night: _Night | None = None
+    with on_signals() as stop:
+        while True:
+            try:
+                with open_ledger(folder, night.run if night else None) as ledger:
+                    if night is None or night.run != ledger.run:
+                        night = _Night(ledger.run, BundleChoice(options.models, folder))
+                    if not stop() or not night.summary:
+                        _look_once(ledger, night, lines, options, seconds, publish, stop)
+                    is_over = time.monotonic() - night.began >= NIGHT_SECONDS
+                    if stop() or is_over:
+                        _close(ledger, night, lines, stop)
+            except BusyError as error:
+                LOG.warning("no look: %s", error.fault)
+                is_over = False
+            if stop():
+                return night.summary if night else {}
+            if is_over:
+                night = None
+                continue
+            pause(seconds, stop)
+
+
+def _look_once(
+    ledger: Ledger,
+    night: _Night,
+    lines: Mapping[str, Line],
+    options: Options,
+    seconds: float,
+    publish: Publish,
+    stop: Stop,
+) -> None:
+    is_first = not night.summary
+    night.summary = look(ledger, lines, options, night.bundles, stop, night.reports, PARTS)
+    night.summary |= {"every_seconds": seconds, "whole": False}
+    states = {name: (r.statuses, r.exit_code, r.messages) for name, r in night.reports.items()}
+    news = {name: state for name, state in states.items() if any(state)}
+    if stop():
+        return
+    if is_first or news != night.published:
+        ledger.finish(night.summary)  # which keeps the number of the run, too
+    if news != night.published:
+        publish(night.summary)
+        night.published = news
+
+
+def _close(ledger: Ledger, night: _Night, lines: Mapping[str, Line], stop: Stop) -> None:
+    finish(ledger, night.summary, stop)
+    for name in lines:
+        with isolate(name, LineReport()):
+            ledger.compact(name)
+
+
+def pause(seconds: float, stop: Stop) -> None:
+    """Wait, unless a signal comes."""
+    until = time.monotonic() + seconds
+    while not stop() and time.monotonic() < until:
+        time.sleep(min(0.2, seconds))

@@ -1,0 +1,161 @@
+"""`nightly --every`: one night of many looks, which holds no lock between them."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from admodels.nights import every
+from admodels.nights.every import look_every
+from admodels.nights.history import NightSummary, dead_man, last
+from admodels.nights.run import Options
+from admodels.scoring.ledger import read_ledger
+from admodels.scoring.locks import is_at_work, run_lock
+from tests.test_nightly import command, draw, ended, line, plant, run, table, written
+
+__all__ = ["plant"]
+LEDGER = Path("ledger")
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, *between: object) -> list[dict[str, object]]:
+    """Run until each of `between` was called, each after one look; what was published."""
+    published: list[dict[str, object]] = []
+    todo = iter(between)
+
+    def pause(*_: object) -> None:
+        assert not is_at_work(LEDGER)
+        work = next(todo, None)
+        os.kill(os.getpid(), signal.SIGTERM) if work is None else work()
+
+    monkeypatch.setattr(every, "pause", pause)
+    end = look_every(
+        {"press": line("press")}, LEDGER, Options(Path("models"), 0.0), 60, published.append
+    )
+    return [*published, end]
+
+
+def images(summary: dict[str, object]) -> tuple[object, object]:
+    return summary["run"], summary["lines"]["press"]["images"]
+
+
+def test_files_are_scored_as_they_arrive_and_nothing_is_said_twice(
+    plant: Path, monkeypatch
+) -> None:
+    def arrive() -> None:
+        draw(plant / "press/later", 1, seed=9)
+
+    *published, end = looks(monkeypatch, lambda: None, arrive, lambda: None)
+    assert [images(summary) for summary in published] == [("000001", 6), ("000001", 7)]
+    assert (end["run"], end["exit_code"], end["whole"]) == ("000001", 143, False)
+    assert len(table("scores")) == 7
+    assert len(list(LEDGER.glob("scores/*/*/*.parquet"))) == 1
+    again = run({"press": line("press")})["lines"]["press"]  # on a page at last
+    assert (again["runs"], again["images"]) == (["000001", "000002"], 7)
+
+
+def test_a_night_of_looks_ends_after_a_day_with_its_page(plant: Path, monkeypatch) -> None:
+    def day_is_over() -> None:
+        monkeypatch.setattr(every, "NIGHT_SECONDS", 0.0)
+
+    def next_day() -> None:
+        monkeypatch.setattr(every, "NIGHT_SECONDS", 1e9)
+        draw(plant / "press/next", 2, seed=8)
+
+    monkeypatch.setattr(every, "_close", _then(every._close, next_day))
+    *published, _ = looks(monkeypatch, day_is_over)
+    assert [images(summary) for summary in published] == [("000001", 6), ("000002", 2)]
+    assert Path("ledger/pages/000001.html").is_file()
+    assert last(LEDGER).run == "000002"
+    assert NightSummary.of(Path("ledger/runs/000001.json").read_bytes()).whole
+
+
+def _then(work, after):
+    def both(*words: object) -> None:
+        work(*words)
+        after()
+
+    return both
+
+
+def test_a_run_by_hand_between_two_looks_reports_its_rows_once(plant: Path, monkeypatch) -> None:
+    by_hand: list[dict[str, object]] = []
+
+    def hand() -> None:
+        draw(plant / "press/hand", 2, seed=7)
+        by_hand.append(run({"press": line("press")}))
+        draw(plant / "press/after", 1, seed=8)
+
+    *published, _ = looks(monkeypatch, hand, lambda: None)
+    assert by_hand[0]["lines"]["press"]["runs"] == ["000001", "000002"]
+    assert images(by_hand[0]) == ("000002", 8)
+    assert [images(summary) for summary in published] == [("000001", 6), ("000003", 1)]
+    assert published[-1]["lines"]["press"]["runs"] == ["000003"]
+    assert len(table("scores")) == 9
+
+
+def test_no_look_is_taken_while_another_run_is_at_work(plant: Path, monkeypatch) -> None:
+    locks = [run_lock(LEDGER)]
+
+    def other_begins() -> None:
+        locks[0].__enter__()
+        monkeypatch.setattr(every, "pause", other_ends)
+        draw(plant / "press/later", 1, seed=9)
+
+    def other_ends(*_: object) -> None:
+        assert is_at_work(LEDGER)
+        locks[0].__exit__(None, None, None)
+        monkeypatch.setattr(every, "pause", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    *published, _ = looks(monkeypatch, other_begins)
+    assert [images(summary) for summary in published] == [("000001", 6), ("000001", 7)]
+
+
+def test_other_commands_have_their_turn_between_two_looks(plant: Path, monkeypatch) -> None:
+    (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
+
+    def mark() -> None:
+        from admodels.nights import feedback
+
+        with read_ledger(LEDGER) as ledger:
+            assert feedback.take(ledger, plant / "said.csv") == {"press": 1}
+
+    looks(monkeypatch, mark)
+    assert (plant / "feedback/press.csv").is_file()
+
+
+def test_the_dead_man_asks_for_the_last_look(plant: Path, monkeypatch) -> None:
+    def ask() -> None:
+        assert dead_man(LEDGER, timedelta(minutes=10))[0]
+        long_ago = time.time() - 7 * 60
+        os.utime(LEDGER / "lock", (long_ago, long_ago))
+        assert dead_man(LEDGER, timedelta(minutes=10))[0]
+        summary = Path("ledger/runs/000001.json")
+        content = json.loads(summary.read_bytes())
+        summary.write_text(json.dumps(content | {"started": "2026-01-01T00:00:00+00:00"}))
+        assert dead_man(LEDGER, timedelta(minutes=10))[0]
+        os.utime(LEDGER / "lock", (long_ago - 600, long_ago - 600))
+        assert "stopped before its end" in dead_man(LEDGER, timedelta(days=900))[1]
+
+    looks(monkeypatch, ask)
+    assert "stopped before its end" in dead_man(LEDGER, timedelta(minutes=10))[1]
+
+
+@pytest.mark.slow
+def test_the_command_looks_again_until_a_signal(plant: Path) -> None:
+    written(plant, press={"folder": "press", "alpha": 0.2})
+    process = command(plant, "nightly", "--every", "1s")
+    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 6
+    shutil.copyfile(plant / "weld/0000.png", plant / "press/arrived.png")
+    assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 7
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = ended(process)
+    assert code == 143, stderr
+    assert len(pd.read_parquet("ledger/scores")) == 7
+    kept = json.loads(Path("ledger/runs/000001.json").read_text(encoding="utf-8"))
+    assert (kept["exit_code"], kept["lines"]["press"]["images"]) == (143, 7)
