@@ -110,6 +110,25 @@ def test_a_changed_summary_or_record_of_drift_is_set_aside(place: Path, name: st
     assert checked(place) == Check(files=4)
 
 
+def test_the_rows_of_a_summary_that_was_set_aside_are_reported_again(place: Path) -> None:
+    done = {"whole": True, "lines": {"press": {"exit_code": 0}}}
+    with open_ledger(place / "ledger") as ledger:
+        ledger.finish(done)
+    with open_ledger(place / "ledger") as ledger:
+        assert ledger.tonight("press") == ("000004",)
+        flip(place / "ledger/runs/000003.json")
+        assert len(check(ledger).notes) == 1
+    with open_ledger(place / "ledger") as ledger:
+        assert ledger.tonight("press") == ("000001", "000002", "000003", "000004")
+
+
+def test_a_summary_that_the_check_sets_aside_is_not_missed_by_the_same_run(place: Path) -> None:
+    with open_ledger(place / "ledger") as ledger:
+        flip(place / "ledger/runs/000002.json")
+        assert len(check(ledger).notes) == 1
+        assert ledger.tonight("press") == ("000001", "000002", "000003")
+
+
 @pytest.mark.parametrize(
     "statement",
     [

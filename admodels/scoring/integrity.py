@@ -18,12 +18,11 @@ from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Double, Index, delete, open_part
 from admodels.scoring.journal import sha256_or_none
-from admodels.scoring.ledger import OURS, Ledger
+from admodels.scoring.ledger import ASIDE, OURS, Ledger
 from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
 DERIVED = ("runs", "drift")  # folders whose damaged files are set aside: nights go on without them
-ASIDE = "damaged"
 RESTORE = (
     "restore it from the backup (its sha256 is in journal.jsonl); where there is none: move a part "
     "away, its images are then scored again; move a calibration away, then calibrate the line again"

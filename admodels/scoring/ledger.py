@@ -40,6 +40,7 @@ OURS = re.compile(  # the names of files that the journal knows
     r"(scores|appearance)/[^/]+/\d+/\d{4,}\.parquet"
     r"|runs/\d+\.json|drift/[^/]+/\d+\.json|calibration/[^/]+/\w+-\w+\.(json|safetensors)"
 )
+ASIDE = "damaged"  # below it stand files that were changed since they were written
 FOLDERS = ("scores", "appearance", "runs", "drift", "calibration")
 
 
@@ -58,7 +59,8 @@ class Ledger:
                 self._adopt()
                 self.journal.settle()
         self.index = Index(folder / "index.sqlite", self.scores, self._known, writes=is_run)
-        taken = [p.stem for p in (*folder.glob("runs/*.json"), *self.scores.glob("*/*"))]
+        patterns = ("runs/*.json", f"{ASIDE}/runs/*.json", "scores/*/*")
+        taken = [path.stem for pattern in patterns for path in folder.glob(pattern)]
         last = max((int(name) for name in taken if name.isdigit()), default=0)
         self.run = run if run and int(run) == last else f"{last + 1:06d}"
         self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
@@ -256,7 +258,8 @@ def _end(summary: Path) -> dict[str, Any]:
         content = read_json(summary, "restore it from the backup")
         codes = {name: line["exit_code"] for name, line in content["lines"].items()}
         return {"whole": content.get("whole", True), "codes": codes}
-    except (StorageError, TypeError, LookupError, AttributeError):  # damaged: as if unreported
+    # Damaged, or set aside by the check of this run: as if unreported.
+    except (FileNotFoundError, StorageError, TypeError, LookupError, AttributeError):
         return {"whole": False, "codes": {}}
 
 
