@@ -25,8 +25,8 @@ from admodels.validation.pictures import LONGER_SIDE_PX, write_pictures
 from admodels.validation.sentences import SENTENCES
 from stages import validate
 from tests.browser import CHROMIUM, FLAGS
-from tests.test_expectations import BOUNDS
 from tests.test_validate_stage import MASK, PARAMS, RAW, VALIDATION, save, write_tiny
+from tests.test_validation_checks import BOUNDS
 
 HOSTILE = [
     'bad "><img src=x onerror=alert(1)>',

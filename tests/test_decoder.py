@@ -29,8 +29,8 @@ from admodels.validation.checks import Validate
 from admodels.validation.examine import examine
 from tests import cards, costly, tiny
 from tests.costly import encoded, half_written, picture
-from tests.test_expectations import BOUNDS
 from tests.test_old import BUNDLES, OLD
+from tests.test_validation_checks import BOUNDS
 
 FIRST = Reading(window=None, orientation="stored")
 JPEG = encoded(picture(96), "JPEG", quality=95)

@@ -1,4 +1,4 @@
-"""What is found out about an image and its mask, each read once."""
+"""What is read of an image and its mask, each file once."""
 
 import hashlib
 from pathlib import Path

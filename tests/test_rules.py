@@ -1,4 +1,4 @@
-"""The image contract: learnt from normal images, kept to by every one that is scored."""
+"""The rules of images: learnt from normal images, applied to every image that is scored."""
 
 import io
 import struct
