@@ -14,6 +14,7 @@ import pytest
 from admodels.foundation.errors import DataError
 from admodels.sources import archive as extraction
 from admodels.sources.archive import extract
+from admodels.sources.outline import source_outline
 
 SECRET = b"must stay as it is"
 
@@ -325,3 +326,19 @@ def test_damage_anywhere_is_a_refusal_or_harmless(tmp_path, name):
             refusals += 1
     assert refusals > 10
     assert set(surroundings(tmp_path)) == {whole}
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
+def test_an_outline_has_every_name_and_only_tables_have_content(tmp_path, suffix):
+    members = [("a/1.png", b"pixels"), ("a/.DS_Store", b"x"), ("manifest.CSV", b"image_path,label")]
+    members += [("a/Label/Labels.txt", b"1"), ("weights.bin", b"much")]
+    archive = next(file for file in both(tmp_path, *members) if file.name.endswith(suffix))
+    with source_outline(str(archive)) as folder:
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        content = {name: path.read_bytes() for name, path in files.items()}
+    tables = ("manifest.CSV", "a/Label/Labels.txt")
+    assert content == {name: data if name in tables else b"" for name, data in members}
+    assert not folder.exists()
+    assert_refused(tar_of(tmp_path / "y.tar", ("../../x", b"evil")), "link or leaves")
+    with pytest.raises(DataError, match="link or leaves"), source_outline(str(tmp_path / "y.tar")):
+        pass

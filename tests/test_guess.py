@@ -1,11 +1,13 @@
 """Which layout a folder has that nobody named."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from admodels.datasets import guess_layout
+from admodels.foundation.errors import AdmodelsError
 from tests.names import mvtec, put
 
 BUILDERS: dict[str, tuple[Callable[[Path], object], str, int]] = {
@@ -58,7 +60,7 @@ def dagm(root: Path) -> None:
 
 def table(root: Path) -> None:
     mvtec(root)
-    rows = [f"train/good/{i:03}.png,normal" for i in range(11)]
+    rows = [f"train/good/{i:03}.png,normal" for i in range(11)] + ["test/hole/000.png,anomalous"]
     (root / "manifest.csv").write_text("\n".join(["image_path,label", *rows]), encoding="utf-8")
 
 
@@ -70,3 +72,19 @@ def test_the_layout_of_a_folder_is_guessed(tmp_path: Path, name: str) -> None:
     assert (layout.dataset, layout.learnable) == (dataset, learnable)
     if dataset == "visa":
         assert len(layout.masks) == 2 * ("converted" in name)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"OK": 12, "NG": 3}, "`--normal OK`"),
+        ({"train__pass": 12, "test__fail": 3}, "`pass` (12 images)"),
+        ({"cap__Data__Images__Normal": 12}, "table of splits is missing"),
+    ],
+)
+def test_the_refusal_of_a_layout_that_might_learn_is_passed_on(
+    tmp_path: Path, counts: dict[str, int], message: str
+) -> None:
+    put(tmp_path, **counts)
+    with pytest.raises(AdmodelsError, match=re.escape(message)):
+        guess_layout(tmp_path, "cap")
