@@ -48,7 +48,7 @@ def test_add_prints_what_the_layout_makes_of_a_source_and_pins_it(
         "  normal     12 to learn from, 2 to test with",
         "  anomalous  4 to test with: 1 crack, 3 hole",
         "  masks      3 of 4 anomalous images have one",
-        "  files      used 22 of 28 files: 5 unknown suffix, 1 excluded",
+        "  files      used 22 of 27 files: 5 unknown suffix, 1 folder excluded",
         "             excluded: cap/test/hole/@eaDir/",
         "             unknown suffix: cap/train/good/a.txt, cap/train/good/b.txt, "
         "cap/train/good/c.txt and 2 more",
@@ -94,7 +94,7 @@ def test_what_was_looked_at_is_what_is_fetched(command: Command, tmp_path: Path)
             3,
             ["0 normal images", "bottle, cable"],
         ),
-        ({"normal": 10}, [], 3, ["10 normal images", "add 1 normal images"]),
+        ({"normal": 10}, [], 3, ["10 normal images", "add 1 normal image"]),
         ({"OK": 30, "NG": 5}, [], 2, ["`NG` (5 images), `OK` (30 images)", "`--normal OK`"]),
         ({"0": 30, "1": 5}, [], 2, ["`0` (30 images), `1` (5 images)", "`--normal NAME`"]),
         (
@@ -193,6 +193,23 @@ def test_a_look_says_how_many_images_verdicts_and_a_measured_rate_take(
     (source / "normal/000.png").unlink()
     _, out, _ = command("start", "cap", str(source), "--dry-run")
     assert ("false-alarm budget of 0.05 need 1 more normal image\n" in out) == (missing == 46)
+
+
+def test_images_of_one_piece_are_counted_as_a_group(command: Command, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for piece in range(40):
+        put(source, **{f"normal__{piece:02}": 3})
+    before = LOADED.read_bytes()
+    for group, message in (
+        ("z", "`z` finds no group in the path of 120"),
+        ("(", "where:    --group"),
+    ):
+        code, _, stderr = command("start", "cap", str(source), "--group", group)
+        assert (code, message in stderr, LOADED.read_bytes()) == (2, True, before)
+    code, out, _ = command("start", "cap", str(source), "--group", "/([0-9]+)/")
+    assert (code, "  groups     40 of normal images\n" in out) == (0, True)
+    assert "a measured false-alarm rate needs 36 more normal groups\n" in out
+    assert load()["tasks"]["cap"]["group"] == "/([0-9]+)/"
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ from admodels.cli.check import NAME, RESERVED
 from admodels.cli.look import look
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.licences import NOT_STATED, is_stated, licence_text
-from admodels.foundation.params import PARAMS_FILE, load, read
+from admodels.foundation.params import PARAMS_FILE, load, parse, read
 from admodels.sources.download import URL_SCHEMES
 from admodels.sources.fetch import pin_source
 from admodels.sources.source import Source, Task
 from admodels.sources.textures import pin_textures
+from admodels.validation.groups import name_groups
 
 OFFICIAL = "official"
 UNCHANGED = "params.yaml is as it was: this was a dry run"
@@ -156,8 +158,12 @@ def _pinned_block(name: str, block: Block, origin: Origin, *, dry_run: bool) -> 
 def _layout_of(block: Block, root: Path) -> datasets.Layout:
     exclude, normal = block.get("exclude", ()), block.get("normal_folders", ())
     if "dataset" in block:
-        return datasets.read_layout(block["dataset"], block["category"], root, exclude, normal)
-    return datasets.guess_layout(root, block["category"], exclude, normal)
+        layout = datasets.read_layout(block["dataset"], block["category"], root, exclude, normal)
+    else:
+        layout = datasets.guess_layout(root, block["category"], exclude, normal)
+    pattern: Any = re.Pattern[str] | None
+    group = parse(block.get("group"), pattern, "group", Path("--group"))
+    return replace(layout, images=name_groups(layout.images, group, layout.category))
 
 
 def _refuse_name(name: str) -> None:

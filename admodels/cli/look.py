@@ -10,9 +10,8 @@ from admodels.datasets import Layout, check_trainable
 from admodels.foundation.files import printable
 from admodels.foundation.manifest import DatasetImage, Split
 from admodels.foundation.params import read
-from admodels.inference.conformal import images_needed
 from admodels.sources.outline import source_outline
-from admodels.validation.splits import Shares
+from admodels.validation.splits import shortage_of
 
 USES = {"learn": "to learn from", "calibration": "to calibrate with", "test": "to test with"}
 NAMES_SHOWN = 3  # of the files that are left out for one reason
@@ -56,6 +55,8 @@ def layout_lines(layout: Layout) -> Iterator[str]:
     yield f"anomalous  {_uses(anomalous)}{': ' * bool(kinds)}{kinds}"
     if anomalous:
         yield f"masks      {masked} of {len(anomalous)} anomalous images have one"
+    if groups := {image.group for image in normal if image.group}:
+        yield f"groups     {len(groups)} of normal images"
     yield f"files      {layout.sentence()}"
     paths = defaultdict(list)
     for left in layout.left_out:
@@ -66,25 +67,15 @@ def layout_lines(layout: Layout) -> Iterator[str]:
 
 def shortage_lines(layout: Layout, split: Split, alpha: float) -> Iterator[str]:
     """How many more normal images verdicts and a test part need, if no two show one piece."""
-    parts = {image.part for image in layout.images if image.label == "normal"}
-    shares = Shares(
-        split,
-        images_needed(alpha),
-        split.min_normal_images,
-        calibrates="calibration" not in parts,
-        tests="test" not in parts,
-        is_grouped=False,
-    )
-    shortage = shares.shortage(layout.learnable, ())
-    if shares.calibrates and shortage.to_calibrate:
-        verdicts = f"verdicts with a false-alarm budget of {alpha:g} need"
-        yield f"too few    {verdicts} {_more_images(shortage.to_calibrate)}"
-    if shortage.to_test:
-        yield f"too few    a measured false-alarm rate needs {_more_images(shortage.to_test)}"
-
-
-def _more_images(count: int) -> str:
-    return f"{count} more normal image{'s' * (count != 1)}"
+    shortage = shortage_of(layout.images, split, alpha)
+    needs = {
+        f"verdicts with a false-alarm budget of {alpha:g} need": shortage.to_calibrate,
+        "a measured false-alarm rate needs": shortage.to_test,
+    }
+    for what, count in needs.items():
+        if count:
+            unit = shortage.unit.removesuffix("s") if count == 1 else shortage.unit
+            yield f"too few    {what} {count} more normal {unit}"
 
 
 def _uses(images: Iterable[DatasetImage]) -> str:

@@ -18,6 +18,10 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(help="a pattern of files that are no images of it; may be repeated"),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(help="a regular expression that finds in a path which piece the image shows"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="look and print, change nothing")]
 
 
@@ -29,6 +33,7 @@ def start(
     licence: Licence = None,
     normal: Normal = None,
     exclude: Exclude = None,
+    group: Group = None,
     dry_run: DryRun = False,
 ) -> None:
     """Add one task from a folder and train only it; `dvc repro` does the rest.
@@ -40,7 +45,7 @@ def start(
     """
     from admodels.cli import adding
 
-    block = _block(name, kind, licence, normal, exclude)
+    block = _block(name, kind, licence, normal, exclude, group)
     adding.start_task(name, block, folder, method, dry_run=dry_run)
     if not dry_run:
         typer.echo(f"kind: {kind}; {_other_kind(kind)}")
@@ -58,6 +63,7 @@ def add(
     licence: Licence = None,
     normal: Normal = None,
     exclude: Exclude = None,
+    group: Group = None,
     textures: Annotated[str | None, typer.Option(help="also set the texture source")] = None,
     run: Annotated[bool, typer.Option(help="add it to run.tasks")] = True,
     dry_run: DryRun = False,
@@ -69,7 +75,7 @@ def add(
     from admodels.cli import adding
 
     origin = adding.origin_of(source, dataset, mirror or ())
-    block = _block(category, kind, licence or origin.licence, normal, exclude)
+    block = _block(category, kind, licence or origin.licence, normal, exclude, group)
     adding.add_task(name, {"dataset": dataset, **block}, origin, textures, run=run, dry_run=dry_run)
 
 
@@ -79,12 +85,13 @@ def _block(
     licence: str | None,
     normal: list[str] | None,
     exclude: list[str] | None,
+    group: str | None,
 ) -> dict[str, Any]:
     from admodels.foundation.licences import NOT_STATED
 
-    lists = {"exclude": exclude, "normal_folders": normal}
+    more = {"exclude": exclude, "normal_folders": normal, "group": group}
     block = {"category": category, "kind": kind, "licence": licence or NOT_STATED}
-    return block | {key: value for key, value in lists.items() if value}
+    return block | {key: value for key, value in more.items() if value}
 
 
 def _other_kind(kind: Kind) -> str:

@@ -6,7 +6,7 @@ first, then a test part where the data set has no normal images to test with, th
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -18,6 +18,7 @@ from admodels.inference.conformal import images_needed
 
 Unit = list[ManifestRow]
 Rows = dict[str, list[ManifestRow]]
+Image = DatasetImage | ManifestRow
 LEAST_UNITS_TO_LEARN = 2  # one trains, one validates
 TESTED_SHARE = 1 / 3  # at most, of the units that do not calibrate
 
@@ -69,7 +70,7 @@ class Shares:
             validation = min(validation, left - test - 1)
         return Counts(calibration, test, min(validation, left - test))
 
-    def shortage(self, total: int, given: Sequence[ManifestRow]) -> Shortage:
+    def shortage(self, total: int, given: Sequence[Image]) -> Shortage:
         """How many more units calibration and a test part take; `given` calibrate already."""
         own = len({row.group or row.image_path for row in given})
         to_calibrate, to_test = max(0, self.needed - own), 0
@@ -121,7 +122,21 @@ def share_out(
     return shared_out, shares.shortage(len(units), parts["calibration"])
 
 
-def _shares(parts: dict[Part, list[ManifestRow]], units: int, split: Split, alpha: float) -> Shares:
+def shortage_of(images: Iterable[DatasetImage], split: Split, alpha: float) -> Shortage:
+    """How many more normal images would be needed, if no two of `images` are copies.
+
+    There must be some to learn from.
+    """
+    parts: dict[Part, list[DatasetImage]] = {"learn": [], "calibration": [], "test": []}
+    for image in images:
+        parts[image.part].append(image)
+    units = len({image.group or image.image_path for image in parts["learn"]})
+    return _shares(parts, units, split, alpha).shortage(units, parts["calibration"])
+
+
+def _shares(
+    parts: Mapping[Part, Sequence[Image]], units: int, split: Split, alpha: float
+) -> Shares:
     """What decides how the units to learn from are shared out; `least` are of the usual size."""
     least = math.ceil(split.min_normal_images * units / len(parts["learn"]))
     return Shares(
