@@ -16,7 +16,8 @@ def main(method: str) -> None:
         f"methods.{method}", import_module(f"admodels.methods.{method}.params").Params
     )
     module = f"admodels.methods.{method}.weights"
-    # From `fetch`, which the weights of some methods need: dvc.yaml has one list for all methods.
+    # Out of `fetch`, so that this stage imports `sources` for every method: dvc.yaml has one list,
+    # and tests/test_graph.py refuses a package in it that a stage does not import.
     with fetch.whole_folder(Path("data/weights", method)) as content:
         if find_spec(module):
             import_module(module).fetch_weights(block, content)

@@ -14,8 +14,8 @@ from admodels.datasets import sample
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.manifest import DatasetImage, Split
 from admodels.images import decode
-from admodels.sources.fetch import Source, fetch, pin_source, tree_sha256
-from admodels.sources.source import Task
+from admodels.sources.fetch import fetch, pin_source, tree_sha256
+from admodels.sources.source import Source, Task
 from admodels.validation import inspect
 from admodels.validation.splits import share_out
 

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from admodels.datasets import LEFT_OUT_OF_COPY, read_left_out
 from admodels.foundation.errors import ConfigurationError, DataError, SourceError
 from admodels.sources import download
-from admodels.sources.fetch import Source, fetch, pin_source, tree_sha256
+from admodels.sources.fetch import fetch, pin_source, tree_sha256
+from admodels.sources.source import Source
 from benchmarks import fetch_kills
 from stages import fetch as fetch_stage
 

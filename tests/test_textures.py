@@ -12,7 +12,7 @@ from admodels.foundation.errors import DataError, SourceError
 from admodels.images import decode
 from admodels.images.load import load_textures
 from admodels.sources import textures
-from admodels.sources.fetch import Source
+from admodels.sources.source import Source
 from stages import textures as textures_stage
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))

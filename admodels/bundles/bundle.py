@@ -143,7 +143,10 @@ def save(
             precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
             contract=contract_of(detector.params, origin.learnt),
             calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
-            golden=tuple(map(_golden, names, scores)),
+            golden=tuple(
+                Golden(file=name, anomaly_score=float(value))
+                for name, value in zip(names, scores, strict=True)
+            ),
             golden_tolerance=_golden_tolerance(detector, golden, scores),
             trained_on=dict(sorted(origin.trained_on.items())),
             versions={name: version(name) for name in PACKAGES},
@@ -157,10 +160,6 @@ def _write_golden_images(folder: Path, golden: UInt8) -> list[str]:
     for name, pixels in zip(names, golden, strict=True):
         decode.write_png(folder / name, pixels.transpose(1, 2, 0))
     return names
-
-
-def _golden(name: str, anomaly_score: np.float32) -> Golden:
-    return Golden(file=name, anomaly_score=float(anomaly_score))
 
 
 def reference(folder: Path, card: Card) -> Records | None:

@@ -39,7 +39,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     Raises:
         DataError: no CSV, other columns, or a row with more cells or fewer; names the line.
     """
-    lines = _lines(path, text_of(path), required)
+    lines = _lines(path, text_of(path))
     number, header = next(lines, (1, []))
     columns = _columns(header, required, optional, f"{path}, line {number}")
     bare, read = dict.fromkeys(optional, ""), []
@@ -72,7 +72,7 @@ def text_of(path: Path) -> str:
     raise fault
 
 
-def _lines(path: Path, text: str, required: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, as (number, cells); split as the header asks for."""
     first = text.partition("\n")[0].strip()
     is_hint = first.lower().startswith("sep=") and len(first) == len("sep=") + 1

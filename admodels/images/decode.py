@@ -25,7 +25,6 @@ from PIL import Image as Pillow
 from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import AdmodelsError, DataError
 from admodels.foundation.files import whole_file
-from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.images import cost, isolate, pixels

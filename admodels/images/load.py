@@ -14,8 +14,7 @@ from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.exclude import is_excluded
 from admodels.foundation.files import names_text
-from admodels.foundation.manifest import FOREGROUND, ManifestRow
-from admodels.foundation.manifest import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from admodels.foundation.manifest import FOREGROUND, IMAGE_SUFFIXES, ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode
@@ -165,14 +164,13 @@ def texture_paths(folder: Path) -> list[Path]:
     paths = [
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in decode.IMAGE_SUFFIXES
-        and not is_excluded(p.relative_to(folder).as_posix())
+        if p.suffix.lower() in IMAGE_SUFFIXES and not is_excluded(p.relative_to(folder).as_posix())
     ]
     if not paths:
         raise DataError(
             "no texture source: no image",
             where=folder,
-            expected=f"images ({', '.join(sorted(decode.IMAGE_SUFFIXES))}) for `textures`",
+            expected=f"images ({', '.join(sorted(IMAGE_SUFFIXES))}) for `textures`",
             next_step="fix `textures` in params.yaml, with `admodels textures LOCATION`",
         )
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.exclude import is_excluded
-from admodels.images.decode import IMAGE_SUFFIXES
+from admodels.foundation.manifest import IMAGE_SUFFIXES
 from admodels.scoring.discover import (
     FILE_BYTES_MAX,
     NO_STATE,

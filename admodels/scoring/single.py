@@ -90,7 +90,8 @@ def score_folder(
         with whole_folder(out) as building:
             scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
             table = _current(ledger, images.line, model, counts)
-            groups = [table[start : start + tables.ROWS_PER_GROUP] for start in _starts(len(table))]
+            step = tables.ROWS_PER_GROUP
+            groups = [table[start : start + step] for start in range(0, len(table), step)]
             tables.write(scores, tables.SCORES, groups)
             calibration = model.calibration_scores
             judged = (tables.verdicts(group, calibration, alpha) for group in groups)
@@ -102,10 +103,6 @@ def score_folder(
             write_json(building / "summary.json", asdict(summary))
         shutil.rmtree(work)
     return summary
-
-
-def _starts(count: int) -> range:
-    return range(0, count, tables.ROWS_PER_GROUP)
 
 
 def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Table:

@@ -24,7 +24,7 @@ from admodels.foundation.files import whole_folder as whole_folder
 from admodels.foundation.progress import progress
 from admodels.sources.archive import extract, is_archive
 from admodels.sources.download import URL_SCHEMES, download
-from admodels.sources.source import Source as Source
+from admodels.sources.source import Source
 
 SAMPLE_PREFIX = "scikit-image/"
 LIST_SUFFIX = ".urls"
