@@ -110,7 +110,7 @@ def test_only_what_no_header_bounds_is_decoded_in_a_process_of_its_own(
     for data, _ in HEADERS.values():
         decode.decode_image(data, "x")
     assert calls == []
-    many = costly.scan_bomb(0, 30, picture(96))
+    many = costly.scan_bomb(0, 30, picture(1_300))
     apart = decode.decode_image(many, "x", STORED.model_copy(update={"decoder": 1}))
     np.testing.assert_array_equal(apart.rgb, np.asarray(Image.open(io.BytesIO(many))))
     assert (apart.mode, apart.bit_depth) == ("RGB", 8)

@@ -26,7 +26,8 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 13: 4, 16: 8, 17: 8, 18: 8}
 PHOTOMETRIC = 262
-TIFF_PLAIN = frozenset((1, 2, 3, 4, 5, 8, 32773, 32946))  # compressions that hide no header
+BMP_RUNS = (1, 2)  # run lengths, which Pillow decodes in Python
+TIFF_HIDING = frozenset((6, 7, 34925, 50000, 50001))  # JPEG, LZMA, Zstandard, WebP: own headers
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _jpeg(data: bytes) -> Iterator[Header]:
         return
     depth, height, width, channels = frame
     kept = COEFFICIENT_BYTES * channels * width * height if scans > 1 else 0
-    bounded = scans <= SCANS_USUAL and depth == 8
+    bounded = scans <= SCANS_USUAL or width * height * scans <= LEAST_WORK
     yield Header("JPEG", width, height, depth, channels, max(1, scans), kept, bounded)
 
 
@@ -167,7 +168,7 @@ def _bmp(data: bytes) -> Iterator[Header]:
         yield Header("BMP", width, height)
         return
     width, height, _, depth, compression = struct.unpack("<iiHHI", data[18:34])
-    plain = compression in (0, 3)
+    plain = compression not in BMP_RUNS
     yield Header("BMP", abs(width), abs(height), 8, 4 if depth == 32 else 3, is_bounded=plain)
 
 
@@ -247,7 +248,7 @@ def _tiff_page(tags: dict[int, int]) -> Header:
         depth,
         channels,
         extra_bytes=block * channels * -(-depth // 8),
-        is_bounded=tags.get(259, 1) in TIFF_PLAIN,
+        is_bounded=tags.get(259, 1) not in TIFF_HIDING,
         white_zero_at=tags[-PHOTOMETRIC] if tags.get(PHOTOMETRIC) == 0 else 0,
         is_reduced=bool(tags.get(254, 0) & 5),  # a thumbnail, or a mask
         sample_format=tags.get(339, 1),
