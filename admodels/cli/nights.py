@@ -109,6 +109,28 @@ def page(
 
 
 @app.command()
+def prune(
+    older_than: Annotated[str, typer.Option(help="e.g. 180d")],
+    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    yes: Annotated[bool, typer.Option("--yes", help="delete; else print what would go")] = False,
+) -> None:
+    """Remove the rows, pictures and pages of old nights; no image of theirs is scored again."""
+    from datetime import UTC, datetime
+
+    from admodels.nights import prune as pruning
+    from admodels.nights.history import age_of
+    from admodels.scoring.ledger import open_ledger
+
+    before = datetime.now(UTC) - age_of(older_than, "--older-than")
+    with open_ledger(ledger) as held:
+        for night in pruning.old_nights(held, before):
+            typer.echo(night)
+            if yes:
+                pruning.prune(held, night)
+    typer.echo("deleted" if yes else "nothing is deleted: `--yes` does it")
+
+
+@app.command()
 def alert(
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
     log: Annotated[

@@ -56,6 +56,7 @@ CONTENTS = [
     "SELECT * FROM scores ORDER BY sha, model, contract",
 ]
 READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
+PRUNED = pa.schema([SCORES.field(name) for name in READ_COLUMNS])  # what stays of an old part
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Index:
     def refresh(self) -> None:
         """Read the parts that a killed run left into the index, or all of them if one is gone."""
         held = {p.relative_to(self._folder).as_posix() for p in self._folder.glob("*/*/*.parquet")}
+        pruned = self._folder.with_name("pruned")
+        held |= {f"../pruned/{p.relative_to(pruned)}" for p in pruned.glob("*/*/*.parquet")}
         mine = {name for (name,) in self._base.execute("SELECT name FROM parts")}
         if mine == held:
             return
@@ -126,7 +129,8 @@ class Index:
     def _absorb(self, name: str) -> None:
         positions: list[int] = []
         count = 0
-        with open_part(self._folder / name) as file:
+        schema = PRUNED if name.startswith("../") else SCORES
+        with open_part(self._folder / name, schema) as file:
             for group in file.iter_batches(ROWS_PER_GROUP, columns=READ_COLUMNS):
                 rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
                 positions += [count + position for position in self._add(rows)]
@@ -220,6 +224,12 @@ class Index:
         """Forget the names of parts whose rows were merged into another."""
         with self.change():
             self._base.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in names])
+
+    def prune(self, names: Iterable[str], kept: str) -> None:
+        """Forget the names of parts whose keys and scores stand in the part `kept` now."""
+        with self.change():
+            self._base.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in names])
+            self._base.execute("INSERT OR IGNORE INTO parts VALUES (?)", (kept,))
 
     def remember_stamp(self, row: ScoreRow, stamp: str) -> None:
         """Remember the stamp that the file of a row had before it was read."""

@@ -65,7 +65,7 @@ def check(ledger: Ledger, today: date | None = None) -> Check:
     result = Check()
     with ledger.commit():
         _verify_files(ledger, ledger.journal.hashes(), result)
-        if not any(name.startswith("scores/") for name in result.faults):
+        if not any(name.startswith(("scores/", "pruned/")) for name in result.faults):
             _compare_index(ledger, result)
         for text in result.notes:
             LOG.warning("%s: %s", ledger.folder, text)
@@ -102,9 +102,7 @@ def _compare_index(ledger: Ledger, result: Check) -> None:
     """Make the index of all parts anew, and keep the old one only where both are equal."""
     path = ledger.folder / ".index.check.sqlite"
     delete(path)
-    names = {name for name in ledger.journal.hashes() if name.startswith("scores/")}
-    known = {name.removeprefix("scores/") for name in names}
-    fresh = Index(path, ledger.scores, lambda: known)
+    fresh = Index(path, ledger.scores, ledger.known_parts)
     for double in fresh.doubles:
         _take_out(ledger, double)
         text = f"scores/{double.part}: {len(double.positions)} rows stood twice and were taken out"

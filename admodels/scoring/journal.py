@@ -21,7 +21,8 @@ from admodels.foundation.files import sha256_of, sync
 
 NAME = "journal.jsonl"
 BLOCK = 65_536  # bytes that are read at once, from the end
-MOVES = ("write", "merge", "take out")  # a process that dies may leave their files out of place
+# A process that dies may leave the files of these out of place.
+MOVES = ("write", "merge", "take out", "prune")
 Files = Mapping[str, str | None]
 
 

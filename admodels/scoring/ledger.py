@@ -37,11 +37,11 @@ from admodels.scoring.tables import ScoreRow
 
 HELD = 256  # batches: each costs memory of its own, however small
 OURS = re.compile(  # the names of files that the journal knows
-    r"(scores|appearance)/[^/]+/\d+/\d{4,}\.parquet"
+    r"(scores|appearance|pruned)/[^/]+/\d+/\d{4,}\.parquet"
     r"|runs/\d+\.json|drift/[^/]+/\d+\.json|calibration/[^/]+/\w+-\w+\.(json|safetensors)"
 )
 ASIDE = "damaged"  # below it stand files that were changed since they were written
-FOLDERS = ("scores", "appearance", "runs", "drift", "calibration")
+FOLDERS = ("scores", "appearance", "pruned", "runs", "drift", "calibration")
 
 
 class Ledger:
@@ -58,7 +58,7 @@ class Ledger:
                 self._repair()
                 self._adopt()
                 self.journal.settle()
-        self.index = Index(folder / "index.sqlite", self.scores, self._known, writes=is_run)
+        self.index = Index(folder / "index.sqlite", self.scores, self.known_parts, writes=is_run)
         patterns = ("runs/*.json", f"{ASIDE}/runs/*.json", "scores/*/*")
         taken = [path.stem for pattern in patterns for path in folder.glob(pattern)]
         last = max((int(name) for name in taken if name.isdigit()), default=0)
@@ -120,10 +120,11 @@ class Ledger:
         paths = (path for name in FOLDERS for path in (self.folder / name).rglob("*"))
         return sorted(p.relative_to(self.folder).as_posix() for p in paths if p.is_file())
 
-    def _known(self) -> set[str]:
+    def known_parts(self) -> set[str]:
         """The parts that should be there, by their names below `scores`."""
-        names = (name.partition("/") for name in self.journal.hashes())
-        return {name for table, _, name in names if table == "scores"}
+        names = self.journal.hashes()
+        parts = {name.removeprefix("scores/") for name in names if name.startswith("scores/")}
+        return parts | {f"../{name}" for name in names if name.startswith("pruned/")}
 
     def _adopt(self) -> None:
         """Take over the files of a ledger that has no journal: of an older version, or lost."""

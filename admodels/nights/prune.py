@@ -1,0 +1,119 @@
+"""Remove whole old nights: their parts, pictures and pages.
+
+pruned/LINE/RUN/0001.parquet   keys, statuses and scores of the rows that went
+
+The index reads these, so that no image is scored or reported twice. Summaries, calibrations and
+records of drift stay: they are small, and trends are made of them.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from admodels.foundation.files import sync
+from admodels.nights.history import NightSummary
+from admodels.nights.verdicts import picture_path
+from admodels.scoring import tables
+from admodels.scoring.index import PRUNED, open_part
+from admodels.scoring.ledger import Ledger, summaries
+from admodels.scoring.lines import folder_name
+
+
+@dataclass(frozen=True)
+class OldNight:
+    """What one line has of an old run: `parts` of scores, and the bytes of all that would go."""
+
+    line: str
+    run: str
+    parts: list[Path]
+    others: list[Path]
+    rows: int
+
+    @property
+    def bytes(self) -> int:
+        """Of parts, side tables and pictures."""
+        return sum(path.stat().st_size for path in (*self.parts, *self.others) if path.is_file())
+
+    def __str__(self) -> str:
+        return f"{self.line} {self.run}: {self.rows} rows, {self.bytes / 2**20:.1f} MiB"
+
+
+def old_nights(ledger: Ledger, before: datetime) -> Iterator[OldNight]:
+    """What is older than `before`: runs in the order of their numbers, whatever a clock said.
+
+    Rows that no page has shown yet are never old.
+    """
+    last, names = _last_old_run(ledger, before)
+    for line in sorted(names):
+        reported = int(ledger.tonight(line)[0]) - 1
+        by_run: dict[str, list[Path]] = {}
+        for path in ledger.parts(line):
+            by_run.setdefault(path.parent.name, []).append(path)
+        for run, parts in by_run.items():
+            if int(run) <= min(last, reported):
+                yield _old_night(ledger, line, run, parts)
+
+
+def _last_old_run(ledger: Ledger, before: datetime) -> tuple[int, set[str]]:
+    """The last run before the first night that is not old, and the names of all lines."""
+    last, names, is_old = 0, set[str](), True
+    for path in reversed(summaries(ledger.folder)):
+        if (night := NightSummary.of(path.read_bytes())) is not None:
+            names |= set(night.lines)
+            is_old = is_old and night.end < before
+            last = int(night.run) if is_old else last
+    return last, names
+
+
+def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNight:
+    sides = [ledger.appearance / path.relative_to(ledger.scores) for path in parts]
+    pictures = _pictures(ledger, line, {run})
+    for other in {path.parent.name for path in ledger.parts(line)} - {run}:
+        if pictures:
+            pictures -= _pictures(ledger, line, {other})  # the same image came again
+    rows = sum(len(group) for _, group in ledger.groups(line, run))
+    return OldNight(line, run, parts, [*filter(Path.is_file, sides), *sorted(pictures)], rows)
+
+
+def _pictures(ledger: Ledger, line: str, runs: set[str]) -> set[Path]:
+    names = ("line", "image_sha256", "model_fingerprint", "contract_fingerprint")
+    keys = (
+        key
+        for run in runs
+        for _, group in ledger.groups(line, run)
+        for key in zip(*(group[name].to_pylist() for name in names), strict=True)
+    )
+    return {path for key in keys if (path := ledger.folder / picture_path(*key)).is_file()}
+
+
+def prune(ledger: Ledger, night: OldNight) -> None:
+    """Remove an old night; where the process dies meanwhile nothing is lost or doubled."""
+    kept = ledger.folder / "pruned" / folder_name(night.line) / night.run / "0001.parquet"
+    with ledger.commit():
+        with ledger.store(kept) as (partial,):
+            tables.write(partial, PRUNED, _slim(night.parts))
+        ledger.index.prune(
+            [path.relative_to(ledger.scores).as_posix() for path in night.parts],
+            f"../{kept.relative_to(ledger.folder).as_posix()}",
+        )
+        pictures = [path for path in night.others if path.suffix == ".jpg"]
+        tables_of_night = [*night.parts, *(p for p in night.others if p not in pictures)]
+        names = [path.relative_to(ledger.folder).as_posix() for path in tables_of_night]
+        ledger.journal.append("prune", dict.fromkeys(names))
+        for path in (*tables_of_night, *pictures):
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in tables_of_night}:
+            sync(folder)
+    (ledger.folder / "pages" / f"{night.run}.html").unlink(missing_ok=True)
+    shutil.rmtree(ledger.folder / "lists" / night.run, ignore_errors=True)
+
+
+def _slim(parts: list[Path]) -> Iterator[pa.Table]:
+    for path in parts:
+        with open_part(path) as file:
+            for batch in tables.batches(file, tables.SCORES):
+                yield pa.Table.from_batches([batch]).select(PRUNED.names)
