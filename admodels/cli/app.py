@@ -16,8 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-line_app = typer.Typer(help="Folders of new images to score.", no_args_is_help=True)
-track_app = typer.Typer(help="MLflow, as a projection of what DVC knows.", no_args_is_help=True)
+line_app = typer.Typer(help="Folders of new images that `dvc repro` scores.", no_args_is_help=True)
+track_app = typer.Typer(help="Copy what DVC knows into MLflow.", no_args_is_help=True)
 for group in (nights, verdicts, registry):
     app.add_typer(group.app)
 app.command("start")(tasks.start)
@@ -41,13 +41,13 @@ def textures(
 
 @line_app.command("add")
 def line_add(
-    name: str,
+    name: Annotated[str, typer.Argument(help="a new name, e.g. press_3")],
     folder: Annotated[str, typer.Option(help="the images to score")],
-    task: Annotated[str, typer.Option()],
-    method: Annotated[str, typer.Option()],
+    task: Annotated[str, typer.Option(help="a task of `run.tasks`")],
+    method: Annotated[str, typer.Option(help="a method of `run.methods`")],
     alpha: Annotated[float, typer.Option(help="the false-alarm budget, e.g. 0.05")],
 ) -> None:
-    """Add a folder of images to score with the bundle of one cell."""
+    """Add a folder of images that `dvc repro` scores with the bundle of a method and a task."""
     from admodels.cli import editing
 
     if not Path(folder).is_dir():
@@ -87,7 +87,7 @@ def preset(name: Annotated[str, typer.Argument(help="quick, cpu or official")]) 
 
 @app.command()
 def check() -> None:
-    """Check the whole of params.yaml."""
+    """Check params.yaml: every key, value and name in it; every problem is printed."""
     from admodels.cli.check import check as check_params
 
     check_params()

@@ -37,7 +37,7 @@ def remove_task(name: str, *, from_run: bool) -> list[str]:
     if name in used and not (from_run and kept):
         others = [task for task in content["tasks"] if task != name]
         raise ConfigurationError(
-            f"run.tasks names `{name}`" + "" if kept else f"run.tasks names only `{name}`",
+            f"run.tasks names `{name}`" if kept else f"run.tasks names only `{name}`",
             where=PARAMS_FILE,
             expected="a task that is not trained",
             next_step=f"`admodels task remove {name} --from-run`"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SETTLE = typer.Option(min=0, help="younger files wait for the next run")
+SETTLE = typer.Option(min=0, help="files changed more recently wait for the next run")
 LOG = typer.Option(envvar="ADMODELS_LOG", help="the form of stderr; json for a log collector")
 FAIL_IF = typer.Option(help=f"e.g. 'unreadable>2%' or 'flagged>20': it then ends with {ALARM}")
 ENGINE = typer.Option(help="`ray`: by the workers of a Ray cluster")
@@ -65,10 +65,10 @@ def nightly(
     models: Annotated[Path, MODELS] = Path("data/models"),
     fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
     settle_seconds: Annotated[float, SETTLE] = 60,
-    rehash: Annotated[bool, typer.Option(help="read also what looks unchanged")] = False,
-    pictures: Annotated[int, typer.Option(min=0, help="at most, of a line")] = 500,
+    rehash: Annotated[bool, typer.Option(help="read also files that look unchanged")] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="draw at most so many for a line")] = 500,
     every: Annotated[
-        str | None, typer.Option(help="look again after so long, e.g. 60s, until a signal")
+        str | None, typer.Option(help="look again each time this has passed, e.g. 60s")
     ] = None,
     log: Annotated[Literal["plain", "json"], LOG] = "plain",
     engine: Annotated[Literal["local", "ray"], ENGINE] = "local",

@@ -9,10 +9,12 @@ from admodels.cli.options import LEDGER, LINES, MODELS
 
 app = typer.Typer()
 
+LINE_NAME = typer.Argument(metavar="LINE", help="a name in the block `lines:`")
+
 
 @app.command()
 def calibrate(
-    name: Annotated[str, typer.Argument(metavar="LINE")],
+    name: Annotated[str, LINE_NAME],
     folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),
@@ -80,7 +82,7 @@ def feedback(
 
 @app.command()
 def collect(
-    name: Annotated[str, typer.Argument(metavar="LINE")],
+    name: Annotated[str, LINE_NAME],
     folder: Annotated[Path, typer.Argument(help="the source of a task, of layout `folder`")],
     lines: Annotated[Path, LINES] = Path("params.yaml"),
     ledger: Annotated[Path, LEDGER] = Path("ledger"),

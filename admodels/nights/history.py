@@ -72,7 +72,7 @@ def killed_night(ledger: Path, night: NightSummary | None) -> str | None:
 
 
 def age_of(text: str, option: str = "--max-age") -> timedelta:
-    """From words such as `8h`, `90m`, `2d` or `60s`.
+    """The duration that words such as `8h`, `90m`, `2d` or `60s` name.
 
     Raises:
         ConfigurationError: other words.
@@ -80,11 +80,10 @@ def age_of(text: str, option: str = "--max-age") -> timedelta:
     words = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not words:
         raise ConfigurationError(
-            f"no age: `{text}`",
+            f"not a duration: `{text}`",
             where=option,
             expected="a number and s, m, h or d, such as `8h`",
-            next_step="correct it: `--max-age` is more than from a night's start to now, and less "
-            "than from night to night",
+            next_step=f"correct it, e.g. `{option} 8h`",
         )
     return int(words[1]) * UNITS[words[2]]
 
