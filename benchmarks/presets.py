@@ -3,10 +3,10 @@
     python -m benchmarks.presets [--sets SET ...] [--variants NAME ...] [--seeds 7 ...] [--table]
 
 needs ADMODELS_SHARED_DATA. A cell is a set, a variant of the preset `cpu` and a seed, which draws
-the splits as `validate` does and trains. Its figures stand in .work/presets/ as one JSON; a cell
-that has one is not run again, so remove the file of a variant whose code or values have changed.
-The table at the end has the means over the seeds there are. No cell chooses anything by its test
-images, but whoever chooses a variant by this table does.
+the splits as `validate` does, but for near copies, and trains. Its figures stand in .work/presets/
+as one JSON; a cell that has one is not run again, so remove the file of a variant whose code or
+values have changed. The table at the end has the means over the seeds there are. No cell chooses
+anything by its test images, but whoever chooses a variant by this table does.
 """
 
 import argparse

@@ -76,7 +76,7 @@ class Journal:
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
     def settle(self) -> None:
-        """Say of the last change that a dying process did not bring to its end that it was none."""
+        """Cancel the last change in the journal if its process died before the change was done."""
         last, _ = self._last()
         if last.get("do") not in MOVES:
             return

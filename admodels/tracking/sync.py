@@ -107,7 +107,7 @@ def migrate(repo: Path) -> None:
 
 
 def sync(repo: Path) -> SyncSummary:
-    """Bring the MLflow runs of every revision in `dvc exp show` up to date.
+    """Update the MLflow runs of every revision in `dvc exp show`.
 
     Raises:
         ConfigurationError: DVC cannot show this folder (no repository, no commit).

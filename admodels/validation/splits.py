@@ -45,7 +45,7 @@ class Counts:
 class Shares:
     """What decides the counts: `needed` units to calibrate, `least` to learn from.
 
-    `calibrates` and `tests`: units are taken for these, as the data set brings none of its own.
+    `calibrates` and `tests`: units are taken for these, as the data set has no such part.
     """
 
     split: Split
