@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from admodels.cli import app
 from admodels.foundation.errors import BusyError
 from admodels.nights import feedback, verdicts
 from admodels.nights.verdicts import Calibration, calibration_path, keep_calibration
@@ -153,3 +154,24 @@ def test_a_lock_is_free_when_its_process_is_dead(place: Path) -> None:
         start = time.monotonic()
         with open_ledger(place / "ledger"):
             assert time.monotonic() - start < 5
+
+
+def test_doctor_verifies_a_ledger_that_is_named(place: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+
+    def doctor(folder: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["admodels", "doctor", "--ledger", str(place / folder)])
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        return int(end.value.code or 0), capsys.readouterr().out
+
+    code, out = doctor("ledger")
+    assert (code, "3 files verified, 0 damaged" in out) == (0, True)
+    (place / "ledger/scores/press/000001/0001 (copy).parquet").write_bytes(b"x")
+    assert doctor("ledger")[0] == 5
+    with (place / "ledger/scores/press/000001/0001.parquet").open("r+b") as file:
+        file.write(b"x")
+    code, out = doctor("ledger")
+    assert (code, "scores/press/000001/0001.parquet: a file" in out) == (74, True)
+    assert doctor("none")[0] == 2
+    assert not (place / "none").exists()
