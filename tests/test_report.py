@@ -152,6 +152,13 @@ def test_before_anything_has_run_the_page_says_so_for_every_cell(empty):
         assert name in page.text
 
 
+def test_a_method_without_training_steps_is_not_called_not_run(full):
+    page = page_of(full)
+    assert "Training of draem no training steps: this method's settings train no" in page.text
+    assert page.text.count("no training steps") == 1  # draem on sample_brick; cpr never ran
+    assert page.text.count("Training of cpr not run yet") == 2
+
+
 def test_the_page_shows_the_numbers_of_each_cell(full):
     page = page_of(full)
     assert page.open == []

@@ -31,6 +31,7 @@ CURVES = {  # file: title, x column and label, y column and label
 }
 LOSSES = {"loss": "training loss", "validation_loss": "loss on held-out synthetic anomalies"}
 NOT_RUN = "not run yet"
+NO_STEPS = "no training steps: this method's settings train no network"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -59,6 +60,9 @@ class _Results:
     def cell(self, method: str, task: str) -> dict[str, Any]:
         metrics: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
         return metrics
+
+    def is_trained(self, method: str, task: str) -> bool:
+        return bool(self.cost.get(method, {}).get(task, {}).get("train"))
 
     def validation(self, task: str) -> dict[str, Any]:
         return self.json(f"data/validation/{task}/report.json")
@@ -208,6 +212,7 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "curves": [_curve(results, plot, task) for plot in CURVES],
         "power": {m: _power(results, m, task) for m in methods},
         "losses": [_losses(results, m, task) for m in methods],
+        "no_losses": [NO_STEPS if results.is_trained(m, task) else NOT_RUN for m in methods],
         "overlays": {
             m: _copy_picture(cells / m / task / "overlays.png", images, m, task) for m in methods
         },
