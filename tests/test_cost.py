@@ -126,6 +126,15 @@ def test_only_what_no_header_bounds_is_decoded_in_a_process_of_its_own(
     assert len(calls) == 3  # no header is left of it
 
 
+def test_a_file_that_only_the_decoder_can_open_is_decoded_apart_too() -> None:
+    bomb = costly.tile_bomb(9_000)[:-2]  # the place of the next page is missing
+    assert cost.read_pages(bomb) == []
+    start = time.process_time()
+    with pytest.raises(UnreadableImage):
+        decode.decode_image(bomb, "x")
+    assert time.process_time() - start < 0.5
+
+
 @pytest.mark.parametrize(
     "program",
     [

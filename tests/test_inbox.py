@@ -111,6 +111,26 @@ def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(
     assert status_of(tmp_path, "a.png") == Status.NOT_AN_IMAGE
 
 
+def test_a_folder_that_becomes_a_link_between_two_looks_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card(tmp_path / "in/cam/a.png", 60)
+    card(tmp_path / "secret/a.png", 61)
+    look = os.readlink
+
+    def exchange(name: str, **options: int) -> str:
+        try:
+            return look(name, **options)
+        finally:
+            if name == "cam" and not (tmp_path / "in/old").exists():
+                (tmp_path / "in/cam").rename(tmp_path / "in/old")
+                (tmp_path / "in/cam").symlink_to("../secret")
+
+    monkeypatch.setattr(os, "readlink", exchange)
+    with pytest.raises(OSError, match="Not a directory"):
+        Folder(tmp_path / "in").read("cam/a.png")
+
+
 def test_a_folder_that_is_exchanged_with_a_link_is_never_read_through_it(tmp_path: Path) -> None:
     inside = card(tmp_path / "in/cam/a.png", 60).read_bytes()
     card(tmp_path / "secret/a.png", 61)

@@ -97,7 +97,7 @@ def decode_image(
         UnreadableImage: no bytes, bytes missing, damaged, not an image, too large or too costly.
     """
     header = check_header(data, where, reading, budget)
-    if header is not None and not header.is_bounded:
+    if (not header.is_bounded) if header else _opens(data):
         return _decode_apart(data, where, reading, header)
     with _MEMORY.reserve(header.memory_bytes if header else 0):
         return _decode(data, where, reading, header)
@@ -201,10 +201,18 @@ def _without_padding(data: bytes) -> bytes:
     return data[:end].rstrip(b"\0") + data[end:]
 
 
-def _decode_apart(data: bytes, where: object, reading: Reading, header: Header) -> Image:
+def _opens(data: bytes) -> bool:
+    """Whether Pillow reads a header where we read none: nothing is known then of the cost."""
+    try:
+        return bool(_open(data, (*FORMATS, *LATER_FORMATS)))
+    except Exception:  # decoders raise nearly anything on hostile bytes
+        return False
+
+
+def _decode_apart(data: bytes, where: object, reading: Reading, header: Header | None) -> Image:
     """The image, decoded in a process that is stopped where it takes too much."""
     program = "from admodels.images.decode import answer; answer()"
-    memory = cost.own_budget(header).memory_bytes
+    memory = cost.own_budget(header).memory_bytes if header else cost.LEAST_MEMORY
     try:
         answer = isolate.run_with_limits(program, [reading.model_dump_json()], data, memory)
     except isolate.OverBudget as error:
@@ -325,7 +333,9 @@ def decode_mask(data: bytes, where: object) -> Bool:
         DataError: more than two values, or two of which none is 0: it is not clear then which
             pixels are defective.
     """
-    check_header(data, where, STORED)
+    header = check_header(data, where, STORED)
+    if (not header.is_bounded) if header else _opens(data):
+        raise UnreadableImage("too_costly", "no header says what decoding costs", where)
     image, _ = _whole(data, where, STORED)
     plain = len(image.getbands()) == 1 and image.mode != "P"  # convert() would clip 16 bits
     stored = np.asarray(image if plain else image.convert("RGB"))
