@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -126,12 +127,45 @@ def test_only_what_no_header_bounds_is_decoded_in_a_process_of_its_own(
     assert len(calls) == 3  # no header is left of it
 
 
-def test_a_file_that_only_the_decoder_can_open_is_decoded_apart_too() -> None:
-    bomb = costly.tile_bomb(9_000)[:-2]  # the place of the next page is missing
-    assert cost.read_pages(bomb) == []
+def test_a_broken_next_page_hides_nothing_of_the_pages_before_it() -> None:
+    bomb = costly.tile_bomb(9_000)
+    for data in (bomb[:-2], bomb[:-4] + b"\xff" * 4, bomb[:-4] + b"\x08\0\0\0"):
+        (header, *_) = cost.read_pages(data)
+        assert (header.width, header.extra_bytes) == (64, 9_000**2)
+        with pytest.raises(UnreadableImage) as refusal:
+            decode.decode_image(data, "x")
+        assert refusal.value.reason == "too_costly"
+
+
+def crowded_tiff(pages: int) -> bytes:
+    """Pages that overlap, of 65,535 tags each."""
+    body, step = 2 + 12 * 65_535, 6
+    data = bytearray(8 + pages * step + body + 4)
+    data[:8] = b"II*\0" + (8).to_bytes(4, "little")
+    for start in range(8, 8 + pages * step, step):
+        data[start : start + 2] = b"\xff\xff"
+        data[start + body : start + body + 4] = (start + step).to_bytes(4, "little")
+    return bytes(data)
+
+
+FLOODS = {
+    "tags of a tiff": lambda: crowded_tiff(200),
+    "segments of a jpeg": lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000,
+    "segments behind the frame": lambda: (
+        HEADERS["jpeg"][0][:-2] + b"\xff\xfe\0\2" * 2_000_000 + b"\xff\xd9"
+    ),
+    "chunks of a png": lambda: HEADERS["png"][0][:33] + b"\0\0\0\0teSt\x97\x8f\xe3\xd1" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_no_flood_in_a_header_takes_long_or_is_worked_off_in_this_process(name: str) -> None:
+    data = FLOODS[name]()
     start = time.process_time()
-    with pytest.raises(UnreadableImage):
-        decode.decode_image(bomb, "x")
+    header = cost.read_header(data)
+    assert header is None or not header.is_bounded
+    with suppress(UnreadableImage):  # a decoder that keeps no segments gets through
+        decode.decode_image(data, "x")
     assert time.process_time() - start < 0.5
 
 

@@ -8,6 +8,7 @@ of a megabyte can cost gigabytes or minutes. Where a header bounds nothing, `is_
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 PLAIN_BYTES = 7  # a pixel: as Pillow holds it, and as RGB
@@ -20,6 +21,11 @@ LEAST_WORK = 64_000_000
 SCANS_USUAL = 20  # libjpeg writes 10 for colour, mozjpeg 12
 SCANS_MAX = 100
 PAGES_MAX = 1000
+TAGS_MAX = 1000  # of a page of a TIFF; a page has some thirty
+SEGMENTS_MAX = 100_000  # of a JPEG, of which a profile or a preview takes some hundreds
+OPENED_BYTES_MAX = 1 << 20  # more than the headers of a camera's image
+FEW_CHUNKS = 10_000  # of a PNG: as many as there are, however small
+LEAST_CHUNK_BYTES = 1024  # of the chunks of a larger one, on average: libpng writes 8 KiB
 J2K_TILES_MAX = 4096
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # within a scan (T.81, B.1.1.5)
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -114,14 +120,23 @@ def page_of(pages: list[Header], page: int | None) -> Header | None:
 
 
 def read_pages(data: bytes) -> list[Header]:
-    """The header of each page of a TIFF; of another file, its one header, or none."""
+    """The header of each page of a TIFF, up to a broken one; of another file, its one, or none."""
+    pages: list[Header] = []
     for signature, read in READERS:
         if signature.match(data):
-            try:
-                return list(read(data))
-            except (struct.error, IndexError, ValueError, OverflowError):
-                return []
-    return []
+            with suppress(struct.error, IndexError, ValueError, OverflowError):
+                for header in read(data):
+                    pages.append(header)  # those before a fault count
+            break
+    return pages
+
+
+def may_flood(data: bytes) -> bool:
+    """Whether a file without a header that we can read is so large that opening it may take long.
+
+    What does not even begin as an image is refused at once, however large.
+    """
+    return len(data) > OPENED_BYTES_MAX and any(start.match(data) for start, _ in READERS)
 
 
 def as_black_zero(data: bytes, header: Header | None) -> bytes:
@@ -138,16 +153,23 @@ def zero_tail(data: bytes) -> int:
 
 
 def _png(data: bytes) -> Iterator[Header]:
-    """PNG, third edition, section 11.2.1."""
+    """PNG, third edition, sections 5.3 and 11.2.1; Pillow keeps every chunk it does not know."""
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    yield Header("PNG", width, height, depth, PNG_CHANNELS.get(colour, 4))
+    position, chunks, most = 8, 0, FEW_CHUNKS + len(data) // LEAST_CHUNK_BYTES
+    while position < len(data) and chunks <= most:
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+        chunks += 1
+    channels = PNG_CHANNELS.get(colour, 4)
+    yield Header("PNG", width, height, depth, channels, is_bounded=chunks <= most)
 
 
 def _jpeg(data: bytes) -> Iterator[Header]:
     """ITU-T T.81, annex B: all markers up to the end of the image; sizes are of the first frame."""
-    position, scans, frame = 2, 0, None
-    while (match := JPEG_MARKER.search(data, position)) and data[match.end() - 1] != 0xD9:
-        marker, position = data[match.end() - 1], match.end()
+    position, segments, scans, frame = 2, 0, 0, None
+    while (match := JPEG_MARKER.search(data, position)) and segments <= SEGMENTS_MAX:
+        marker, position, segments = data[match.end() - 1], match.end(), segments + 1
+        if marker == 0xD9:
+            break
         if marker == 0x01 or marker == 0xD8:
             continue
         if marker in JPEG_FRAMES and frame is None:
@@ -158,7 +180,8 @@ def _jpeg(data: bytes) -> Iterator[Header]:
         return
     depth, height, width, channels = frame
     kept = COEFFICIENT_BYTES * channels * width * height if scans > 1 else 0
-    bounded = scans <= SCANS_USUAL or width * height * scans <= LEAST_WORK
+    light = scans <= SCANS_USUAL or width * height * scans <= LEAST_WORK
+    bounded = light and segments <= SEGMENTS_MAX
     yield Header("JPEG", width, height, depth, channels, max(1, scans), kept, bounded)
 
 
@@ -208,19 +231,22 @@ def _tiff(data: bytes) -> Iterator[Header]:
     """TIFF 6.0, section 2, and BigTIFF: each page in turn, until one was there before."""
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack(order + "H", data[2:4])[0] == 43
-    pointer = ("Q" if big else "I", 8 if big else 4)
+    pointer = order + ("Q" if big else "I")
     seen: set[int] = set()
-    offset = struct.unpack_from(order + pointer[0], data, 8 if big else 4)[0]
+    (offset,) = struct.unpack_from(pointer, data, 8 if big else 4)
     while offset and offset not in seen and len(seen) < PAGES_MAX:
         seen.add(offset)
-        tags, offset = _tags(data, order, offset, big)
+        tags, end = _tags(data, order, offset, big)
         yield _tiff_page(tags)
+        (offset,) = struct.unpack_from(pointer, data, end)
 
 
 def _tags(data: bytes, order: str, offset: int, big: bool) -> tuple[dict[int, int], int]:
-    """The first value of each tag of a page, and where the next page begins."""
+    """The first value of each tag of a page, and where its end is: the place of the next page."""
     count, entry, head = ("Q", "HHQ", 12) if big else ("H", "HHI", 8)
     (entries,) = struct.unpack_from(order + count, data, offset)
+    if entries > TAGS_MAX:
+        raise ValueError(f"{entries} tags on a page")
     place, width = offset + struct.calcsize(order + count), head + (8 if big else 4)
     tags: dict[int, int] = {}
     for _ in range(entries):
@@ -234,7 +260,7 @@ def _tags(data: bytes, order: str, offset: int, big: bool) -> tuple[dict[int, in
             if tag == PHOTOMETRIC:
                 tags[-tag] = value if order == "<" else value + length - 1  # its least byte
         place += width
-    return tags, struct.unpack_from(order + ("Q" if big else "I"), data, place)[0]
+    return tags, place
 
 
 def _tiff_page(tags: dict[int, int]) -> Header:

@@ -202,9 +202,9 @@ def _without_padding(data: bytes) -> bytes:
 
 
 def _opens(data: bytes) -> bool:
-    """Whether Pillow reads a header where we read none: nothing is known then of the cost."""
+    """Whether Pillow reads a header where we read none, or may take long to say so."""
     try:
-        return bool(_open(data, (*FORMATS, *LATER_FORMATS)))
+        return cost.may_flood(data) or bool(_open(data, (*FORMATS, *LATER_FORMATS)))
     except Exception:  # decoders raise nearly anything on hostile bytes
         return False
 
