@@ -14,12 +14,14 @@ from admodels.foundation.manifest import DatasetImage
 from admodels.images import decode
 from admodels.inference import model
 from admodels.scoring import tiling
+from admodels.scoring.engine import Model
 from admodels.scoring.inbox import Folder
 from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
 from admodels.validation.inspect import describe_image
 from stages import evaluate as stage
 from tests import cards, tiny
+from tests.costly import picture
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,20 @@ def test_a_map_is_brought_to_the_height_and_width_of_an_image_bilinearly() -> No
     resized = model.map_to_image(anomaly_map, 3, 4)
     assert resized.dtype == np.float32
     assert resized.tolist() == [[0, 0.25, 0.75, 1]] * 3
+
+
+def test_a_row_of_a_file_with_several_images_asks_which_and_judges_none(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    thumbnail, part = picture(20), picture(80)
+    thumbnail.save(tmp_path / "a.tif", save_all=True, append_images=[part])
+    (read,) = rows(Folder(tmp_path), ["a.tif"], bundle, "press", {}.get)
+    assert read.row is not None
+    assert (read.row.status, read.row.reason[:32]) == (
+        "undecodable",
+        "2 pages of 20 x 20, 80 x 80 pixe",
+    )
+    named = Model.of(bundle).with_page(1).load()
+    (read,) = rows(Folder(tmp_path), ["a.tif"], named, "press", {}.get)
+    assert read.row is not None
+    assert (read.row.status, read.row.width) == ("scored", 80)

@@ -119,6 +119,11 @@ def page_of(pages: list[Header], page: int | None) -> Header | None:
     return next((header for header in pages if not header.is_reduced), pages[0] if pages else None)
 
 
+def needs_page(pages: list[Header], page: int | None) -> bool:
+    """Whether a file has several images, and nobody says which is the right one."""
+    return page is None and sum(not header.is_reduced for header in pages) > 1
+
+
 def read_pages(data: bytes) -> list[Header]:
     """The header of each page of a TIFF, up to a broken one; of another file, its one, or none."""
     pages: list[Header] = []

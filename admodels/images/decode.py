@@ -133,7 +133,7 @@ def _page_header(pages: list[Header], where: object, reading: Reading) -> Header
     header = cost.page_of(pages, reading.page)
     if pages and header is None:
         raise UnreadableImage("undecodable", f"no page {reading.page}: {_pages(pages)}", where)
-    if reading.page is None and sum(not page.is_reduced for page in pages) > 1:
+    if cost.needs_page(pages, reading.page):
         detail = f"{_pages(pages)}; `page` of the task or the line must say which, from 0"
         raise UnreadableImage("undecodable", detail, where)
     return header

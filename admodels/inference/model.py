@@ -38,9 +38,10 @@ def header_fault(
 ) -> tuple[Header, tuple[Fault, str]] | None:
     """The header of an image that the rules refuse without decoding it, and why."""
     learnt = preparation.learnt
-    header = cost.read_header(data, learnt.reading.page)
-    if header is None:
-        return None
+    pages = cost.read_pages(data)
+    header = cost.page_of(pages, learnt.reading.page)
+    if header is None or cost.needs_page(pages, learnt.reading.page):
+        return None  # decoding says what is wrong
     fault = learnt.header_fault(header, cost.zero_tail(data), any_size=any_size)
     return None if fault is None else (header, fault)
 
