@@ -53,6 +53,7 @@ def test_a_folder_a_tile_and_evaluate_give_an_image_the_score_of_the_steps(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")  # draws an image of each group
     raw = Path("data/raw/stripes")
     data = write_image(raw, "a.png")
     image = model.decode_image(data, "a.png", bundle.contract)
@@ -74,6 +75,7 @@ def test_a_folder_refuses_what_evaluate_marks_as_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")  # draws an image of each group
     raw = Path("data/raw/stripes")
     write_image(raw, "fits.png")
     write_image(raw, "large.png", side=200)
