@@ -137,6 +137,19 @@ def test_a_broken_next_page_hides_nothing_of_the_pages_before_it() -> None:
         assert refusal.value.reason == "too_costly"
 
 
+def test_a_box_that_looks_like_a_small_image_does_not_hide_a_large_one() -> None:
+    large = encoded(Image.new("RGB", (3_000, 3_000), 100), "JPEG2000")
+    small = encoded(picture(64), "JPEG2000", no_jp2=True)
+    box = (8 + len(small)).to_bytes(4, "big") + b"xml " + small
+    place = large.find(b"jp2c") - 4
+    hidden = large[:place] + box + large[place:]
+    with Image.open(io.BytesIO(hidden)) as image:
+        assert image.size == (3_000, 3_000)
+    with pytest.raises(UnreadableImage) as refusal:
+        decode.decode_image(hidden, "x", budget=cost.budget(96 * 96, 8))
+    assert refusal.value.reason == "too_costly"
+
+
 def crowded_tiff(pages: int) -> bytes:
     """Pages that overlap, of 65,535 tags each."""
     body, step = 2 + 12 * 65_535, 6

@@ -27,6 +27,7 @@ OPENED_BYTES_MAX = 1 << 20  # more than the headers of a camera's image
 FEW_CHUNKS = 10_000  # of a PNG: as many as there are, however small
 LEAST_CHUNK_BYTES = 1024  # of the chunks of a larger one, on average: libpng writes 8 KiB
 J2K_TILES_MAX = 4096
+J2K_START = b"\xff\x4f\xff\x51"  # the markers SOC and SIZ
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # within a scan (T.81, B.1.1.5)
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -216,8 +217,11 @@ def _webp(data: bytes) -> Iterator[Header]:
 
 
 def _jpeg2000(data: bytes) -> Iterator[Header]:
-    """ISO/IEC 15444-1, annex A.5.1: the marker segment SIZ of the first codestream."""
-    start = data.find(b"\xff\x4f\xff\x51")
+    """ISO/IEC 15444-1, annex A.5.1: the marker segment SIZ of the codestream, where there is one.
+
+    What looks like a second one may be the image, and the first a box that no decoder reads.
+    """
+    start = data.find(J2K_START)
     if start < 0:
         return
     sizes = struct.unpack(">8IH", data[start + 8 : start + 42])
@@ -226,7 +230,8 @@ def _jpeg2000(data: bytes) -> Iterator[Header]:
     if min(width, height, tile_width, tile_height, channels) < 1:
         return
     tiles = -(-width // tile_width) * -(-height // tile_height)
-    bounded = tiles <= J2K_TILES_MAX and channels <= 4
+    is_alone = data.find(J2K_START, start + 1) < 0
+    bounded = is_alone and tiles <= J2K_TILES_MAX and channels <= 4
     depth = depth if depth <= 8 else 16  # Pillow stretches to 16
     held = 2 * 4 * channels * width * height  # as 32 bits: a tile, and the image
     yield Header("JPEG2000", width, height, depth, channels, 1, held, bounded)
