@@ -165,7 +165,9 @@ def test_training_needs_no_test_split_and_gives_the_same_weights(tree: Path) -> 
 def test_an_unknown_key_stops_the_run_and_is_named(tree: Path) -> None:
     path = tree / "params.yaml"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("\n  twin:", "\n    surprise: 1\n  twin:", 1), encoding="utf-8")
+    block = "\n  draem:\n"
+    assert block in text
+    path.write_text(text.replace(block, f"{block}    surprise: 1\n", 1), encoding="utf-8")
     done = run(tree, "dvc", "repro")
     assert done.returncode == 255
     assert "methods.draem.surprise: Extra inputs are not permitted" in done.stderr
