@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +202,16 @@ def test_a_process_that_takes_too_much_is_stopped(
     short = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n{program}"
     with pytest.raises(isolate.OverBudget, match="decoding took more than"):
         isolate.run_with_limits("exec(__import__('sys').argv[1])", [short], b"", 64 << 20)
+
+
+def test_a_process_runs_no_module_that_stands_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    hidden = encoded(picture(64), "TIFF", compression="jpeg")
+    assert decode.decode_image(hidden, "x").width == 64
 
 
 def test_memory_that_lacks_is_not_the_fault_of_a_file() -> None:

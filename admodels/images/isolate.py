@@ -25,7 +25,7 @@ def run_with_limits(program: str, words: Sequence[str], data: bytes, memory_byte
         OverBudget: it was stopped, or ended without an answer.
     """
     limits = f"from admodels.images.isolate import limit; limit({memory_bytes}); {program}"
-    command = [sys.executable, "-c", limits, *words]
+    command = [sys.executable, "-P", "-c", limits, *words]  # no module of the working folder
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         ended = subprocess.run(
