@@ -252,6 +252,7 @@ def test_a_webhook_that_fails_is_a_sentence_without_the_secret(path: str, fault:
     assert faults == [f"{alerts.WEBHOOK}: {fault}"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize(
     ("path", "fault"), [("hang", "timed out"), ("drip", "no answer after 1 s")]
@@ -321,6 +322,7 @@ def test_a_mail_server_that_fails_is_a_sentence_without_the_secret(
     assert SECRET not in refused + distrusted + gone + wrong + port + nobody
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurry")
 def test_a_mail_server_that_hangs_is_left() -> None:
     class Silent(BaseRequestHandler):

@@ -216,6 +216,7 @@ def test_augmenters_act_on_the_texture_unless_their_number_is_zero():
     assert np.array_equal(plain.mask, changed_texture.mask)
 
 
+@pytest.mark.slow
 def test_masks_cover_and_miss_as_often_as_those_of_the_official_code():
     """10 000 masks at 256 px; standard errors 0.04 % of the area and 0.22 % of the draws."""
     rng = np.random.default_rng(12)
@@ -234,6 +235,7 @@ def test_coarse_lattices_leave_masks_empty_most_often(exponent, empty):
     assert np.mean(missed) == pytest.approx(empty, abs=0.05)  # four standard errors
 
 
+@pytest.mark.slow
 def test_almost_half_of_the_samples_are_anomalous():
     """10 000 samples at 64 px, where masks are empty as often as at 256; standard error 0.5 %."""
     generator = changed(augmenters_per_texture=0)

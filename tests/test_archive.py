@@ -165,6 +165,7 @@ def test_a_second_archive_or_junk_behind_an_archive_is_refused(tmp_path):
             assert_refused(put(folder, whole.name, whole.read_bytes() + junk))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", [gzip, bz2, lzma])
 @pytest.mark.parametrize("behind", ["tar", "byte", "zeros"])
 def test_packed_data_behind_the_end_of_a_tar_is_refused(tmp_path, packer, behind):
@@ -231,6 +232,7 @@ def test_a_name_of_255_bytes_is_a_name(tmp_path):
         assert {p.name for p in target.iterdir()} == {*names}
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_empty_members_are_refused(tmp_path):
     headers = [tarfile.TarInfo(f"{number}.png").tobuf() for number in range(2_000)]
     data = b"".join([*headers, headers[0] * 98_000, bytes(1024)])

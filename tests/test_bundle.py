@@ -55,6 +55,7 @@ def test_a_loaded_bundle_scores_bit_for_bit_like_the_detector_saved(saved) -> No
     assert json.loads((folder / "bundle.json").read_text("utf-8"))["non_commercial"] is False
 
 
+@pytest.mark.slow
 def test_two_trainings_alike_give_the_same_bytes(saved, tmp_path: Path) -> None:
     save(tmp_path / "again", tmp_path / "checkpoints")
     files = sorted(p.relative_to(saved[0]) for p in saved[0].rglob("*") if p.is_file())
@@ -161,6 +162,7 @@ def test_a_detector_whose_scores_are_not_finite_is_not_kept(saved, tmp_path: Pat
     assert not (tmp_path / "broken").exists()
 
 
+@pytest.mark.slow
 def test_the_model_fingerprint_follows_weights_and_precision(saved, copied: Path) -> None:
     first = bundle.load(saved[0], CPU)
     assert bundle.load(copied, CPU).model_fingerprint == first.model_fingerprint

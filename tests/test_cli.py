@@ -124,6 +124,7 @@ def test_the_doctor_names_what_is_missing_with_its_command(command: Command) -> 
     assert "great-expectations     1." in out
 
 
+@pytest.mark.slow
 def test_the_doctor_says_when_a_source_went_away(command: Command, tmp_path: Path) -> None:
     photos = drawn(tmp_path / "photos")
     command(*task_words(photos))

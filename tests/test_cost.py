@@ -103,6 +103,7 @@ def test_the_budget_is_three_times_the_largest_image_and_a_floor_for_small_ones(
     assert cost.budget(1, 8).memory_bytes == cost.LEAST_MEMORY
 
 
+@pytest.mark.slow
 def test_only_what_no_header_bounds_is_decoded_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_broken_next_page_hides_nothing_of_the_pages_before_it() -> None:
         assert refusal.value.reason == "too_costly"
 
 
+@pytest.mark.slow
 def test_a_box_that_looks_like_a_small_image_does_not_hide_a_large_one() -> None:
     large = encoded(Image.new("RGB", (3_000, 3_000), 100), "JPEG2000")
     small = encoded(picture(64), "JPEG2000", no_jp2=True)
@@ -174,6 +176,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOODS)
 def test_no_flood_in_a_header_takes_long_or_is_worked_off_in_this_process(name: str) -> None:
     data = FLOODS[name]()
@@ -185,6 +188,7 @@ def test_no_flood_in_a_header_takes_long_or_is_worked_off_in_this_process(name: 
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -204,6 +208,7 @@ def test_a_process_that_takes_too_much_is_stopped(
         isolate.run_with_limits("exec(__import__('sys').argv[1])", [short], b"", 64 << 20)
 
 
+@pytest.mark.slow
 def test_a_process_runs_no_module_that_stands_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +219,7 @@ def test_a_process_runs_no_module_that_stands_in_the_working_folder(
     assert decode.decode_image(hidden, "x").width == 64
 
 
+@pytest.mark.slow
 def test_memory_that_lacks_is_not_the_fault_of_a_file() -> None:
     program = """
 import resource, sys

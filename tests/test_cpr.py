@@ -105,6 +105,7 @@ def explicit_map(detector: Detector, image: Tensor) -> Float64:
     return (distance * weight).numpy()
 
 
+@pytest.mark.slow
 def test_the_score_is_that_of_the_plain_steps_of_section_12():
     detector, images = fitted(), queries()
     found = detector.score(images)
@@ -246,6 +247,7 @@ def test_a_state_whose_words_are_of_another_backbone_is_refused():
         tiny.detector("cpr").restore(state)
 
 
+@pytest.mark.slow
 def test_a_detector_that_refuses_a_state_and_one_that_learns_on_leave_the_others_alone():
     first, second = tiny.detector("cpr"), tiny.detector("cpr")
     first.restore(fitted().state())
@@ -282,6 +284,7 @@ def gaussian_means(maps: Float32, sigma: float) -> Float32:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["object", "texture"])
 def test_without_heads_the_bank_holds_smoothed_roots_of_taps(kind, tmp_path):
     detector = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data(), kind)
@@ -309,6 +312,7 @@ def test_roots_and_means_are_fp32_and_channels_last_whatever_surrounds_them():
     assert torch.equal(net(tap[1:]), plain[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_without_heads_a_detector_keeps_the_contract(precision, tmp_path):
     def made() -> Detector:
@@ -327,6 +331,7 @@ def test_without_heads_a_detector_keeps_the_contract(precision, tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_without_heads_another_state_is_refused(tmp_path):
     headless = fit(tiny.detector("cpr", **HEADLESS), tmp_path, disc_data()).state()
     with pytest.raises(BundleError, match="does not fit"):
@@ -339,6 +344,7 @@ def test_without_heads_another_state_is_refused(tmp_path):
             tiny.detector("cpr", **HEADLESS).restore(headless | other)
 
 
+@pytest.mark.slow
 def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
     detector = tiny.detector("cpr", references=20)
     with caplog.at_level(logging.WARNING):

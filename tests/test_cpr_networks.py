@@ -52,6 +52,7 @@ def fit(detector: Detector, folder: Path, data: TrainingData, kind: str = "textu
     return detector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "parameters"),
     [
@@ -70,6 +71,7 @@ def test_a_cut_backbone_has_the_stated_taps_and_parameters(name, channels, param
         assert [tuple(tap.shape) for tap in taps] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TAPS))
 def test_deeper_taps_have_strides_8_and_16(name):
     with torch.inference_mode():
@@ -87,6 +89,7 @@ def test_a_backbone_is_frozen_even_in_train_mode():  # V1
     assert not any(tap.requires_grad for tap in after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["densenet201", "resnet18"])
 def test_taps_are_torchvisions_own_of_the_imagenet_normalised_image(name):  # V1
     torch.manual_seed(3)
@@ -114,6 +117,7 @@ def test_the_first_densenet_tap_is_raw():  # V1
     assert tap[:, 64:].min() < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TAPS))
 def test_merging_norms_into_convolutions_changes_nothing_but_rounding(name):
     net, images = backbone(name), noise(2, 64)
@@ -314,6 +318,7 @@ def test_a_head_checkpoint_that_does_not_fit_is_refused_by_key(tmp_path, change,
         official_heads(tmp_path / "heads.pth", new_heads())
 
 
+@pytest.mark.slow
 def test_official_heads_start_the_training(tmp_path):
     wanted = nn.ModuleList(LocalHead(c, 12, 16) for c in (64, 128))
     torch.save(official_checkpoint(wanted), tmp_path / "heads.pth")

@@ -74,6 +74,7 @@ def test_outside_its_mask_a_sample_is_its_source_bit_for_bit():  # V19
         assert sample.mask.any() or np.array_equal(sample.image, normal[sample.source])
 
 
+@pytest.mark.slow
 def test_nine_in_ten_samples_are_anomalous():  # V19
     normal, params = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), tiny_params()
     found = [
@@ -433,6 +434,7 @@ def test_gradients_reach_the_descriptors_and_not_the_taps():  # V17
     assert descriptors.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parity", [False, True])
 def test_gradients_are_those_of_finite_differences(parity):  # V17
     params, points, descriptors, taps = toy(parity)

@@ -94,6 +94,7 @@ def test_attention_is_the_sharpened_foreground_blurred_at_symmetric_borders():  
     assert found.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_without_a_found_part_an_object_still_has_far_negatives():
     run = trainer(kind="object")
     assert run._points(0, 1, rng(0)).far_weight.sum() > 0
@@ -170,6 +171,7 @@ def assert_equal_runs(one: object, other: object) -> None:
     assert torch.equal(maps_a, maps_b)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_bank_and_maps(tmp_path):  # V27
     first = fit_to(tmp_path / "a")
     torch.manual_seed(99)  # the global generators have no say
@@ -186,6 +188,7 @@ def test_how_much_is_remembered_changes_no_result(tmp_path):
         assert_equal_runs(first, fit_to(tmp_path / str(mib), cache_mib=mib))
 
 
+@pytest.mark.slow
 def test_the_size_of_a_chunk_changes_no_more_than_rounding(tmp_path):
     steps = {"object": 2, "texture": 2}  # training makes rounding larger with every step
     state, losses, maps = fit_to(tmp_path / "4", steps=steps)
@@ -233,6 +236,7 @@ def test_nothing_holds_a_tap_after_its_turn():
     assert all(tap.expired() for tap in held)
 
 
+@pytest.mark.slow
 def test_no_step_at_all_leaves_the_heads_as_they_started(tmp_path):
     state, losses, maps = fit_to(tmp_path, steps={"object": 0, "texture": 0})
     assert losses == []
@@ -240,6 +244,7 @@ def test_no_step_at_all_leaves_the_heads_as_they_started(tmp_path):
     assert torch.equal(state["heads.0.1.running_mean"], torch.zeros(12))
 
 
+@pytest.mark.slow
 def test_a_texture_has_no_foreground_and_an_object_has(tmp_path):
     steps = {"object": 1, "texture": 1}
     texture = fit_to(tmp_path / "t", kind="texture", steps=steps)[0]
@@ -249,11 +254,13 @@ def test_a_texture_has_no_foreground_and_an_object_has(tmp_path):
     assert found["bank.foreground"].shape == (12, 16, 16)
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_stops_at_the_step_where_it_does(tmp_path):
     with pytest.raises(ConfigurationError, match=r"diverged: the loss is (nan|inf) at step [2-6]"):
         fit_to(tmp_path, learning_rate=1e30)
 
 
+@pytest.mark.slow
 def test_an_image_on_which_no_part_is_found_is_said(tmp_path, caplog):
     data = tiny.training_data()
     pixels = tiny.discs(12, seed=1)[0]
@@ -266,6 +273,7 @@ def test_an_image_on_which_no_part_is_found_is_said(tmp_path, caplog):
     assert "no foreground above 0.5 in 1 of 12 images" in caplog.text
 
 
+@pytest.mark.slow
 def test_trainings_of_other_weights_or_ranking_do_not_resume_each_other(tmp_path):
     told: list[int] = []
 

@@ -99,6 +99,7 @@ def test_names_from_data_make_no_tag_and_no_attribute(hostile: Path) -> None:
         assert text in parsed.text
 
 
+@pytest.mark.slow
 def test_no_script_runs_and_no_request_leaves_in_a_browser(hostile: Path) -> None:
     """Neither with the policy of the page nor by its escaping alone."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -188,6 +189,7 @@ def test_a_mask_is_laid_over_its_image_where_it_fits(
     assert (drawn[wanted[2]].width, drawn[wanted[2]].height) == (160, LONGER_SIDE_PX)
 
 
+@pytest.mark.slow
 def test_counts_left_out_files_and_charts_are_those_of_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -400,6 +400,7 @@ def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     assert "CC0" in (root / "LICENCE.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "left", "right"),
     [("train", 0, 208), ("calibration", 224, 360), ("test", 376, 512)],

@@ -230,6 +230,7 @@ def loss_and_gradients(net: DiffusionAd, dtype: torch.dtype) -> list[Tensor]:
     return [loss.detach(), running.running_mean, *(p.grad for p in net.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("micro", "checkpointing"), [(1, False), (2, False), (1, True)])
 def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole_batch(
     micro: int, checkpointing: bool
@@ -283,6 +284,7 @@ def test_a_batch_without_a_normal_sample_has_no_noise_loss_and_still_trains() ->
     assert any(not torch.equal(before[k], v) for k, v in detector.state().items())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_before_training_the_noise_loss_is_that_of_two_unit_gaussians() -> None:
     net = detector_of(batch_images=64).net
@@ -303,6 +305,7 @@ def test_a_nan_in_an_image_stops_the_step(all_anomalous: bool) -> None:
     assert all(torch.equal(before[k], v) for k, v in weights.items())
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_stops_at_the_step_where_it_does(tmp_path: Path) -> None:
     steps: list[int] = []
     with pytest.raises(ConfigurationError, match=r"diverged: the loss is (nan|inf) at step [2-9]"):
@@ -337,6 +340,7 @@ def test_inference_noise_travels_with_the_state() -> None:
     assert not torch.equal(other.score(pixels(1)).anomaly_map, first.score(pixels(1)).anomaly_map)
 
 
+@pytest.mark.slow
 def test_the_map_is_the_mean_over_the_stored_draws() -> None:
     both = started()
     state, alone = both.state(), []
@@ -357,6 +361,7 @@ def test_a_state_with_other_noise_than_the_params_ask_for_is_refused(draws: int)
         detector_of().restore(detector_of(eval_draws=draws).state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixel_range", "scale", "shift"), [("unit", 1, 0), ("symmetric", 2, -1)])
 def test_the_networks_see_the_named_range_and_the_reconstruction_is_an_image(
     pixel_range: str, scale: int, shift: int, monkeypatch: pytest.MonkeyPatch

@@ -142,6 +142,7 @@ def test_the_unet_with_the_table_for_256_px_matches_the_golden_values() -> None:
     assert found.abs().max().item() == pytest.approx(7.301469, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_unet_with_the_table_for_32_px_matches_the_golden_values() -> None:
     found = filled(unet(32, 32))(x(2, 3, 32, 32), T)

@@ -109,6 +109,7 @@ def parts_of(data: TrainingData, kind: Kind) -> Tensor:
     return torch.stack([torch.from_numpy(part)[None] for part in found if part is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "matte"), [("texture", None), ("object", None), ("texture", 128), ("object", 255)]
 )
@@ -146,6 +147,7 @@ def test_a_step_learns_from_the_painted_image_and_its_soft_mask(
     assert sorted(values) == pytest.approx([0, 1 if matte is None else matte / 255])
 
 
+@pytest.mark.slow
 def test_the_first_step_tells_how_many_foregrounds_came_from_where(tmp_path: Path) -> None:
     noise = torch.randint(256, (2, 3, PX, PX), generator=torch.Generator().manual_seed(0))
     some = replace(discs(), normal=torch.cat([discs().normal, noise.to(torch.uint8)]))
@@ -194,6 +196,7 @@ def test_the_cosine_schedule_falls_once() -> None:
     assert learning_rates(p, 99, 100) == pytest.approx((2.467e-7, 2.467e-6), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_each_network_has_its_own_learning_rate(
     optimisers: list[Optimizer], tmp_path: Path
 ) -> None:
@@ -209,6 +212,7 @@ def test_each_network_has_its_own_learning_rate(
     assert not rate
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_the_running_mean_of_the_weights(tmp_path: Path) -> None:
     detector = detector_of(ema_decay=0.75)
     head, weights = detector.net.segmentation.head.weight, list[Tensor]()
@@ -229,6 +233,7 @@ def test_other_mattes_are_another_run(optimisers: list[Optimizer], tmp_path: Pat
         assert len(optimisers) == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "passes", "each"),
     [
@@ -252,6 +257,7 @@ def test_what_is_not_kept_is_computed_again(
     assert called[SegmentationUNet] == 1
 
 
+@pytest.mark.slow
 def test_held_out_images_are_scored_in_pieces_too(seen: Seen) -> None:
     detector = detector_of(batch_images=3, micro_batch_images=2)
     masks = torch.zeros(5, PX, PX, dtype=torch.bool)

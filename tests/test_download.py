@@ -335,6 +335,7 @@ def test_nobody_there_is_a_source_error(server):
         download(["http://127.0.0.1:9/a.zip"], "", REMEDY)
 
 
+@pytest.mark.slow
 def test_two_at_once_download_once(server):
     found = []
     threads = [
@@ -368,6 +369,7 @@ DRIPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRIPS)
 def test_a_server_that_sends_a_byte_now_and_then_is_left(server, monkeypatch, name):
     monkeypatch.setattr(reply, "STALL_SECONDS", 0.3)
@@ -378,12 +380,14 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(server, monkeypatch, na
     assert len(starts(server, name)) == 3 + (name == "drip_after_much")
 
 
+@pytest.mark.slow
 def test_a_slow_server_that_sends_enough_is_not_left(server, monkeypatch):
     monkeypatch.setattr(reply, "STALL_SECONDS", 0.5)
     assert download([url(server, "slow")], "", REMEDY).read_bytes() == DATA
     assert starts(server, "slow") == [None]
 
 
+@pytest.mark.slow
 def test_a_download_that_takes_too_long_is_left_and_goes_on_in_the_next_run(server, monkeypatch):
     monkeypatch.setattr(download_module, "LONGEST_SECONDS", 0.2)
     with pytest.raises(SourceError, match=r"not whole after 0\.2 s"):
@@ -433,6 +437,7 @@ def test_a_kill_between_the_old_part_and_the_new_mark_mixes_nothing(server, monk
     assert download([url(server, "changes")], "", REMEDY).read_bytes() == DATA
 
 
+@pytest.mark.slow
 def test_two_that_share_a_mirror_do_not_write_into_one_part(server):
     found = []
 
@@ -458,6 +463,7 @@ download([sys.argv[1]], "{SHA256}", "")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_where_it_was(server):
     words = [sys.executable, "-c", CODE, url(server, "slow")]
     environment = os.environ | {"PYTHONPATH": str(REPO)}

@@ -216,6 +216,7 @@ def test_every_statistic_has_values_a_floor_and_words() -> None:
     assert set(statistics.RATIOS) < set(APPEARANCE.names)
 
 
+@pytest.mark.slow
 def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
     """At this level 0.015 could be expected; the benchmark simulates more."""
     rng = np.random.default_rng(11)

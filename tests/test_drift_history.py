@@ -57,6 +57,7 @@ def trusted() -> dict[str, bool]:
     return pd.read_parquet("ledger/verdicts").set_index("path")["trusted"].to_dict()
 
 
+@pytest.mark.slow
 def test_a_dark_night_is_reported_and_its_rows_are_not_trusted() -> None:
     draw(Path("press/monday"), 30, seed=3)
     code, report, kept = night()
@@ -80,6 +81,7 @@ def test_a_dark_night_is_reported_and_its_rows_are_not_trusted() -> None:
     assert sorted(trusted().values()) == [False] * 30 + [True] * 30
 
 
+@pytest.mark.slow
 def test_a_light_that_fails_in_the_night_is_dated() -> None:
     draw(Path("press"), 60, seed=3, light=lambda at: 1.0 if at < 30 else 0.6)
     code, report, kept = night()
@@ -89,6 +91,7 @@ def test_a_light_that_fails_in_the_night_is_dated() -> None:
     assert f"% darker since {since:%H:%M}" in report["drift"]
 
 
+@pytest.mark.slow
 def test_a_line_s_own_images_are_its_reference_once_it_has_them() -> None:
     draw(Path("approved"), 30, seed=7, light=lambda _: 0.6)
     draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
@@ -100,6 +103,7 @@ def test_a_line_s_own_images_are_its_reference_once_it_has_them() -> None:
     assert kept["statistics"]["brightness"]["alarm"] == ""
 
 
+@pytest.mark.slow
 def test_a_night_that_says_nothing_of_drift_says_why() -> None:
     draw(Path("press"), 3, seed=3)
     code, report, kept = night()
@@ -114,6 +118,7 @@ def test_a_night_that_says_nothing_of_drift_says_why() -> None:
     assert report["drift_not_judged"].startswith("the bundle does not know")
 
 
+@pytest.mark.slow
 def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> None:
     home = Path("ledger/drift/press")
     home.mkdir(parents=True)
@@ -144,6 +149,7 @@ def scored_alone(*, compacted: bool = False) -> None:
             ledger.compact("press")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_judged_by_the_next() -> None:
     draw(Path("press"), 30, seed=4, light=lambda _: 0.6)
     scored_alone()
@@ -153,6 +159,7 @@ def test_a_run_that_was_killed_is_judged_by_the_next() -> None:
     assert list(Path("ledger/drift/press").glob("*")) == [Path("ledger/drift/press/000001.json")]
 
 
+@pytest.mark.slow
 def test_drift_of_a_killed_run_is_reported_though_the_rest_of_its_night_was_well() -> None:
     draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
     scored_alone()
@@ -164,6 +171,7 @@ def test_drift_of_a_killed_run_is_reported_though_the_rest_of_its_night_was_well
     assert sorted(trusted().values()) == [False] * 30 + [True] * 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 5])
 def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
     plant: Path, more: int
@@ -220,6 +228,7 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     assert taken() == (10, [f"{at:04d}.png" for at in (0, 3, 6, 9)])
 
 
+@pytest.mark.slow
 def test_a_night_of_more_parts_than_files_may_be_open_or_images_are_taken_is_judged(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

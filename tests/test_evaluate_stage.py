@@ -185,6 +185,7 @@ def test_a_task_with_only_normal_test_images_gets_all_that_can_be_known(
     assert "At least 1 more anomalous image is needed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_task_without_test_images_gets_the_power_curve_and_a_sheet(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def images(summary: dict[str, object]) -> tuple[object, object]:
     return summary["run"], summary["lines"]["press"]["images"]
 
 
+@pytest.mark.slow
 def test_files_are_scored_as_they_arrive_and_nothing_is_said_twice(
     plant: Path, monkeypatch
 ) -> None:
@@ -59,6 +60,7 @@ def test_files_are_scored_as_they_arrive_and_nothing_is_said_twice(
     assert (again["runs"], again["images"]) == (["000001", "000002"], 7)
 
 
+@pytest.mark.slow
 def test_a_night_of_looks_ends_after_a_day_with_its_page(plant: Path, monkeypatch) -> None:
     def day_is_over() -> None:
         monkeypatch.setattr(every, "NIGHT_SECONDS", 0.0)
@@ -83,6 +85,7 @@ def _then(work, after):
     return both
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_between_two_looks_reports_its_rows_once(plant: Path, monkeypatch) -> None:
     by_hand: list[dict[str, object]] = []
 
@@ -99,6 +102,7 @@ def test_a_run_by_hand_between_two_looks_reports_its_rows_once(plant: Path, monk
     assert len(table("scores")) == 9
 
 
+@pytest.mark.slow
 def test_no_look_is_taken_while_another_run_is_at_work(plant: Path, monkeypatch) -> None:
     locks = [run_lock(LEDGER)]
 

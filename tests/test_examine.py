@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from admodels.foundation import params
@@ -35,6 +36,7 @@ def split_of(images: Examination, path: str) -> str:
     return next(n for n, rows in images.splits.items() if path in {r.image_path for r in rows})
 
 
+@pytest.mark.slow
 def test_what_is_held_out_shapes_no_rule_and_near_copies_stand_together(tmp_path: Path) -> None:
     listed = write_images(tmp_path)
     bounds = params.read("validate", Validate, ROOT / "params.yaml")

@@ -403,6 +403,7 @@ fetch.fetch(Source.model_validate_json(sys.argv[1]), "", Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(tmp_path):
     files = {f"train/good/{i}.png": os.urandom(20_000) for i in range(400)}
     source = pin_source(str(archived(tmp_path / "x.tar.gz", files)))

@@ -190,6 +190,7 @@ def place_with_a_version(tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_no_kill_loses_both_versions_nor_does_another_one_in_the_next_run(tmp_path: Path) -> None:
     target = place_with_a_version(tmp_path)
     pairs, calls = 0, []
@@ -250,6 +251,7 @@ with whole_folder(Path("out")) as folder:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_between_two_calls_leaves_a_version_for_the_next(tmp_path) -> None:
     codes = []
     for number in range(10):

@@ -202,6 +202,7 @@ BARE = changed(
 )
 
 
+@pytest.mark.slow
 def test_a_share_of_the_anomalies_is_painted_with_the_image_itself() -> None:
     assert all(is_painted_with_itself(placed(BARE, WHOLE)))
     half = BARE.model_copy(update={"self_share": PerKind[float](object=0.5, texture=0.0)})

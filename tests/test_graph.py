@@ -97,6 +97,7 @@ def copied_tree(tmp_path: Path) -> Path:
     return copy_code(tmp_path, *PIPELINE)
 
 
+@pytest.mark.slow
 def test_every_stage_lists_what_it_imports_and_train_nothing_else(copied_tree: Path) -> None:
     assert complaints(copied_tree) == []
 

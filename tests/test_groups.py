@@ -186,6 +186,7 @@ def test_an_image_and_its_negative_are_as_far_apart_as_images_can_be() -> None:
     assert similarity.near_clusters(hashes, similarity.HASH_BITS) == [[0, 1]]
 
 
+@pytest.mark.slow
 def test_without_groups_new_pieces_raise_too_many_alarms_and_with_them_the_budget_holds() -> None:
     repeats = 500
     spread = simulation.false_alarms(0.7, repeats, "images")["nearest"]

@@ -179,6 +179,7 @@ def test_statistics_count_images_areas_and_empty_draws(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_bytes_and_nothing_else(tmp_path):
     for _ in range(2):
         held_out.write(tmp_path / "first", drawn())
@@ -301,6 +302,7 @@ def test_the_stage_refuses_to_run_without_textures(project):
         synthesize.main("t")
 
 
+@pytest.mark.slow
 def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     def found():
         synthesize.main("t")

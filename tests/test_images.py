@@ -241,6 +241,7 @@ def test_no_flipped_bit_in_a_png_gives_other_pixels():
     assert refused > len(whole) * 0.8  # the rest is a chunk's end that nobody needs
 
 
+@pytest.mark.slow
 def test_a_large_image_below_the_limit_is_read_without_a_warning():
     data = raw_png(20_000, 5_000, 1, 0, [bytes(2_500)] * 5_000)  # Pillow itself warns at 89 Mpx
     assert decode.decode_mask(data, "x").shape == (5_000, 20_000)

@@ -188,6 +188,7 @@ def cellar(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-r", tmp_path / "cellar"], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "folder"), [(1_100, "d"), (60, "a long name" * 20)])
 def test_folders_may_be_nested_deeper_than_a_call_stack_or_a_path(
     cellar: Path, depth: int, folder: str

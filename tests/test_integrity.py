@@ -41,6 +41,7 @@ def read(path: Path, schema: pa.Schema = tables.SCORES) -> pa.Table:
         return pa.Table.from_batches(tables.batches(file, schema))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_data_of_a_page_is_refused_wherever_it_is(tmp_path: Path) -> None:
     table = next(tables.scores(rows(60)))
     path = part(tmp_path / "a.parquet", tables.SCORES, table)

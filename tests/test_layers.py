@@ -56,6 +56,7 @@ def methods_that_import_methods(tree: Tree) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_import_goes_down_the_layers() -> None:
     wings = {
         path.name for path in (ROOT / "admodels").iterdir() if (path / "__init__.py").is_file()

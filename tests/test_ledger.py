@@ -297,6 +297,7 @@ def test_only_files_that_match_the_pattern_belong_to_the_line(tmp_path: Path) ->
     assert len(rows(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_are_refused_and_a_dead_one_holds_nothing(place: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"

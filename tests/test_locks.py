@@ -60,6 +60,7 @@ def say(place: Path) -> None:
         assert feedback.take(ledger, place / "said.csv") == {"press": 1}
 
 
+@pytest.mark.slow
 def test_a_look_refuses_only_a_second_look(place: Path) -> None:
     with other_process("run_lock", place / "ledger") as other:
         assert is_at_work(place / "ledger")
@@ -77,6 +78,7 @@ def test_a_look_refuses_only_a_second_look(place: Path) -> None:
     assert not is_at_work(place / "ledger")
 
 
+@pytest.mark.slow
 def test_a_write_waits_for_another_and_reading_does_not(place: Path) -> None:
     with commit_lock(place / "ledger"):
         writer = threading.Thread(target=say, args=(place,))
@@ -99,6 +101,7 @@ def test_a_write_that_cannot_have_its_turn_ends_with_75(
     assert refusal.value.exit_code == 75
 
 
+@pytest.mark.slow
 def test_asking_whether_a_run_is_at_work_never_refuses_one(place: Path) -> None:
     stop = threading.Event()
 
@@ -136,6 +139,7 @@ def test_what_a_reader_meant_to_read_may_be_merged_meanwhile(
             assert sum(len(group) for _, group in reader.groups("press")) == 10
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_ledger_without_an_index_makes_it(place: Path) -> None:
     (place / "ledger/index.sqlite").unlink()
     say(place)
@@ -156,6 +160,7 @@ def test_a_lock_is_free_when_its_process_is_dead(place: Path) -> None:
             assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_doctor_verifies_a_ledger_that_is_named(place: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
 

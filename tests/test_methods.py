@@ -31,6 +31,7 @@ def images(count: int, seed: int = 3) -> torch.Tensor:
     return torch.from_numpy(tiny.stripes(count, seed))
 
 
+@pytest.mark.slow
 def test_a_prediction_has_the_stated_shapes_and_types(cell: Cell) -> None:
     found = fitted(cell).score(images(2))
     assert found.anomaly_map.shape[0] == 2
@@ -42,6 +43,7 @@ def test_a_prediction_has_the_stated_shapes_and_types(cell: Cell) -> None:
         assert found.reconstruction.shape == (2, 3, tiny.PX, tiny.PX)
 
 
+@pytest.mark.slow
 def test_a_restored_detector_scores_bit_for_bit_the_same(cell: Cell) -> None:
     first, second = fitted(cell), tiny.detector(*cell)
     second.restore(first.state())
@@ -50,6 +52,7 @@ def test_a_restored_detector_scores_bit_for_bit_the_same(cell: Cell) -> None:
     assert torch.equal(a.anomaly_score, b.anomaly_score)
 
 
+@pytest.mark.slow
 def test_a_state_with_a_missing_key_or_another_shape_is_refused(cell: Cell) -> None:
     state = fitted(cell).state()
     key = next(iter(state))
@@ -59,6 +62,7 @@ def test_a_state_with_a_missing_key_or_another_shape_is_refused(cell: Cell) -> N
         tiny.detector(*cell).restore(state | {key: state[key][:1, :1]})
 
 
+@pytest.mark.slow
 def test_an_image_scores_the_same_alone_and_in_a_batch(cell: Cell) -> None:
     detector, many = fitted(cell), images(7)
     together = methods.predict(detector, many, 4)
@@ -85,6 +89,7 @@ def test_scoring_changes_no_state(cell: Cell) -> None:
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_state_and_another_seed_another(
     cell: Cell, tmp_path: Path
 ) -> None:

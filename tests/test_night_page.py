@@ -215,6 +215,7 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
     assert len(list((place / "ledger" / "scores" / "weld" / "000003").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tab", [{"viewport": {"width": 1400, "height": 4000}}], indirect=True)
 def test_names_are_text_and_nothing_is_fetched(tab: Tab) -> None:
     sync_api.expect(tab.page.locator("#cards li")).to_have_count(tab.count())
@@ -231,6 +232,7 @@ def test_names_are_text_and_nothing_is_fetched(tab: Tab) -> None:
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_a_script_that_got_into_the_page_would_not_run(tab: Tab) -> None:
     tab.page.evaluate(
         """() => {
@@ -251,7 +253,9 @@ def test_the_filters_choose_and_the_count_is_shown(tab: Tab) -> None:
     everything = tab.count()
     tab.page.select_option("[name=line]", label="weld")
     assert tab.count() == 2
-    assert tab.page.inner_text("#cards li >> nth=0").count("no verdict") == 1
+    first = tab.page.locator("#cards li").first
+    sync_api.expect(first).to_contain_text("no verdict")
+    assert first.inner_text().count("no verdict") == 1
     tab.page.select_option("[name=verdict]", "flagged")
     assert tab.count() == 0
     tab.page.get_by_role("button", name="Clear").click()
@@ -264,6 +268,7 @@ def test_the_filters_choose_and_the_count_is_shown(tab: Tab) -> None:
     assert tab.page.get_attribute("#count", "aria-live") == "polite"
 
 
+@pytest.mark.slow
 def test_a_picture_is_found_enlarged_and_marked_by_keys_alone(tab: Tab) -> None:
     first = tab.page.locator("#cards .picture").first
     name = tab.page.locator("#cards .file").nth(1).inner_text()
@@ -287,6 +292,7 @@ def test_a_picture_is_found_enlarged_and_marked_by_keys_alone(tab: Tab) -> None:
     sync_api.expect(tab.page.locator("#cards [data-at='2'] .picture")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_marks_outlast_the_page_and_feedback_takes_what_is_saved(
     tab: Tab, ledger: Path, tmp_path: Path
 ) -> None:
@@ -330,6 +336,7 @@ def test_without_scripts_the_worst_and_the_unreadable_are_tables(tab: Tab) -> No
     assert not tab.page.locator("#filters").is_visible()
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name_and_every_section_a_heading(tab: Tab) -> None:
     assert tab.page.get_by_role("region").count() >= 7
     tab.page.locator("#cards .picture").first.click()
@@ -366,6 +373,7 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tab", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True
 )

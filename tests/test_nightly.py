@@ -63,6 +63,7 @@ def table(name: str) -> pd.DataFrame:
     return pd.read_parquet(Path("ledger") / name).sort_values(KEY).reset_index(drop=True)
 
 
+@pytest.mark.slow
 def test_one_night_scores_all_lines_into_one_ledger(plant: Path) -> None:
     told = run({"press": line("press"), "weld": line("weld")})
     assert told["exit_code"] == 0
@@ -86,6 +87,7 @@ def plain(found: pd.DataFrame) -> pd.DataFrame:
     return found.astype(object).where(found.notna(), None)
 
 
+@pytest.mark.slow
 def test_duckdb_reads_and_joins_both_tables_as_pandas_does(plant: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     (plant / "press/a, b.png").write_bytes(b"bad")
@@ -100,6 +102,7 @@ def test_duckdb_reads_and_joins_both_tables_as_pandas_does(plant: Path) -> None:
     assert dict(worst) == table("scores").groupby("line")["anomaly_score"].max().to_dict()
 
 
+@pytest.mark.slow
 def test_the_second_night_counts_only_its_own(plant: Path) -> None:
     run({"press": line("press")})
     draw(plant / "press" / "late", 2, seed=9)
@@ -110,6 +113,7 @@ def test_the_second_night_counts_only_its_own(plant: Path) -> None:
     assert len(table("verdicts")) == 8
 
 
+@pytest.mark.slow
 def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
     lines = {
         "gone": line("no_such_folder"),
@@ -141,6 +145,7 @@ def test_a_bug_on_one_line_is_reported_and_kept_to_it(plant: Path, monkeypatch) 
     assert told["lines"]["press"]["told"] == ["ZeroDivisionError: a bug"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "code"),
     [("unreadable>20%", 5), ("unreadable > 25%", 0), ("unreadable>1", 5), ("flagged>99%", 0)],
@@ -163,6 +168,7 @@ def test_a_limit_in_other_words_is_refused(text: str) -> None:
         Limit.of(text)
 
 
+@pytest.mark.slow
 def test_files_that_no_line_claims_are_counted(plant: Path) -> None:
     draw(plant / "hall/cam1", 2)
     draw(plant / "hall/cam2", 3)
@@ -193,6 +199,7 @@ def admodels(monkeypatch, capsys, *words: str) -> tuple[int, str]:
     return int(end.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_commands_calibrate_rethreshold_and_take_feedback(
     plant: Path, monkeypatch, capsys
 ) -> None:
@@ -296,6 +303,7 @@ def test_storage_that_is_full_ends_with_its_code_and_the_next_run_goes_on(plant:
     assert len(table("scores")) == 6
 
 
+@pytest.mark.slow
 def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(
     plant: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +328,7 @@ def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(
     assert run(lines)["lines"]["press"]["images"] == 0
 
 
+@pytest.mark.slow
 def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> None:
     (plant / "press" / "empty.png").touch()
     source = LineImages("press", plant / "press")

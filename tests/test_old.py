@@ -54,6 +54,7 @@ def is_same_machine(version: str) -> bool:
     return made_on == {name: here.get(name) for name in made_on}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_bundle_of_an_older_version_scores_as_it_did(name: str) -> None:
     version, _, method, _ = name.split("/")
@@ -100,6 +101,7 @@ def rows(folder: Path) -> pd.DataFrame:
     return table.set_index(["line", "path"]).sort_index()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["kept", "lost"])
 def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
     plant: Path, index: str
@@ -122,6 +124,7 @@ def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
     pd.testing.assert_frame_equal(judged, verdicts)
 
 
+@pytest.mark.slow
 def test_the_images_of_an_older_ledger_score_the_same_into_a_new_one(plant: Path) -> None:
     night("again")
     now, then = rows(plant / "again/scores"), rows(plant / "ledger/scores")
@@ -131,6 +134,7 @@ def test_the_images_of_an_older_ledger_score_the_same_into_a_new_one(plant: Path
     np.testing.assert_allclose(now["anomaly_score"], then["anomaly_score"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_drift_that_is_judged_again_from_an_older_ledger_is_the_same(plant: Path) -> None:
     drift = plant / "ledger/drift"
     drift.rename(plant / "then")

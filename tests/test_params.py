@@ -127,6 +127,7 @@ def test_a_preset_changes_its_own_values_and_keeps_every_comment(copied: Path, n
     assert comments(copied) == comments(ROOT / "params.yaml")
 
 
+@pytest.mark.slow
 def test_going_to_a_preset_and_back_gives_the_same_bytes(copied: Path) -> None:
     before = copied.read_bytes()
     editing.preset("official", copied, ROOT / "presets")
@@ -162,6 +163,7 @@ def test_an_added_block_changes_no_other_line_of_the_file(copied: Path) -> None:
     assert load(copied)["lines"]["press_3"] == line()
 
 
+@pytest.mark.slow
 def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
     with editing.edit_params(copied) as document:
         document["lines"] = {}
@@ -171,6 +173,7 @@ def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
     assert "\n  press_3:\n    folder: in\n" in copied.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_block_added_and_removed_leaves_the_same_bytes(copied: Path) -> None:
     before = copied.read_bytes()
     with editing.edit_params(copied) as document:
@@ -229,6 +232,7 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
         check(tmp_path / "params.yaml")
 
 
+@pytest.mark.slow
 def test_the_check_loads_nothing_heavy() -> None:
     code = (
         "import sys; from admodels.cli.check import check; check();"

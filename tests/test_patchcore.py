@@ -184,6 +184,7 @@ def cells_of(detector: Detector, images: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
+@pytest.mark.slow
 def test_the_bank_is_the_stated_share_of_different_patches_of_the_normal_images():
     detector = fitted()
     bank, normal = detector.state()["bank"], tiny.training_data().normal
@@ -193,6 +194,7 @@ def test_the_bank_is_the_stated_share_of_different_patches_of_the_normal_images(
     assert len(nearest.unique()) == 200
 
 
+@pytest.mark.slow
 def test_each_patch_of_the_bank_is_the_farthest_of_all_patches_from_those_before_it():
     detector = fitted(pool_cells=10_000, coreset_share=0.02, projected_channels=512)
     bank = detector.state()["bank"]
@@ -205,6 +207,7 @@ def test_each_patch_of_the_bank_is_the_farthest_of_all_patches_from_those_before
         assert steps[size, :size].min() == pytest.approx(farthest, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_share_of_one_remembers_every_patch_and_scores_normal_images_zero():
     detector = fitted(coreset_share=1.0, pool_cells=10_000)
     assert len(detector.state()["bank"]) == 12 * 16 * 16
@@ -241,6 +244,7 @@ def test_the_covering_radius_that_is_logged_only_falls():
     assert [step for step, _, _ in rows] == list(range(1, 200, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_mib", [0, 1])
 def test_the_memory_for_features_changes_no_byte(cache_mib):
     assert torch.equal(fitted(cache_mib=cache_mib).state()["bank"], fitted().state()["bank"])

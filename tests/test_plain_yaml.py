@@ -111,6 +111,7 @@ def test_a_fault_in_a_lines_file_names_that_file(tmp_path: Path) -> None:
         lines(path)
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_large_plant_are_read_soon(tmp_path: Path) -> None:
     block = "{folder: /plant/inbox/camera, task: brick, method: draem, alpha: 0.01}"
     rows = [f"  line_{number}: {block}" for number in range(1000)]

@@ -39,6 +39,7 @@ def pruned(before: datetime = NOW, runs: tuple[str, ...] = ("000001",)) -> None:
             prune.prune(ledger, night)
 
 
+@pytest.mark.slow
 def test_an_old_night_goes_whole_and_no_image_of_it_is_scored_again(nights: Path) -> None:
     assert list(LEDGER.glob("overlays/press/*.jpg"))
     before = {path.name for path in LEDGER.glob("overlays/press/*.jpg")}

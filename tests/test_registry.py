@@ -17,6 +17,8 @@ from admodels.scoring.lines import Line
 from admodels.tracking import registry
 from tests import cards, tiny
 
+pytestmark = pytest.mark.slow  # MLflow's database is made anew
+
 ADDRESS = "models:/admodels-stripes@champion"
 
 

@@ -276,6 +276,7 @@ def test_vendored_files_are_those_that_the_list_names():
         assert "Redistribution" in (VENDOR / f"{package}.LICENSE").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_dvc_plots_render_without_a_network(full):
     for command in (
         ["git", "init", "-q"],

@@ -404,6 +404,7 @@ def draem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_stage_and_the_command_write_the_same_tables(
     draem: Path, tmp_path: Path, monkeypatch
 ) -> None:

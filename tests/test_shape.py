@@ -61,6 +61,7 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
+@pytest.mark.slow
 def test_no_variable_has_a_name_that_says_nothing() -> None:
     counts = Counter(
         wing(file)
@@ -131,6 +132,7 @@ def test_functions_are_short_and_files_can_be_read() -> None:
     assert {name: size for name, size in sizes.items() if size > 45} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folders", "most"), [(CODE, 400), (("tests",), 500)])
 def test_no_file_is_longer_than_one_sitting(folders: tuple[str, ...], most: int) -> None:
     lengths = {f: len((ROOT / f).read_text(encoding="utf-8").splitlines()) for f in trees(*folders)}

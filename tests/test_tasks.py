@@ -33,6 +33,7 @@ def pin(task: str) -> str:
     return str(load()["tasks"][task]["source"]["sha256"])
 
 
+@pytest.mark.slow
 def test_add_prints_what_the_layout_makes_of_a_source_and_pins_it(
     command: Command, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_what_cannot_train_is_refused_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "better"),
     [
@@ -180,6 +182,7 @@ def test_a_dry_run_prints_and_changes_nothing(
     assert sorted(tmp_path.rglob("*")) == paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("missing", "words"), [(0, ""), (1, "1 more normal image\n"), (46, "46 ")])
 def test_a_look_says_how_many_images_verdicts_and_a_measured_rate_take(
     command: Command, tmp_path: Path, missing: int, words: str
@@ -195,6 +198,7 @@ def test_a_look_says_how_many_images_verdicts_and_a_measured_rate_take(
     assert ("false-alarm budget of 0.05 need 1 more normal image\n" in out) == (missing == 46)
 
 
+@pytest.mark.slow
 def test_images_of_one_piece_are_counted_as_a_group(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "in"
     for piece in range(40):
@@ -212,6 +216,7 @@ def test_images_of_one_piece_are_counted_as_a_group(command: Command, tmp_path: 
     assert load()["tasks"]["cap"]["group"] == "/([0-9]+)/"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
 @pytest.mark.parametrize("is_url", [False, True])
 def test_an_archive_is_looked_at_without_unpacking_it(
@@ -233,6 +238,7 @@ def test_an_archive_is_looked_at_without_unpacking_it(
     assert LOADED.read_bytes() == SHIPPED.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_table_in_an_archive_is_read_and_no_image_is_written(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +254,7 @@ def test_a_table_in_an_archive_is_read_and_no_image_is_written(
     assert [*(tmp_path / "temporary").iterdir()] == []
 
 
+@pytest.mark.slow
 def test_what_only_a_fetch_can_show_is_said(command: Command, tmp_path: Path) -> None:
     file = Path(shutil.make_archive(str(tmp_path / "caps"), "zip", mvtec(tmp_path / "in")))
     Path("caps.urls").write_text(f"{'0' * 64} {file.as_uri()}\n")
@@ -260,6 +267,7 @@ def test_what_only_a_fetch_can_show_is_said(command: Command, tmp_path: Path) ->
     assert (code, "`admodels task add --dataset`" in stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_start_trains_one_method_on_one_task_and_nothing_else(
     command: Command, tmp_path: Path
 ) -> None:
@@ -294,6 +302,7 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
     assert sorted(written) == sorted(comments)
 
 
+@pytest.mark.slow
 def test_start_again_from_the_same_folder_sets_the_new_values(
     command: Command, tmp_path: Path
 ) -> None:
@@ -327,6 +336,7 @@ def test_start_refuses_what_it_does_not_know(
     assert LOADED.read_bytes() == SHIPPED.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_line_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_path: Path) -> None:
     source = put(tmp_path / "in", normal=12)
     command("start", "cap", str(source))
@@ -349,6 +359,7 @@ def test_a_line_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_pa
     assert (code, "no line named `pres`" in stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_use_sets_the_tasks_that_run_names(command: Command) -> None:
     assert command("task", "use", "sample_gravel") == (
         0,
@@ -362,6 +373,7 @@ def test_use_sets_the_tasks_that_run_names(command: Command) -> None:
     assert (code, "did you mean `sample_brick`?" in stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_remove_takes_a_task_out_only_where_nothing_needs_it(command: Command) -> None:
     code, _, stderr = command("task", "remove", "sample_gravel")
     assert code == 2
@@ -375,6 +387,7 @@ def test_remove_takes_a_task_out_only_where_nothing_needs_it(command: Command) -
     assert (code, "no task named `sample_gravel`" in stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_list_and_show_say_what_the_tasks_are(command: Command, tmp_path: Path) -> None:
     source = put(tmp_path / "in", normal=12, dent=2)
     command(*add_words(source, "--no-run", "--licence", "ours"))
@@ -418,6 +431,7 @@ def test_list_and_show_say_what_the_tasks_are(command: Command, tmp_path: Path) 
     assert (code, "no task named `cup`; did you mean `cap`?" in stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_task_can_be_added_without_running_it_and_with_its_textures(
     command: Command, tmp_path: Path
 ) -> None:
@@ -444,6 +458,7 @@ def test_an_official_release_whose_hash_is_known_is_added_without_a_download(
     assert not Path(".work/downloads").exists()
 
 
+@pytest.mark.slow
 def test_mirrors_are_kept_by_a_refresh(command: Command, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "x"), "zip", put(tmp_path / "in", normal=12))
     urls = (Path(tmp_path / "gone.zip").as_uri(), Path(archive).as_uri())
@@ -454,6 +469,7 @@ def test_mirrors_are_kept_by_a_refresh(command: Command, tmp_path: Path) -> None
     assert load()["tasks"]["cap"]["source"] == before
 
 
+@pytest.mark.slow
 def test_a_refresh_pins_anew_only_what_changed_and_can_still_train(
     command: Command, tmp_path: Path
 ) -> None:

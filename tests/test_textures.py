@@ -47,6 +47,7 @@ def test_the_packaged_textures_hold_no_photograph_of_a_sample_task(packaged):
     assert not names & {"brick", "gravel", "grass"}
 
 
+@pytest.mark.slow
 def test_the_packaged_textures_are_the_same_bytes_twice(packaged, tmp_path):
     textures.fetch_textures(textures.pin_textures("packaged"), tmp_path / "again")
     for path in sorted(p for p in packaged.rglob("*") if p.is_file()):
@@ -142,6 +143,7 @@ def test_the_stage_writes_the_textures_of_the_params(tmp_path, monkeypatch):
     assert listing(tmp_path / "data/textures")["count"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
 def test_the_describable_textures_are_brought_whole(tmp_path):
     textures.fetch_textures(textures.pin_textures(str(SHARED / "dtd")), tmp_path / "textures")

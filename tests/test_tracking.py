@@ -13,6 +13,8 @@ import pytest
 from admodels.foundation.errors import ConfigurationError, SourceError, StorageError
 from admodels.tracking import sync
 
+pytestmark = pytest.mark.slow  # MLflow's database is made anew
+
 STAGE = """
 import json
 from pathlib import Path

@@ -103,6 +103,7 @@ def refused(*named: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_clean_task_gives_four_manifests_a_report_and_pages(tiny: Path) -> None:
     validate.main("tiny")
     rows = {s: manifest.read(MANIFESTS / f"{s}.csv") for s in manifest.SPLITS}
@@ -124,6 +125,7 @@ def test_a_clean_task_gives_four_manifests_a_report_and_pages(tiny: Path) -> Non
     assert [p.name for p in VALIDATION.parent.iterdir()] == ["tiny"]
 
 
+@pytest.mark.slow
 def test_what_is_not_used_stands_in_a_table_and_its_sum_on_the_terminal(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +145,7 @@ def test_what_is_not_used_stands_in_a_table_and_its_sum_on_the_terminal(
     ]
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_pixels(tiny: Path) -> None:
     ramp = np.repeat(np.arange(40, 88, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
     save("test/good/000.png", ramp)
@@ -161,6 +164,7 @@ def test_statistics_are_those_of_the_pixels(tiny: Path) -> None:
     assert float(by_path["test/hole/000.png"][-1]) == 0.0625  # 10 x 12 of 40 x 48 pixels
 
 
+@pytest.mark.slow
 def test_the_outputs_are_the_same_bytes_on_a_second_run(tiny: Path) -> None:
     def contents() -> dict[str, bytes]:
         outputs = (*VALIDATION.rglob("*"), *MANIFESTS.rglob("*"))
@@ -175,6 +179,7 @@ def test_the_outputs_are_the_same_bytes_on_a_second_run(tiny: Path) -> None:
     assert sum(path.endswith((".html", ".webp")) for path in first) > 10
 
 
+@pytest.mark.slow
 def test_corrupt_truncated_and_empty_images_are_named_with_the_others_still_judged(
     tiny: Path,
 ) -> None:
@@ -191,12 +196,14 @@ def test_corrupt_truncated_and_empty_images_are_named_with_the_others_still_judg
     assert (VALIDATION / "statistics.csv").read_text("utf-8").count("\n") == 1 + 22
 
 
+@pytest.mark.slow
 def test_a_missing_mask_is_refused_and_the_image_named(tiny: Path) -> None:
     (RAW / MASK).unlink()
     refused("mask_present", "test/hole/000.png")
     assert failed() == {"mask_present": ["test/hole/000.png"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pixels", "check"),
     [
@@ -216,12 +223,14 @@ def test_a_mask_of_another_size_not_binary_empty_or_broken_is_named(
     assert failed() == {check: ["test/hole/000.png"]}
 
 
+@pytest.mark.slow
 def test_the_same_image_in_train_and_test_is_refused_and_both_are_named(tiny: Path) -> None:
     shutil.copy(RAW / "train/good/004.png", RAW / "test/good/copy.png")
     refused("train/good/004.png", "test/good/copy.png")
     assert failed() == {"no_split_leakage": ["test/good/copy.png", "train/good/004.png"]}
 
 
+@pytest.mark.slow
 def test_images_that_are_all_the_same_cannot_be_split_and_are_refused(tiny: Path) -> None:
     for i in range(1, 16):
         shutil.copy(RAW / "train/good/000.png", RAW / f"train/good/{i:03}.png")
@@ -229,6 +238,7 @@ def test_images_that_are_all_the_same_cannot_be_split_and_are_refused(tiny: Path
     assert list(failed()) == ["no_duplicates"]
 
 
+@pytest.mark.slow
 def test_an_anomalous_image_in_train_is_refused_and_named(tiny: Path) -> None:
     (RAW / "train/hole").mkdir()
     shutil.copy(RAW / "test/hole/000.png", RAW / "train/hole/000.png")
@@ -236,6 +246,7 @@ def test_an_anomalous_image_in_train_is_refused_and_named(tiny: Path) -> None:
     assert failed()["only_normal_to_learn"] == ["train/hole/000.png"]
 
 
+@pytest.mark.slow
 def test_ten_normal_images_are_refused(tiny: Path) -> None:
     for i in range(10, 16):
         (RAW / f"train/good/{i:03}.png").unlink()
@@ -294,6 +305,7 @@ def plant_what_one_run_can_find() -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found_and_blamed_on_its_file_alone(tiny: Path) -> None:
     planted = plant_what_one_run_can_find()
     text = PARAMS.replace("alpha: 0.25", "alpha: 0.01").replace("CC0-1.0", "CC BY-NC-SA 4.0")
@@ -303,6 +315,7 @@ def test_every_planted_fault_is_found_and_blamed_on_its_file_alone(tiny: Path) -
     assert report()["non_commercial"] is True
 
 
+@pytest.mark.slow
 def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(tiny: Path) -> None:
     for path in (*RAW.glob("train/*/*.png"), *RAW.glob("test/*/*.png")):
         values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) << 4
@@ -322,6 +335,7 @@ def test_a_camera_of_12_bits_is_seen_through_the_window_that_its_contract_keeps(
     assert failed()["fits_rules"] == ["test/good/plain.png"]
 
 
+@pytest.mark.slow
 def test_what_calibrates_or_tests_does_not_shape_the_window(tiny: Path) -> None:
     for i, path in enumerate(sorted((*RAW.glob("train/*/*.png"), *RAW.glob("test/*/*.png")))):
         values = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
@@ -336,6 +350,7 @@ def test_what_calibrates_or_tests_does_not_shape_the_window(tiny: Path) -> None:
         assert learnt_window(others + rows[split] * (split != "validation"), RAW) != window
 
 
+@pytest.mark.slow
 def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: Path) -> None:
     names = ["Gr\u00fc\u00dfe \u65e5\u672c", "=cmd", 'a,"b"', "<b>&amp;", "x" * 251, "\u65e5" * 83]
     for i, name in enumerate(names):
@@ -349,6 +364,7 @@ def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: P
     assert {f"train/good/{name}" for name in names} < {row.image_id for row in rows}
 
 
+@pytest.mark.slow
 def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:
     save("train/good/000.png", np.full((40, 60, 3), 90, np.uint8) + np.arange(3, dtype=np.uint8))
     validate.main("tiny")
@@ -358,6 +374,7 @@ def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -
     refused("train/good/000.png")
 
 
+@pytest.mark.slow
 def test_what_is_missing_for_the_budget_is_said_on_the_terminal(
     tiny: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,6 +388,7 @@ def test_what_is_missing_for_the_budget_is_said_on_the_terminal(
     assert report()["shortage"] == {"unit": "images", "to_calibrate": 14, "to_test": 0}
 
 
+@pytest.mark.slow
 def test_pieces_stand_in_one_split_and_their_number_is_what_is_missing(
     tiny: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,6 +410,7 @@ def test_pieces_stand_in_one_split_and_their_number_is_what_is_missing(
     assert "more normal groups are missing" in caplog.text
 
 
+@pytest.mark.slow
 def test_manifests_of_an_earlier_run_do_not_outlive_a_refusal(tiny: Path) -> None:
     validate.main("tiny")
     assert (MANIFESTS / "train.csv").is_file()

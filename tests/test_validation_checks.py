@@ -98,6 +98,7 @@ def failed(findings: dict[str, Finding]) -> dict[str, list[str]]:
     return {name: f.unexpected for name, f in findings.items() if not f.success}
 
 
+@pytest.mark.slow
 def test_a_clean_task_passes_every_check() -> None:
     findings = judged(clean())
     assert failed(findings) == {}
@@ -110,6 +111,7 @@ def test_a_clean_task_passes_every_check() -> None:
     assert findings["same_size"].expected == "Every image is, as most are, 64 x 48 px."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("severity", ["error", "warning"])
 def test_all_checks_may_be_of_one_severity(severity: str) -> None:
     bounds = BOUNDS | {"severity": dict.fromkeys(SEVERITY, severity)}
@@ -125,6 +127,7 @@ def test_all_checks_may_be_of_one_severity(severity: str) -> None:
 FIRST = "train/good/000.png"
 
 
+@pytest.mark.slow
 def test_each_of_many_planted_faults_is_found_and_names_its_image_alone() -> None:
     made, planted_faults = clean(), {}
     faults: list[tuple[str, dict[str, object], dict[str, object]]] = [
@@ -147,6 +150,7 @@ def test_each_of_many_planted_faults_is_found_and_names_its_image_alone() -> Non
     assert failed(judged(made)) == planted_faults
 
 
+@pytest.mark.slow
 def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
     made = [
         (found, replace(row, foreground_path="m.png" if found.part == "learn" else ""), facts)
@@ -157,6 +161,7 @@ def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
     assert failed(judged(made)) == {"mattes_fit": ["train/good/003.png"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "is_large"), [(0.6, False), (0.61, True), (0.73, True), (0.96, True), (1.0, True)]
 )
@@ -172,6 +177,7 @@ def test_a_mask_that_covers_most_of_an_image_is_a_warning(share: float, is_large
     assert ("invert" in finding.step) is is_large
 
 
+@pytest.mark.slow
 def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:
     made = clean()
     values = [(5.0, 1.0, 32), (250.0, 1.0, 32), (250.1, 1.0, 32), (5.0, 1.0, 31)]
@@ -187,6 +193,7 @@ def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:
     }
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named_and_do_not_count_as_normal_images() -> None:
     broken = {"train/good/000.png": "empty", "train/good/001.png": "truncated"}
     findings = judged(clean(), broken)
@@ -201,26 +208,31 @@ def test_a_task_without_one_readable_image_is_judged() -> None:
     assert not findings["enough_normal_images"].success
 
 
+@pytest.mark.slow
 def test_an_anomalous_image_to_learn_from_is_named() -> None:
     findings = judged([*clean(), planted("train/hole/9.png", 900, "anomalous")])
     assert failed(findings) == {"only_normal_to_learn": ["train/hole/9.png"]}
 
 
+@pytest.mark.slow
 def test_both_copies_of_an_image_in_train_and_test_are_named() -> None:
     findings = judged([*clean(), planted("test/good/copy.png", 0)])
     assert failed(findings) == {"no_split_leakage": ["test/good/copy.png", FIRST]}
 
 
+@pytest.mark.slow
 def test_both_copies_of_an_image_in_one_split_are_named() -> None:
     findings = judged([*clean(), planted("train/good/copy.png", 0)])
     assert failed(findings) == {"no_duplicates": [FIRST, "train/good/copy.png"]}
 
 
+@pytest.mark.slow
 def test_images_that_differ_only_in_their_extension_are_named() -> None:
     findings = judged([*clean(), planted("train/good/000.jpg", 900)])
     assert failed(findings) == {"image_id_unique": ["train/good/000.jpg", FIRST]}
 
 
+@pytest.mark.slow
 def test_ten_normal_images_are_too_few_and_eleven_are_not() -> None:
     assert failed(judged(clean()[1:])) == {}
     ten = judged(clean()[2:])
@@ -231,6 +243,7 @@ def test_ten_normal_images_are_too_few_and_eleven_are_not() -> None:
     assert ten["enough_normal_images"].step == "Add at least 1 normal images."
 
 
+@pytest.mark.slow
 def test_a_test_split_with_one_label_or_none_is_found() -> None:
     only_normal, nothing = clean()[:15], clean()[:12]
     assert failed(judged(only_normal)) == {"test_has_both_labels": []}
@@ -243,6 +256,7 @@ def shared_out(made: list[Planted], calibration: int) -> dict[str, list[Manifest
     return {"train": learn[calibration:], "calibration": learn[:calibration], "test": test}
 
 
+@pytest.mark.slow
 def test_too_few_calibration_images_for_the_budget_are_said() -> None:
     made = clean()
     needs = replace(NEEDS, alpha=0.2)
@@ -255,6 +269,7 @@ def test_too_few_calibration_images_for_the_budget_are_said() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("licence", "failing"),
     [
@@ -276,6 +291,7 @@ def changed(made: list[Planted], at: int, **facts: object) -> None:
     made[at] = (found, row, replace(old, **facts))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_near_copies_inside_and_across_splits_are_told_apart() -> None:
     made = clean()
     changed(made, 1, thumbnail=thumbnail(0))  # both to learn from
@@ -286,6 +302,7 @@ def test_near_copies_inside_and_across_splits_are_told_apart() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_likely_defect_among_the_images_to_learn_from_is_named() -> None:
     made = clean()
     spoilt = np.frombuffer(thumbnail(5), dtype=np.uint16).copy()
@@ -295,6 +312,7 @@ def test_a_likely_defect_among_the_images_to_learn_from_is_named() -> None:
     assert failed(judged(made)) == {"no_likely_defects": ["train/good/005.png"]}
 
 
+@pytest.mark.slow
 def test_another_session_in_test_is_found_and_measured() -> None:
     made = [
         *(planted(f"train/good/{i:03}.png", i) for i in range(40)),
@@ -332,6 +350,7 @@ def test_a_warning_does_not_stop_and_an_error_names_every_check_and_image() -> N
     assert "same_size" not in str(refusal)
 
 
+@pytest.mark.slow
 def test_at_most_twenty_images_are_named_and_all_are_counted() -> None:
     many = [planted(f"train/good/{i:03}.png", i) for i in range(60)]
     dark = [
@@ -368,6 +387,7 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
         parse(BOUNDS | {"severity": SEVERITY | change}, Validate, "validate")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
 @pytest.mark.parametrize(
     ("root", "warned"),
