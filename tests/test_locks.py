@@ -110,16 +110,18 @@ def test_asking_whether_a_run_is_at_work_never_refuses_one(place: Path) -> None:
             is_at_work(place / "ledger")
 
     asking = [threading.Thread(target=ask) for _ in range(3)]
+    taken = 0
     for thread in asking:
         thread.start()
     try:
         for _ in range(30):
             with run_lock(place / "ledger"):
-                pass
+                taken += 1
     finally:
         stop.set()
         for thread in asking:
             thread.join()
+    assert taken == 30
 
 
 def test_what_a_reader_meant_to_read_may_be_merged_meanwhile(
