@@ -24,7 +24,7 @@ from skimage import data
 from admodels.nights import pictures as overlays
 from admodels.nights import verdicts
 from admodels.nights.page import render
-from admodels.nights.run import LineReport
+from admodels.nights.report import LineReport
 from admodels.scoring import appearances
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.tables import ScoreRow

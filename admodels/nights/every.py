@@ -13,7 +13,8 @@ from typing import Any
 
 from admodels.foundation.errors import BusyError
 from admodels.nights.deploy import BundleChoice
-from admodels.nights.run import LineReport, Options, check_place, finish, isolate, look
+from admodels.nights.report import LineReport, isolate
+from admodels.nights.run import Options, check_place, finish, look
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals

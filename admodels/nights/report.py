@@ -1,0 +1,88 @@
+"""What a night says of one line, and how a failure is kept to it."""
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from admodels.foundation.errors import BUG, AdmodelsError, StorageError
+from admodels.nights.limits import expected_images
+from admodels.scoring.engine import Counts
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class LineReport:
+    """A line's night, of the rows of `runs`: `images` are those of what should be an image.
+
+    `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
+    the likely cause if the line did not look or score like its reference.
+    """
+
+    folder: str = ""
+    alpha: float | None = None
+    runs: list[str] = field(default_factory=list)
+    found: int = 0
+    old: int = 0
+    excluded: int = 0
+    unsettled: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    unreadable: int = 0
+    reused: int = 0
+    flagged: int | None = None
+    expected_false_alarms: float | None = None
+    listed: int | None = None
+    listed_false_alarms: float | None = None  # to be expected, at most
+    pictures: int = 0
+    drift: str = ""
+    drift_not_judged: str = ""
+    median_score: float | None = None
+    calibration: str | None = None
+    calibration_sha256: str | None = None
+    bundle: str | None = None
+    model_fingerprint: str | None = None
+    contract_fingerprint: str | None = None
+    seconds: float = 0.0
+    exit_code: int = 0
+    messages: list[str] = field(default_factory=list)
+
+    def take(self, counts: Counts, before: Counter[str]) -> None:
+        """Take over what the engine counted, and the statuses of rows that were there before."""
+        self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
+        self.unsettled, self.reused = counts.unsettled, counts.reused
+        self.statuses = dict(sorted((counts.statuses + before).items()))
+        self.images, self.unreadable = expected_images(self.statuses)
+
+    def with_files_of(self, look: "LineReport") -> "LineReport":
+        """This report, with the files that a later look saw, none of which was new."""
+        names = ("found", "old", "excluded", "unsettled")
+        return replace(self, **{name: getattr(look, name) for name in names})
+
+    def content(self) -> dict[str, Any]:
+        """What runs/RUN.json holds of the line; `messages` are its key `told`."""
+        fields = asdict(self)
+        fields["told"] = fields.pop("messages")
+        return fields
+
+
+@contextmanager
+def isolate(name: str, report: LineReport) -> Iterator[None]:
+    """Keep a failure to its line; that of the ledger's index ends the night."""
+    try:
+        yield
+    except sqlite3.Error:
+        raise
+    except (AdmodelsError, OSError) as error:
+        known = StorageError.of(error) if isinstance(error, OSError) else error
+        LOG.error("%s: %s: %s", name, type(known).__name__, known)
+        report.exit_code = known.exit_code
+        report.messages.append(known.fault)
+    except Exception as error:  # a bug on one line must not cost the others their night
+        LOG.exception("%s: a bug", name)
+        report.exit_code = BUG
+        report.messages.append(f"{type(error).__name__}: {error}")
