@@ -3,7 +3,7 @@
     python -m benchmarks.presets [--sets SET ...] [--variants NAME ...] [--seeds 7 ...] [--table]
 
 needs ADMODELS_SHARED_DATA. A cell is a set, a variant of the preset `cpu` and a seed, which draws
-the splits as `validate` does, but for near copies, and trains. Its figures stand in .work/presets/
+the splits as `validate` does, and trains. Its figures stand in .work/presets/
 as one JSON; a cell that has one is not run again, so remove the file of a variant whose code or
 values have changed. The table at the end has the means over the seeds there are. No cell chooses
 anything by its test images, but whoever chooses a variant by this table does.
@@ -12,6 +12,7 @@ anything by its test images, but whoever chooses a variant by this table does.
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import tempfile
 import time
@@ -23,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from ruamel.yaml import YAML
 
 from admodels import methods
@@ -32,22 +32,26 @@ from admodels.datasets import read_layout
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.foundation import params
-from admodels.foundation.files import sha256_of, write_json
-from admodels.foundation.manifest import DatasetImage, ManifestRow, Split
+from admodels.foundation.files import write_json
+from admodels.foundation.manifest import Split
 from admodels.images.decode import STORED
 from admodels.images.load import load_images, load_masks, load_textures
+from admodels.images.reading import DECODER, Reading
 from admodels.inference.model import map_to_image
 from admodels.methods import Detector
-from admodels.validation.splits import share_out
+from admodels.validation.checks import Validate
+from admodels.validation.groups import name_groups, near_copies
+from admodels.validation.inspect import Inspected, inspect_images
+from admodels.validation.splits import Rows, share_out
 from benchmarks.promise import DATA, training_data
 
 CELLS = Path(".work/presets")
-SETS = {  # dataset, category, folder below the shared data, kind
-    "bottle": ("mvtec_ad", "bottle", "mvtec_ad", "object"),
-    "tile": ("mvtec_ad", "magnetic_tile", "", "texture"),
-    "fabric": ("mvtec_ad", "fabric_03", "aitex", "texture"),
-    "macaroni1": ("visa", "macaroni1", "visa", "object"),
-    "capsules": ("visa", "capsules", "visa", "object"),
+SETS = {  # dataset, category, folder below the shared data, kind, what names a group in a path
+    "bottle": ("mvtec_ad", "bottle", "mvtec_ad", "object", ""),
+    "tile": ("mvtec_ad", "magnetic_tile", "", "texture", ""),
+    "fabric": ("mvtec_ad", "fabric_03", "aitex", "texture", r"/(\d{4}_\d{3})_"),
+    "macaroni1": ("visa", "macaroni1", "visa", "object", ""),
+    "capsules": ("visa", "capsules", "visa", "object", ""),
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from the preset `cpu`
     "cpr": ("cpr", {}),
@@ -63,38 +67,24 @@ FIGURES = {"image_auroc": 3, "aupro": 3, "pixel_auroc": 3, "false_alarm_rate": 3
 COSTS = {"fit_cpu_seconds": 1, "image_cpu_seconds": 3, "model_mib": 1}
 
 
-def manifest_row(image: DatasetImage, root: Path) -> ManifestRow:
-    path, mask = root / image.image_path, image.mask_path
-    with Image.open(path) as opened:
-        width, height, mode = *opened.size, opened.mode
-    return ManifestRow(
-        image_id=image.image_path.rsplit(".", 1)[0],
-        image_path=image.image_path,
-        image_sha256=sha256_of(path),
-        width=width,
-        height=height,
-        mode=mode,
-        bit_depth=8,
-        label=image.label,
-        defect_type=image.defect_type,
-        mask_path=mask,
-        mask_sha256=sha256_of(root / mask) if mask else "",
-        foreground_path="",
-        foreground_sha256="",
-    )
-
-
 @cache
-def set_rows(name: str) -> list[tuple[DatasetImage, ManifestRow]]:
-    dataset, category, folder, _ = SETS[name]
-    root = DATA / folder
-    images = read_layout(dataset, category, root).images
-    return [(image, manifest_row(image, root)) for image in images]
+def inspected(name: str) -> list[Inspected]:
+    """The images of a set, named by group where a name says which piece an image shows."""
+    dataset, category, folder, _, group = SETS[name]
+    root, bounds = DATA / folder, params.read("validate", Validate)
+    pattern = re.compile(group) if group else None
+    images = name_groups(read_layout(dataset, category, root).images, pattern, name)
+    reading = Reading(window=None, orientation=bounds.orientation, decoder=DECODER, page=None)
+    return inspect_images(images, root, reading)[0]
 
 
-def split_rows(name: str, seed: int) -> dict[str, list[ManifestRow]]:
+def split_rows(name: str, seed: int) -> Rows:
+    """The splits that the stage `validate` makes with this seed."""
     split, alpha = params.read("split", Split), params.read("evaluate.alpha", float)
-    return share_out(set_rows(name), split, alpha, seed, name)[0]
+    bits = params.read("validate", Validate).near_duplicate_bits
+    rows = [(image, row) for image, row, _ in inspected(name)]
+    copies = near_copies(inspected(name), bits).clusters
+    return share_out(rows, split, alpha, seed, name, copies)[0]
 
 
 def detector_of(variant: str, **more: object) -> Detector:
@@ -122,7 +112,7 @@ def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: i
 
 
 def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
-    *_, folder, kind = SETS[name]
+    *_, folder, kind, _ = SETS[name]
     root, detector = DATA / folder, detector_of(variant)
     evaluate = params.read("evaluate", Evaluate)
     rows = split_rows(name, seed)
