@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from admodels.evaluation import metrics
+from admodels.evaluation.intervals import exact_interval
 from admodels.evaluation.power import Power
 from admodels.evaluation.table import DECIMALS, round_figure
 from admodels.foundation.arrays import Bool, Float32, Float64
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_POINTS = 200
-CONFIDENCE = 0.95  # of the interval around the false-alarm rate
 
 
 class Evaluate(Strict):
@@ -132,18 +132,12 @@ def _share(verdicts: Bool | None, among: Bool) -> float | None:
 
 
 def _false_alarms(scored: ScoredSet, verdicts: Bool | None) -> dict[str, float | None]:
-    """The share of normal images above the threshold, and its exact interval.
-
-    Clopper and Pearson 1934: its coverage is at least CONFIDENCE for any number of images.
-    """
+    """The share of normal images above the threshold, and its exact interval."""
     counted = ~scored.anomalous if scored.drawn is None else ~scored.anomalous & scored.drawn
     rate, images = _share(verdicts, counted), int(np.count_nonzero(counted))
     low, high = None, None
     if rate is not None:
-        from scipy.stats import binomtest  # 1 s
-
-        interval = binomtest(round(rate * images), images).proportion_ci(CONFIDENCE, "exact")
-        low, high = float(interval.low), float(interval.high)
+        low, high = exact_interval(round(rate * images), images)
     return {
         "false_alarm_rate": rate,
         "false_alarm_low": low,

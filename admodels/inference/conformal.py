@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import DataError
 
+RANGE_SHARE = 0.95  # of the calibrations whose realised rate a range holds
+
 
 def p_values(scores: ArrayLike, calibration: ArrayLike) -> Float64:
     """(1 + #{calibration >= score}) / (n + 1) for each score; in 1/(n + 1)..1.
@@ -57,8 +59,43 @@ def threshold(calibration: ArrayLike, alpha: float) -> float | None:
     """
     ascending = np.sort(_finite(calibration, "calibration scores"))
     n = len(ascending)
-    k = int(np.count_nonzero(np.arange(1, n + 1) / (n + 1) <= alpha))
+    k = _levels_within(n, alpha)
     return float(ascending[n - k]) if k else None
+
+
+def realised_range(n: int, alpha: float) -> tuple[float, float] | None:
+    """Where the false-alarm rate of one calibration of `n` images lies, in 95 of 100 calibrations.
+
+    Alpha is the mean over calibrations. The rate of a given one is Beta(k, n + 1 - k) where scores
+    are continuous, k as in `threshold` (Vovk 2012, "Conditional validity of inductive conformal
+    predictors"). None where n images cannot promise alpha.
+    """
+    k = _levels_within(n, alpha)
+    if not k:
+        return None
+    from scipy.special import betaincinv  # 0.1 s
+
+    outside = (1 - RANGE_SHARE) / 2
+    low, high = betaincinv(k, n + 1 - k, [outside, 1 - outside])
+    return float(low), float(high)
+
+
+def images_within(alpha: float, factor: float) -> int:
+    """How many calibration images keep `realised_range` between alpha / factor and alpha factor.
+
+    With more images it stays there, too.
+    """
+    for k in count(1):
+        first, last = images_needed(alpha / k), images_needed(alpha / (k + 1)) - 1
+        high, low = realised_range(first, alpha), realised_range(last, alpha)
+        if high and low and high[1] <= alpha * factor and low[0] >= alpha / factor:
+            return first
+    raise AssertionError("count never ends")
+
+
+def _levels_within(n: int, alpha: float) -> int:
+    """How many of the levels 1/(n + 1), 2/(n + 1), ..., n/(n + 1) are within alpha."""
+    return int(np.count_nonzero(np.arange(1, n + 1) / (n + 1) <= alpha))
 
 
 def benjamini_hochberg(p: ArrayLike, fdr: float) -> float:
