@@ -1,6 +1,8 @@
 """Is the false-alarm promise kept? Real normal images, every method there is.
 
-    python -m benchmarks.promise [METHOD ...] [--splits 200 2000]    # needs ADMODELS_SHARED_DATA
+    python -m benchmarks.methods_promise [METHOD ...] [--splits 200 2000]
+
+Needs ADMODELS_SHARED_DATA.
 
 Each method learns, with the values of a preset, from 200 normal magnetic tiles; the other 280 are
 scored once and split at random into halves, 200 times or as asked, to calibrate with and to judge.

@@ -33,7 +33,7 @@ from admodels.images.load import load_images, load_masks
 from admodels.inference.model import map_to_image
 from admodels.methods.patchcore.detector import Detector
 from benchmarks import presets
-from benchmarks.promise import DATA
+from benchmarks.methods_promise import DATA
 
 SPLIT_SEED = 7
 SETS = ["bottle", "fabric", "capsules"]

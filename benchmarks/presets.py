@@ -43,7 +43,7 @@ from admodels.validation.checks import Validate
 from admodels.validation.groups import name_groups, near_copies
 from admodels.validation.inspect import Inspected, inspect_images
 from admodels.validation.splits import Rows, share_out
-from benchmarks.promise import DATA, training_data
+from benchmarks.methods_promise import DATA, training_data
 
 CELLS = Path(".work/presets")
 SETS = {  # dataset, category, folder below the shared data, kind, what names a group in a path
