@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.bundles.card import Preparation
 from admodels.evaluation import figures, measure, power
@@ -42,9 +43,9 @@ def _score_images(
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
 
-    Scores in the bundle's own chunks; of each is kept only what measuring and looking need.
+    Of a few chunks at a time is kept only what measuring and looking need.
     """
-    chunk, root = fitted.params.score_chunk_images, Path("data/raw", fitted.task)
+    chunk, root = methods.images_at_once(fitted.detector), Path("data/raw", fitted.task)
     read = partial(_prepare, root=root, preparation=fitted.contract)
     refused: list[str] = []
     scores = np.empty(len(rows), np.float32)

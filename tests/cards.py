@@ -33,7 +33,7 @@ class Brightness(Detector):
     Params: ClassVar[type[MethodParams]] = MethodParams
 
     def __init__(self, params, *, device, precision) -> None:
-        self.params, self.precision, self.chunks = params, precision, []
+        self.params, self.device, self.precision, self.chunks = params, device, precision, []
 
     def fit(self, data, *, kind, seed, checkpoints, log) -> None:
         """Nothing to learn."""

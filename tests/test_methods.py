@@ -74,6 +74,21 @@ def test_an_image_scores_the_same_alone_and_in_a_batch(cell: Cell) -> None:
     assert torch.equal(backwards.anomaly_score.flip(0), together.anomaly_score)
 
 
+@pytest.mark.slow
+def test_scores_are_the_same_bytes_whatever_the_number_of_threads(cell: Cell) -> None:
+    detector, many, threads = fitted(cell), images(7), torch.get_num_threads()
+    expected = methods.predict(detector, many, 2)
+    try:
+        for count in (2, 3, 4):
+            torch.set_num_threads(count)
+            again = methods.predict(detector, many, 2)
+            assert torch.get_num_threads() == count
+            assert torch.equal(again.anomaly_map, expected.anomaly_map)
+            assert torch.equal(again.anomaly_score, expected.anomaly_score)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_images_of_another_size_or_type_are_refused(cell: Cell) -> None:
     detector = fitted(cell)
     for wrong in (images(2)[:, :, :32, :32], images(2)[:, :1], images(2).float()):

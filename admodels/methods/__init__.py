@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
+from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.params import Kind, Resize, Strict
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+MOST_CHUNKS_AT_ONCE = 8  # bounds the memory
+
+
+class Train(Strict):
+    """How every method is trained."""
+
+    threads: int = Field(ge=1, le=1024)  # of torch
 
 
 class MethodParams(Strict):
@@ -86,6 +97,7 @@ class Detector(ABC):
 
     Params: ClassVar[type[MethodParams]]
     params: MethodParams
+    device: torch.device
     precision: torch.dtype
 
     @abstractmethod
@@ -137,44 +149,76 @@ def detector_class(method: str) -> type[Detector]:
     return detector
 
 
-def predictions(detector: Detector, images: Tensor, chunk: int) -> Iterator[Prediction]:
-    """Score (N, 3, H, W) uint8 in chunks of exactly `chunk` images, the last one padded.
+def images_at_once(detector: Detector) -> int:
+    """How many images `predict` scores at the same time: a chunk for each core, one on a GPU."""
+    return detector.params.score_chunk_images * _chunks_at_once(detector)
+
+
+def _chunks_at_once(detector: Detector) -> int:
+    import torch
+
+    if detector.device.type != "cpu":
+        return 1
+    return min(torch.get_num_threads(), cores.available(), MOST_CHUNKS_AT_ONCE)
+
+
+def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
+    """Score (N, 3, H, W) uint8 RGB, N > 0, as one `Prediction`, in chunks of exactly `chunk`.
 
     Kernels may differ by shape, so one shape for every call is what makes the score of an image
-    independent of its neighbours and of their number.
+    independent of its neighbours and of their number. Sums may differ by the number of threads
+    too, so a chunk is scored by one thread; several chunks at the same time use several cores,
+    and no thread waits for another at every layer, which is slow on a busy machine.
     """
     import torch
 
+    _refuse_other_images(detector, images)
+    groups = [images[start : start + chunk] for start in range(0, len(images), chunk)]
+    predictions = _score_groups(detector, groups, partial(_score_padded, detector, chunk))
+    pictures = [p.reconstruction for p in predictions if p.reconstruction is not None]
+    return Prediction(
+        torch.cat([p.anomaly_map for p in predictions]),
+        torch.cat([p.anomaly_score for p in predictions]),
+        torch.cat(pictures) if pictures else None,
+    )
+
+
+def _score_groups(
+    detector: Detector, groups: list[Tensor], score: Callable[[Tensor], Prediction]
+) -> list[Prediction]:
+    import torch
+
+    if detector.device.type != "cpu":
+        return list(map(score, groups))
+    threads, count = torch.get_num_threads(), _chunks_at_once(detector)
+    try:
+        with ThreadPoolExecutor(count, "score", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(score, groups))
+    finally:
+        torch.set_num_threads(threads)  # it is a setting of the whole process
+
+
+def _refuse_other_images(detector: Detector, images: Tensor) -> None:
     px = detector.params.image_px
-    if images.shape[1:] != (3, px, px) or images.dtype != torch.uint8:
+    if images.shape[1:] != (3, px, px) or str(images.dtype) != "torch.uint8":
         raise DataError(
             f"images of shape {tuple(images.shape)} and type {images.dtype}",
             where="the images to score",
             expected=f"(N, 3, {px}, {px}) uint8, as the detector's params say",
             next_step="prepare them with `admodels.inference.model.prepare_image`",
         )
-    for start in range(0, len(images), chunk):
-        group = images[start : start + chunk]
-        missing = chunk - len(group)
-        padded = torch.cat([group, group[-1:].expand(missing, -1, -1, -1)]) if missing else group
-        prediction = detector.score(padded)
-        kept = slice(0, len(group))
-        reconstruction = prediction.reconstruction
-        yield Prediction(
-            prediction.anomaly_map[kept],
-            prediction.anomaly_score[kept],
-            None if reconstruction is None else reconstruction[kept],
-        )
 
 
-def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
-    """Score (N, 3, H, W) uint8 RGB, N > 0, as one `Prediction`."""
+def _score_padded(detector: Detector, chunk: int, group: Tensor) -> Prediction:
+    """Score at most `chunk` images as a whole chunk, the last image repeated."""
     import torch
 
-    chunks = list(predictions(detector, images, chunk))
-    pictures = [p.reconstruction for p in chunks if p.reconstruction is not None]
+    missing = chunk - len(group)
+    padded = torch.cat([group, group[-1:].expand(missing, -1, -1, -1)]) if missing else group
+    prediction = detector.score(padded)
+    reconstruction = prediction.reconstruction
     return Prediction(
-        torch.cat([p.anomaly_map for p in chunks]),
-        torch.cat([p.anomaly_score for p in chunks]),
-        torch.cat(pictures) if pictures else None,
+        prediction.anomaly_map[: len(group)],
+        prediction.anomaly_score[: len(group)],
+        None if reconstruction is None else reconstruction[: len(group)],
     )

@@ -58,7 +58,7 @@ class _Worker:
 
     @cached_property
     def _model(self) -> Model:
-        torch.set_num_threads(self.threads)  # scores repeat to the bit with as many
+        torch.set_num_threads(self.threads)  # as many cores; the scores are the same to the bit
         os.environ["ADMODELS_DEVICE"] = self.device
         model = Model.at(self.bundle).with_page(self.images.page).with_tiles(self.images.tile)
         if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:

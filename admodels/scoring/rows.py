@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from admodels import methods
 from admodels.bundles.bundle import Bundle
 from admodels.foundation.arrays import Records, UInt8
 from admodels.images import load
@@ -65,7 +66,7 @@ def rows(
     """
     fresh: dict[str, UInt8] = {}
     pending: list[Read] = []
-    chunk = 1 if tile else bundle.params.score_chunk_images
+    chunk = 1 if tile else methods.images_at_once(bundle.detector)
     ahead = 1 if tile else load.DECODING_THREADS + chunk
     read_file = partial(_read, inbox, bundle=bundle, line=line, whole=tile is not None)
     for read in _read_ahead(read_file, names, ahead, stopped):

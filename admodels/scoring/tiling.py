@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from admodels import methods
 from admodels.bundles.bundle import Bundle
 from admodels.foundation.arrays import Float32, UInt8
 from admodels.inference import model
@@ -60,7 +61,7 @@ def _windows(
     bundle: Bundle, rgb: UInt8, tile: Tile
 ) -> Iterator[tuple[tuple[int, int], Float32, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
-    chunk = bundle.params.score_chunk_images
+    chunk = methods.images_at_once(bundle.detector)
     rows, columns = (starts(length, tile) for length in rgb.shape[:2])
     places = [(top, left) for top in rows for left in columns]
     for start in range(0, len(places), chunk):
