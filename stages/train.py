@@ -18,7 +18,7 @@ from admodels.images import load, rules
 from admodels.images.decode import Reading
 from admodels.images.describe import APPEARANCE, appearance, statistics
 from admodels.images.load import load_textures
-from admodels.methods import MethodParams, Synthetic, TrainingData
+from admodels.methods import MethodParams, Synthetic, Train, TrainingData
 from admodels.synthesis import held_out
 from stages import run
 
@@ -80,6 +80,7 @@ def _training_data(
 def main(method: str, task: str) -> None:
     """Fit, freeze, and only then read the calibration images."""
     cost = runtime.Cost()
+    torch.set_num_threads(params.read("train", Train).threads)
     cls = methods.detector_class(method)
     block = params.read(f"methods.{method}", cls.Params)
     device = runtime.device()

@@ -1,11 +1,13 @@
 """Devices, precision and checkpoints."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from admodels.bundles import runtime
+from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import Run
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
@@ -79,3 +81,26 @@ def test_a_run_is_known_by_its_params_facts_and_pixels() -> None:
     }
     assert len(prints) == 5
     assert run_fingerprint(params, [7, "object"], [pixels.clone()]) in prints
+
+
+def test_a_run_with_another_number_of_threads_is_another_run() -> None:
+    def prints(threads: int) -> str:
+        torch.set_num_threads(threads)
+        return run_fingerprint(Run(methods=("a",), tasks=("b",)), [7], [])
+
+    threads = torch.get_num_threads()
+    try:
+        assert prints(1) == prints(1) != prints(2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_the_cores_are_those_that_affinity_leaves() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert (cores.available(), cores.free()) == (1, 1)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert 1 <= cores.free() <= cores.available() <= len(before)

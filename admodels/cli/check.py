@@ -38,6 +38,7 @@ def roots() -> dict[str, Any]:
         "split": Split,
         "validate": Validate,
         "synthesize": Synthesize,
+        "train": methods.Train,
         "methods": create_model("Methods", __base__=Strict, **blocks),
         "evaluate": Evaluate,
         "lines": dict[str, Line],

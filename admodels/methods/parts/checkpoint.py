@@ -23,9 +23,10 @@ def run_fingerprint(params: BaseModel, facts: Sequence[object], tensors: Sequenc
     """What makes two training runs the same run; a checkpoint of another run is never resumed.
 
     `facts` are the seed, the compute type and whatever else has a say. The code of this package
-    is one of them.
+    and the number of threads are among them.
     """
-    digest = hashlib.sha256(f"{params.model_dump_json()} {[str(f) for f in facts]}".encode())
+    words = [str(fact) for fact in (*facts, torch.get_num_threads())]
+    digest = hashlib.sha256(f"{params.model_dump_json()} {words}".encode())
     for module in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(module.read_bytes())
     for tensor in tensors:
