@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError, DataError
@@ -39,13 +40,28 @@ class MethodParams(Strict):
     precision: Literal["auto", "fp32", "bf16"]
 
 
+INITIAL = "initial.safetensors"  # a copy of a bundle's weights, in data/weights/<method>
+
+
 class TrainedParams(MethodParams):
     """What the params of a method also hold that trains its networks on batches."""
 
     batch_images: int = Field(ge=2)  # batch norm needs two
-    length: int = Field(ge=1)
+    length: int = Field(ge=0)  # 0: the initial weights stay as they are
     length_unit: Literal["epochs", "steps"]
     ema_decay: float = Field(ge=0, lt=1)  # 0 is off
+    initial_weights: tuple[str, ...] = ()  # files or URLs; none: random weights
+    initial_sha256: tuple[str, ...] = ()  # of each of these files
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if len(self.initial_weights) != len(self.initial_sha256):
+            raise ValueError("initial_sha256 needs one entry for each file of initial_weights")
+        if not all(re.fullmatch("[0-9a-f]{64}", pin) for pin in self.initial_sha256):
+            raise ValueError("initial_sha256 has an entry that is no sha256 (64 hex digits)")
+        if self.length == 0 and not self.initial_weights:
+            raise ValueError("length: 0 trains nothing: name initial_weights, or a length above 0")
+        return self
 
     def steps(self, images: int) -> int:
         """Optimiser steps for `images` normal images; an epoch drops its partial last batch."""

@@ -249,7 +249,7 @@ def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:
     Raises:
         DataError: a key is missing, unknown or of another shape (the official loader is silent).
     """
-    content = read_weights(path)
+    content = read_weights(path, "methods.cpr.head_weights")
     state = _below(content, OFFICIAL_HEADS)
     unknown = [k for k in content if not k.startswith((OFFICIAL_HEADS, OFFICIAL_BACKBONE))]
     wanted = {key: tensor.shape for key, tensor in heads.state_dict().items()}

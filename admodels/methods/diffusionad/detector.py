@@ -30,6 +30,7 @@ from admodels.methods.diffusionad.params import Params as DiffusionAdParams
 from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.initial import read_initial, restore_initial
 from admodels.methods.parts.nets import SegmentationUNet, autocast, for_inference, recompute
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, batch_on_parts
@@ -105,15 +106,13 @@ class Detector(methods.Detector):
     def fit(
         self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
     ) -> None:
-        """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
+        """Train from the initial weights, or from the last checkpoint of the same run."""
         p, steps = self.params, self.params.steps(len(data.normal))
         mattes = None if data.foreground is None else data.foreground.numpy()
         normal = data.normal.numpy()
         known = whole(normal) if p.foreground == "whole" else foreground(normal, mattes, kind)
         known_parts = torch.from_numpy(known.mattes)
-        with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
-            torch.manual_seed(seed)
-            self.net.load_state_dict(DiffusionAd(p).state_dict())
+        self._start(data.weights, seed)
         run = Training(self.net, torch.optim.Adam(self.net.parameter_groups()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
@@ -132,6 +131,18 @@ class Detector(methods.Detector):
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
+
+    def _start(self, weights: dict[str, Path], seed: int) -> None:
+        """Draw weights and inference noise; initial weights, where there are any, replace these.
+
+        The noise stays as it is drawn: that of another detector may have another size.
+        """
+        with torch.random.fork_rng(devices=[]):  # on the CPU: the same start on every device
+            torch.manual_seed(seed)
+            state = dict(DiffusionAd(self.params).state_dict())
+        if self.params.initial_weights:
+            state |= read_initial(weights, "diffusionad") | {"noise": state["noise"]}
+        restore_initial(self, state, "diffusionad")
 
     def _step(
         self, run: Training, batch: Batch, t: Tensor, noise: Tensor, step: int, steps: int

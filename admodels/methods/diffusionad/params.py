@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from admodels.methods import TrainedParams
 from admodels.synthesis.params import SelfMix
@@ -36,6 +36,15 @@ class Params(TrainedParams):
     denoiser_schedule: Schedule
     segmentation_schedule: Schedule
     score_pixels: int = Field(ge=1)  # the image's score is the mean of so many
+
+    @field_validator("initial_weights")
+    @classmethod
+    def _is_one_bundle(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 1 or any(not name.endswith(".safetensors") for name in value):
+            raise ValueError(
+                "name one bundle's model.safetensors: the authors' checkpoint is a pickle"
+            )
+        return value
 
     @model_validator(mode="after")
     def _scales_are_ordered(self) -> Self:

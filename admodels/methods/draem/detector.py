@@ -19,8 +19,11 @@ from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, Synthetic, TrainingData
 from admodels.methods.draem.losses import focal_loss, guessed_range, ssim_loss
 from admodels.methods.draem.networks import Draem, initialise
+from admodels.methods.draem.official import read_official
+from admodels.methods.draem.params import OFFICIAL_FILES
 from admodels.methods.draem.params import Params as DraemParams
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
+from admodels.methods.parts.initial import read_initial, restore_initial
 from admodels.methods.parts.nets import autocast, for_inference
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, synthetic_batch
@@ -48,11 +51,9 @@ class Detector(methods.Detector):
     def fit(
         self, data: TrainingData, *, kind: Kind, seed: int, checkpoints: Path, log: Log
     ) -> None:
-        """Train from scratch, or from the last checkpoint of the same run, and keep the end."""
+        """Train from the initial weights, or from the last checkpoint of the same run."""
         p, steps = self.params, self.params.steps(len(data.normal))
-        start_net = self._new_net()  # drawn on the CPU: the same start on every device
-        initialise(start_net, torch.Generator().manual_seed(seed))
-        self.net.load_state_dict(start_net.state_dict())
+        self._start(data.weights, seed)
         run = Training(self.net, torch.optim.Adam(self.net.parameters()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
@@ -70,6 +71,17 @@ class Detector(methods.Detector):
 
         validation_loss = partial(self._validation_loss, held_out=held_out)
         self.restore(run.go(steps, one_step, checkpoint, log, validation_loss))
+
+    def _start(self, weights: dict[str, Path], seed: int) -> None:
+        """Take the initial weights: the authors', another detector's, or random ones."""
+        start_net = self._new_net()  # drawn on the CPU: the same start on every device
+        initialise(start_net, torch.Generator().manual_seed(seed))
+        state = start_net.state_dict()
+        if len(self.params.initial_weights) == len(OFFICIAL_FILES):
+            state = read_official(weights)
+        elif self.params.initial_weights:
+            state = read_initial(weights, "draem")
+        restore_initial(self, state, "draem")
 
     def _step(self, run: Training, batch: Batch, step: int, steps: int) -> dict[str, float]:
         self.net.train()

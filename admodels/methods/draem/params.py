@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 from admodels.methods import TrainedParams
 from admodels.synthesis.params import Generator
 
+# Of the reconstructive and the discriminative network, in data/weights/draem.
+OFFICIAL_FILES = "reconstructive.pth", "discriminative.pth"
+
 
 class Params(TrainedParams):
     """DRAEM's params; the values of the paper's code stand in presets/official.yaml."""
@@ -21,6 +24,13 @@ class Params(TrainedParams):
     milestone_factor: float = Field(gt=0, le=1)
     ssim_range: Literal["one", "auto"]
     score_window_px: int = Field(ge=1)
+
+    @field_validator("initial_weights")
+    @classmethod
+    def _is_one_detector(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 2:
+            raise ValueError("name one bundle's model.safetensors, or the authors' two files")
+        return value
 
     @field_validator("score_window_px")
     @classmethod

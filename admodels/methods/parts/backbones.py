@@ -148,7 +148,8 @@ def load_fetched(backbone: Backbone, wanted: str, weights: Mapping[str, Path], m
     if wanted == RANDOM:
         return
     refuse_missing(weights, "backbone", wanted, method)
-    load_weights(backbone, read_weights(weights["backbone"]), weights["backbone"])
+    path = weights["backbone"]
+    load_weights(backbone, read_weights(path, f"methods.{method}.backbone_weights"), path)
 
 
 def refuse_missing(weights: Mapping[str, Path], name: str, wanted: str, method: str) -> None:
@@ -166,8 +167,8 @@ def refuse_missing(weights: Mapping[str, Path], name: str, wanted: str, method: 
         )
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A checkpoint of tensors only, with the key names of today.
+def read_weights(path: Path, setting: str) -> dict[str, Tensor]:
+    """A checkpoint of tensors only, with the key names of today; `setting` named it in params.yaml.
 
     Raises:
         DataError: not such a file; nothing in it is ever executed.
@@ -183,7 +184,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"weights cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=path,
             expected="a PyTorch state dict (tensors only)",
-            next_step="fix `backbone_weights` in params.yaml, then `dvc repro weights`",
+            next_step=f"correct `{setting}` in params.yaml, then `dvc repro weights`",
         ) from error
 
 

