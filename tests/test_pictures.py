@@ -12,6 +12,7 @@ from PIL import Image
 from admodels.methods import Prediction
 from admodels.nights import pictures, verdicts
 from admodels.scoring import tiling
+from admodels.scoring.candidates import SIDE_PX_MAX
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Tile
@@ -121,11 +122,11 @@ def test_the_contour_goes_around_what_no_normal_image_reaches() -> None:
 def test_a_huge_image_gets_a_picture_of_bounded_size(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    Image.new("RGB", (2 * pictures.SIDE_PX_MAX, 200)).save(folder / "huge.png")
+    Image.new("RGB", (2 * SIDE_PX_MAX, 200)).save(folder / "huge.png")
     night(tmp_path)
     (path,) = (tmp_path / "ledger").rglob("*.jpg")
     with Image.open(path) as picture:
-        assert picture.size == (2 * pictures.SIDE_PX_MAX, 100)
+        assert picture.size == (2 * SIDE_PX_MAX, 100)
 
 
 @pytest.mark.parametrize("length", [10, 32, 33, 64, 100, 1001])

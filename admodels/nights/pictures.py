@@ -21,12 +21,12 @@ from admodels.images.sheets import outline
 from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
 from admodels.nights.verdicts import Calibration, judge_group, picture_path
 from admodels.scoring import tables, tiling
+from admodels.scoring.candidates import shrink
 from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.inbox import same_contents
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.stopping import Stop
 
-SIDE_PX_MAX = 1600
 IMAGES_AT_ONCE = 16
 MAP_OPACITY = 0.5
 QUALITY = 90  # of a JPEG
@@ -83,7 +83,7 @@ def _draw(
     for target, row in chunk:
         rgb = _rgb(source, row, bundle)
         if rgb is not None:
-            canvases[target] = _shrink(rgb)
+            canvases[target] = shrink(rgb)
             if source.tile is not None:
                 maps.append(tiling.score_tiles(bundle, rgb, source.tile, with_map=True)[1])
             else:
@@ -122,14 +122,6 @@ def _rgb(source: LineImages, row: PictureRow, bundle: Bundle) -> UInt8 | None:
     """The image, unless the file has changed since it was scored."""
     data = same_contents(source.inbox, row.path, row.image_sha256)
     return None if data is None else decode_image(data, row.path, bundle.contract).rgb
-
-
-def _shrink(rgb: UInt8) -> UInt8:
-    scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
-    if scale == 1:
-        return rgb
-    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
 
 
 def _limits(calibration: Calibration) -> tuple[float, float]:

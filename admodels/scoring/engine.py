@@ -20,8 +20,10 @@ from admodels.bundles import runtime
 from admodels.bundles.bundle import Bundle
 from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.arrays import Float64, Records
+from admodels.foundation.files import durable_file
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
+from admodels.scoring.candidates import Candidates, picture_path
 from admodels.scoring.discover import NO_STATE, is_settled, mtime_ns, printable
 from admodels.scoring.inbox import Folder, Inbox
 from admodels.scoring.index import Index
@@ -129,6 +131,7 @@ class LineImages:
     `settle_seconds`: a file that changed more recently waits for the next run; 0 takes every file.
     `exclude`: what is left out is counted, and not entered where it is a folder.
     `rehash`: also files with the size, time and inode of an earlier run are read.
+    `candidates`: those of the night's audit, whose pictures are kept; None: there is no audit.
     """
 
     line: str
@@ -139,6 +142,7 @@ class LineImages:
     tile: Tile | None = None
     exclude: Sequence[str] = ()  # patterns beside the usual ones
     page: int | None = None
+    candidates: Candidates | None = None
 
     @property
     def inbox(self) -> Inbox:
@@ -170,7 +174,8 @@ def local(
     """Score in this process; see `rows`."""
     bundle = model.load()
     known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
-    return rows(images.inbox, names, bundle, images.line, known, stopped, images.tile)
+    inbox, line, tile, candidates = images.inbox, images.line, images.tile, images.candidates
+    return rows(inbox, names, bundle, line, known, stopped, tile, candidates)
 
 
 def score_line(
@@ -187,7 +192,8 @@ def score_line(
     names = list(_new_files(ledger, images, model, counts))
     if names:
         reads = engine(images, names, model, ledger.index, stop)
-        _keep(ledger, progress(reads, len(names), f"score {images.line}"), counts)
+        reads = progress(reads, len(names), f"score {images.line}")
+        _keep(ledger, reads, counts, images.candidates)
     return counts
 
 
@@ -212,18 +218,37 @@ def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts)
             yield name
 
 
-def _keep(ledger: Ledger, reads: Iterator[Read], counts: Counts) -> None:
+def _keep(
+    ledger: Ledger, reads: Iterator[Read], counts: Counts, candidates: Candidates | None
+) -> None:
     """Write the rows into the ledger, a part at a time, each with its change of the index."""
     while True:
         with ledger.index.change():
             pairs, ended = _next_rows(ledger, reads, counts)
             if pairs:
+                if candidates is not None:
+                    _keep_pictures(ledger, pairs, candidates)
                 _write(ledger, pairs)
         for row, _ in pairs:
             counts.statuses[row.status] += 1
             counts.reused += row.reused
         if ended:
             return
+
+
+def _keep_pictures(
+    ledger: Ledger, pairs: list[tuple[ScoreRow, Read]], candidates: Candidates
+) -> None:
+    """Write the pictures of the candidates before their rows: a row that stands has its picture."""
+    for row, read in pairs:
+        sha256 = row.image_sha256
+        if row.anomaly_score is None or not candidates.is_candidate(sha256):
+            continue
+        path = picture_path(ledger.folder, candidates.line, candidates.night, sha256)
+        if read.picture is not None and not path.exists():
+            with durable_file(path) as partial:
+                partial.write_bytes(read.picture)
+        candidates.add(sha256)
 
 
 def _write(ledger: Ledger, pairs: list[tuple[ScoreRow, Read]]) -> None:

@@ -53,8 +53,14 @@ class _Worker:
         return {"found": answer}
 
     def _rows(self, names: Iterator[str]) -> Iterator[Read]:
-        images, bundle = self.images, self._model.load()
-        return rows(images.inbox, names, bundle, images.line, self._score, tile=images.tile)
+        """The candidates are those of this worker's shards: more than the night's, never fewer."""
+        images, bundle, candidates = self.images, self._model.load(), self.images.candidates
+        inbox, line, tile = images.inbox, images.line, images.tile
+        reads = rows(inbox, names, bundle, line, self._score, tile=tile, candidates=candidates)
+        for read in reads:
+            if candidates and read.row and read.row.status == Status.SCORED:
+                candidates.add(read.row.image_sha256)
+            yield read
 
     @cached_property
     def _model(self) -> Model:

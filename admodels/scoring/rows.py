@@ -22,6 +22,7 @@ from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.scoring import tiling
+from admodels.scoring.candidates import Candidates, picture
 from admodels.scoring.discover import FILE_BYTES_MAX, Refused, Status, Unsettled, printable
 from admodels.scoring.inbox import Inbox
 from admodels.scoring.lines import Tile
@@ -41,13 +42,15 @@ class Read:
 
     `stamp` is that of the file before it was read. `appearance` is the record of its image.
     `pixels` (3, image_px, image_px) uint8 is what the detector gets, or (H, W, 3) uint8 what will
-    be cut into tiles; None where there is nothing to score.
+    be cut into tiles; None where there is nothing to score. `picture` is a WebP of an image that
+    may come into the night's audit set, None of every other.
     """
 
     row: ScoreRow | None
     stamp: str
     pixels: UInt8 | None = None
     appearance: Records | None = None
+    picture: bytes | None = None
 
 
 def rows(
@@ -58,17 +61,21 @@ def rows(
     known: Known,
     stopped: Callable[[], bool] = lambda: False,
     tile: Tile | None = None,
+    candidates: Candidates | None = None,
 ) -> Iterator[Read]:
     """One row for each of `names` of `inbox`, in their order; fewer once `stopped`.
 
     `known` gives the score of bytes that were scored before, also of rows that this function has
-    yielded: such an image is not scored again, and its row is marked as reused.
+    yielded: such an image is not scored again, and its row is marked as reused. An image that
+    `candidates` asks for when it is decoded gets a picture.
     """
     fresh: dict[str, UInt8] = {}
     pending: list[Read] = []
     chunk = 1 if tile else methods.images_at_once(bundle.detector)
     ahead = 1 if tile else load.DECODING_THREADS + chunk
-    read_file = partial(_read, inbox, bundle=bundle, line=line, whole=tile is not None)
+    read_file = partial(
+        _read, inbox, bundle=bundle, line=line, whole=tile is not None, candidates=candidates
+    )
     for read in _read_ahead(read_file, names, ahead, stopped):
         row = read.row
         if row is not None and read.pixels is not None:
@@ -127,7 +134,15 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(inbox: Inbox, name: str, *, bundle: Bundle, line: str, whole: bool) -> Read:
+def _read(
+    inbox: Inbox,
+    name: str,
+    *,
+    bundle: Bundle,
+    line: str,
+    whole: bool,
+    candidates: Candidates | None,
+) -> Read:
     row = ScoreRow(
         line=line,
         path=printable(name),
@@ -138,7 +153,8 @@ def _read(inbox: Inbox, name: str, *, bundle: Bundle, line: str, whole: bool) ->
     )
     looks = inbox.state(name).stamp
     try:
-        return _decode(inbox.read(name, _most_bytes(bundle, whole)), row, looks, bundle, whole)
+        data = inbox.read(name, _most_bytes(bundle, whole))
+        return _decode(data, row, looks, bundle, whole, candidates)
     except (Unsettled, MemoryError):  # the next run tries again
         return Read(None, looks)
     except Refused as error:
@@ -156,7 +172,14 @@ def _most_bytes(bundle: Bundle, whole: bool) -> int:
     return min(FILE_BYTES_MAX, budget.memory_bytes)
 
 
-def _decode(data: bytes, row: ScoreRow, looks: str, bundle: Bundle, whole: bool) -> Read:
+def _decode(
+    data: bytes,
+    row: ScoreRow,
+    looks: str,
+    bundle: Bundle,
+    whole: bool,
+    candidates: Candidates | None,
+) -> Read:
     row = replace(row, image_sha256=hashlib.sha256(data).hexdigest())
     refused = model.header_fault(data, bundle.contract, any_size=whole)
     if refused is not None:
@@ -180,7 +203,8 @@ def _decode(data: bytes, row: ScoreRow, looks: str, bundle: Bundle, whole: bool)
         word, reason = description.fault
         return Read(_refusal(row, Status(word), reason), looks, None, record)
     pixels = image.rgb if whole else model.prepare_image(image.rgb, bundle.contract)
-    return Read(row, looks, pixels, record)
+    is_wanted = candidates is not None and candidates.is_candidate(row.image_sha256)
+    return Read(row, looks, pixels, record, picture(image.rgb) if is_wanted else None)
 
 
 def _refusal(row: ScoreRow, status: Status, reason: str) -> ScoreRow:
