@@ -14,6 +14,7 @@ from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.params import parse
 from admodels.methods import TrainingData, predict
+from admodels.methods.diffusionad.params import Params as DiffusionAdParams
 from admodels.methods.draem.official import read_official
 from admodels.methods.draem.params import OFFICIAL_FILES, Params
 from stages import weights as weights_stage
@@ -213,3 +214,12 @@ def test_params_that_cannot_be_meant_are_refused(files, changes, message):
             "methods.draem",
             Path("params.yaml"),
         )
+
+
+def test_a_pickle_of_diffusionad_is_refused_with_the_lines_that_save_its_tensors():
+    block = tiny.PARAMS["diffusionad"] | {
+        "initial_weights": ("params-last.pt",),
+        "initial_sha256": ("0" * 64,),
+    }
+    with pytest.raises(ConfigurationError, match=r"weights_only=False[\s\S]*save_file"):
+        parse(block, DiffusionAdParams, "methods.diffusionad", Path("params.yaml"))

@@ -42,7 +42,12 @@ class Params(TrainedParams):
     def _is_one_bundle(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(value) > 1 or any(not name.endswith(".safetensors") for name in value):
             raise ValueError(
-                "name one bundle's model.safetensors: the authors' checkpoint is a pickle"
+                "name one bundle's model.safetensors; a checkpoint of the authors is a pickle and "
+                "is not read. Where you trust its origin, two lines save its tensors alone:\n"
+                '    c = torch.load("params-last.pt", map_location="cpu", weights_only=False)\n'
+                '    save_file({f"{n}.{k}": v for n in ("unet", "seg") for k, v in '
+                'c[f"{n}_model_state_dict"].items()}, "authors.safetensors")\n'
+                "but the names of its tensors are not ours, so it cannot be started from"
             )
         return value
 
