@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
 import cv2
@@ -125,7 +126,7 @@ def faults(seeds: int) -> None:
             for seed in range(seeds):
                 rng = np.random.default_rng(seed)
                 reference = rng.permutation(train)[: REFERENCE[name]]
-                said = hint(found_in(night, reference, rng))
+                said = hint(found_in(night, reference, rng), None, UTC)
                 right += word in said if word else not said
                 told[said] += 1
             usual = told.most_common(1)[0][0]

@@ -5,8 +5,10 @@ import os
 import resource
 import shutil
 from collections.abc import Callable
+from datetime import UTC
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from admodels.foundation.arrays import Records
 from admodels.images import decode
 from admodels.nights import calibrate, verdicts
 from admodels.nights.drift import history
+from admodels.nights.drift.records import RUNS_BACK, records_before
 from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
@@ -88,7 +91,55 @@ def test_a_light_that_fails_in_the_night_is_dated() -> None:
     since = pd.Timestamp(kept["statistics"]["brightness"]["since"])
     assert code == 5
     assert abs(since.timestamp() - FIRST_IMAGE - 30 * 60) <= 60
-    assert f"% darker since {since:%H:%M}" in report["drift"]
+    assert f"% darker since {since:%Y-%m-%d %H:%M} (UTC)" in report["drift"]
+    assert (since.tzinfo, kept["timezone"]) == (UTC, "UTC")
+
+
+@pytest.mark.slow
+def test_times_are_said_in_the_zone_that_is_asked_for() -> None:
+    draw(Path("press"), 60, seed=3, light=lambda at: 1.0 if at < 30 else 0.6)
+    scored_alone()
+    with open_ledger(Path("ledger"), "000001") as ledger:
+        model = Model.at(MODEL)
+        calibration = verdicts.ensure_calibration(ledger, "press", model)
+        zone = ZoneInfo("Asia/Kolkata")
+        record = history.judge_runs(ledger, "press", model, calibration, zone)
+    since = pd.Timestamp(record["statistics"]["brightness"]["since"]).tz_convert(zone)
+    assert f"% darker since {since:%Y-%m-%d %H:%M} (Asia/Kolkata)" in record["hint"]
+    assert record["timezone"] == "Asia/Kolkata"
+
+
+@pytest.mark.slow
+def test_refused_images_are_left_out_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    darker_rules = tiny.CONTRACT.model_copy(update={"brightness": (0, 250)})
+    monkeypatch.setattr(tiny, "CONTRACT", darker_rules)
+    shutil.rmtree(MODEL)
+    cards.save_draem(MODEL, calibration=30, reference=True)
+    draw(Path("press"), 9, seed=3, light=lambda _: 0.6)
+    for number in range(3):
+        white = np.full((tiny.PX, tiny.PX + number, 3), 255, np.uint8)
+        decode.write_png(Path("press") / f"white{number}.png", white)
+    code, report, kept = night()
+    assert (code, report["statuses"]) == (5, {"overexposed": 3, "scored": 9})
+    assert (kept["images"], kept["compared"]) == (12, 9)
+    assert "% darker" in kept["hint"]
+    assert "lighting or exposure" in kept["hint"]
+
+
+@pytest.mark.slow
+def test_a_frozen_camera_is_named_though_nothing_else_can_be_compared() -> None:
+    draw(Path("press"), 1, seed=3)
+    for minute in range(1, 12):
+        path = Path("press") / f"{minute:04d}.png"
+        path.write_bytes((Path("press") / "0000.png").read_bytes())
+        os.utime(path, (FIRST_IMAGE + 60 * minute,) * 2)
+    code, report, kept = night()
+    assert (code, kept["trusted"], kept["statistics"]) == (5, False, {})
+    assert kept["repeats"] == {"files": 12, "images": 12, "contents": 1, "since": None}
+    assert "frozen camera" in report["drift"]
+    assert kept["not_judged"].endswith("12 were seen, refused and repeated ones are left out")
+    assert "frozen camera" in Path("ledger/pages/000001.html").read_text(encoding="utf-8")
+    assert not any(trusted().values())
 
 
 @pytest.mark.slow
@@ -129,12 +180,23 @@ def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> 
         brightness = {"brightness": {"night": float(at), "effect": 0.5}}
         told = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
         (home / f"{at:06d}.json").write_text(json.dumps(told), encoding="utf-8")
+    (home / "000059.json").write_text("", encoding="utf-8")  # damaged: left out
     past = history._past(home, "000060", kept["reference_id"])["brightness"]
     assert [found for found, _ in past] == [
         night_of(kept),
-        *(at for at in range(2, 60) if at % 3 and at % 4),
+        *(at for at in range(2, 59) if at % 3 and at % 4),
     ]
     assert past[1] == (2.0, 0.5)
+
+
+def test_only_the_last_runs_are_looked_through_for_past_nights(tmp_path: Path) -> None:
+    record = {"images": 1, "trusted": True, "statistics": {}}
+    for number in (1, 2, 5, 7):
+        text = json.dumps(record | {"run": number})
+        (tmp_path / f"{number:06d}.json").write_text(text, encoding="utf-8")
+    assert [kept["run"] for kept in records_before(tmp_path, "000007")] == [5, 2, 1]
+    last = f"{RUNS_BACK + 2:06d}"  # of which run 1 is too far away
+    assert [kept["run"] for kept in records_before(tmp_path, last)] == [7, 5, 2]
 
 
 def night_of(kept: dict[str, object]) -> float:

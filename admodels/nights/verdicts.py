@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.foundation.files import durable_file, read_json
 from admodels.foundation.params import Strict, parse
 from admodels.inference.conformal import benjamini_hochberg, images_missing
+from admodels.nights.drift.records import Record, drift_folder, read_record
 from admodels.scoring import tables
 from admodels.scoring.engine import Model
 from admodels.scoring.ledger import Ledger
@@ -111,25 +112,11 @@ def judge_group(
         yield run, group, tables.verdicts(group, calibrations[key], alpha, run not in drifted)
 
 
-def drift_folder(ledger: Ledger, line: str) -> Path:
-    """Where `admodels.nights.drift.history` keeps its record of each run of a line."""
-    return ledger.folder / "drift" / folder_name(line)
-
-
-def read_drift(folder: Path) -> dict[str, dict[str, Any]]:
+def read_drift(folder: Path) -> dict[str, Record]:
     """The record of each run of a line in order; a damaged one is left out, with a warning."""
-    records = {}
-    for path in sorted(p for p in folder.glob("*.json") if p.stem.isdigit()):
-        try:
-            record = read_json(path, "the next night compares its images again")
-        except StorageError as error:
-            LOG.warning("%s", error)
-            continue
-        if isinstance(record, dict) and record.keys() >= {"images", "trusted", "statistics"}:
-            records[path.stem] = record
-        else:
-            LOG.warning("%s is left out: it is no record of drift", path)
-    return records
+    paths = sorted(path for path in folder.glob("*.json") if path.stem.isdigit())
+    records = ((path.stem, read_record(path)) for path in paths)
+    return {run: record for run, record in records if record is not None}
 
 
 def drifted_runs(ledger: Ledger, line: str) -> set[str]:

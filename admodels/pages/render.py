@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from admodels.pages.words import number, utc, visible
+from admodels.pages.words import local, number, utc, visible
 
 SHARED = Path(__file__).parent / "templates"
 
@@ -33,7 +33,7 @@ def render_page(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.globals |= {"visible": visible, "utc": utc, "number": number}
+    environment.globals |= {"visible": visible, "utc": utc, "local": local, "number": number}
     sheets = [SHARED / "page.css", *(templates / sheet for sheet in styles)]
     style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     code = (templates / script).read_text(encoding="utf-8") if script else ""

@@ -1,6 +1,7 @@
 """How pages write names, times and numbers."""
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 UNKNOWN = "n/a"  # a number that is not defined, which is not 0
 
@@ -10,9 +11,15 @@ def visible(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def local(time: str, timezone: str | None) -> str:
+    """An ISO time with its offset as a clock of `timezone` (default: UTC) showed it, for people."""
+    zone = ZoneInfo(timezone) if timezone else UTC
+    return f"{datetime.fromisoformat(time).astimezone(zone):%a %d %b %Y, %H:%M} {zone}"
+
+
 def utc(time: str) -> str:
-    """An ISO time with its offset, for people."""
-    return f"{datetime.fromisoformat(time).astimezone(UTC):%a %d %b %Y, %H:%M} UTC"
+    """An ISO time with its offset, in UTC, for people."""
+    return local(time, None)
 
 
 def number(value: float | None, form: str = ".4g") -> str:

@@ -9,14 +9,15 @@ in real images. They are constants: with others, the benchmark's promise is void
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from scipy import special, stats
 
 from admodels.foundation.arrays import Float64, Int64, Records
@@ -48,10 +49,23 @@ FLOORS = {
     "shift_x": 2.0,
     "shift_y": 2.0,
     "spot": 0.05,
+    "resolution": 0.05,
     "anomaly_score": 1e-6,
 }
-RATIOS = ("brightness", "contrast", "sharpness", "noise", "red", "blue")
+RECORDED_RATIOS = ("brightness", "contrast", "sharpness", "noise", "red", "blue")
+RATIOS = (*RECORDED_RATIOS, "resolution")
 SMALLEST_RATIO = 1e-3  # below it all are the same, so that 0 has a logarithm
+
+TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {  # of cells: what else may be seen
+    "turned by 90 degrees to the left": np.rot90,
+    "turned by 180 degrees": lambda cells: np.rot90(cells, 2),
+    "turned by 90 degrees to the right": lambda cells: np.rot90(cells, 3),
+    "mirrored, left for right": np.fliplr,
+    "mirrored, top for bottom": np.flipud,
+    "mirrored and turned by 90 degrees to the left": np.transpose,
+    "mirrored and turned by 90 degrees to the right": lambda cells: np.rot90(cells.T, 2),
+}
+TURNED_NEARER = 0.6  # times the distance that remains without a turn, at most; dirt: above 0.9
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,8 @@ class Comparison:
 
     `effect`: their difference in robust standard deviations of the reference, of logarithms where
     the statistic is a ratio; or what the ranks say, if that is less. `since`, `until`: where a
-    part of the night differs, which `night` is then of. Of a spot, whose unit is its effect:
-    `place` (x, y) and `share` of the image, 0..1.
+    part of the night differs, which `night` is then of; ISO 8601, UTC. Of a spot, whose unit is
+    its effect: `place` (x, y) and `share` of the image, 0..1, and how the images are `turned`.
     """
 
     night: float
@@ -83,6 +97,7 @@ class Comparison:
     until: str | None = None
     place: tuple[float, float] | None = None
     share: float | None = None
+    turned: str = ""
 
 
 def values(records: Records, reference: Records) -> dict[str, Float64]:
@@ -92,16 +107,23 @@ def values(records: Records, reference: Records) -> dict[str, Float64]:
     """
     columns = {
         name: np.log(np.maximum(records[name].astype(float), SMALLEST_RATIO))[:, None]
-        for name in RATIOS
+        for name in RECORDED_RATIOS
     }
-    axes = ("shift_x", "columns", "width"), ("shift_y", "rows", "height")
-    for name, profile, length in axes:
+    width, height = (_pixels(records, name) for name in ("width", "height"))
+    columns["resolution"] = np.log(width * height)[:, None] / 2
+    for name, profile, length in (("shift_x", "columns", width), ("shift_y", "rows", height)):
         shift = shifts(records[profile].astype(float), reference[profile].astype(float).mean(0))
-        columns[name] = (shift / PROFILE_BINS * records[length])[:, None]
+        columns[name] = (shift / PROFILE_BINS * length)[:, None]
     detail = records["detail"].astype(np.float32).reshape(-1, CELLS, CELLS)
     blurred = [cv2.GaussianBlur(cells, (0, 0), NEIGHBOURS_SIGMA) for cells in detail]
     columns["spot"] = (detail - np.array(blurred)).reshape(len(records), -1).astype(float)
     return columns
+
+
+def _pixels(records: Records, side: str) -> Float64:
+    """The length of a side; NaN where it is 0, which says that nobody measured it."""
+    pixels = records[side].astype(float)
+    return np.where(pixels > 0, pixels, np.nan)
 
 
 def shifts(profiles: Float64, reference: Float64) -> Float64:
@@ -170,8 +192,13 @@ def _compare_in_order(
     before, after = (_compare(name, half, reference, past)[0] for half in halves)
     if bool(before.alarm) == bool(after.alarm):
         return whole
-    time = datetime.fromtimestamp(int(mtimes[change]) // 10**9).astimezone().isoformat()
+    time = iso_time(int(mtimes[change]))
     return replace(after, since=time) if after.alarm else replace(before, until=time)
+
+
+def iso_time(mtime_ns: int) -> str:
+    """A time in ns since 1970 as ISO 8601, UTC, to the second."""
+    return datetime.fromtimestamp(mtime_ns // 10**9, UTC).isoformat()
 
 
 def _compare(
@@ -194,20 +221,31 @@ def _compare(
         alarm="calibration" if changed[column] else "",
     )
     if name == "spot":
-        return _as_spot(comparison, column, float(changed.mean())), column
+        turned = turn(theirs, ours) if changed.any() else ""
+        return _as_spot(comparison, column, float(changed.mean()), turned), column
     if name in RATIOS:
         night_median, median = math.exp(comparison.night), math.exp(comparison.reference)
         comparison = replace(comparison, night=night_median, reference=median)
     return _with_past(comparison, len(night), past), column
 
 
-def _as_spot(comparison: Comparison, cell: int, share: float) -> Comparison:
+def _as_spot(comparison: Comparison, cell: int, share: float, turned: str) -> Comparison:
     """A spot; the largest of many effects has no normal past that it could be compared with."""
     row, column = divmod(cell, CELLS)
     place = ((column + 0.5) / CELLS, (row + 0.5) / CELLS)
-    return replace(
-        comparison, night=abs(comparison.effect), reference=0.0, place=place, share=share
-    )
+    seen = replace(comparison, place=place, share=share, turned=turned)
+    return replace(seen, night=abs(comparison.effect), reference=0.0)
+
+
+def turn(night: Float64, reference: Float64) -> str:
+    """How images are turned whose cells (K,) resemble the reference's only then; else empty."""
+    square = reference.reshape(CELLS, CELLS)
+    distances = {
+        name: float(np.abs(night - turned(square).ravel()).mean()) for name, turned in TURNS.items()
+    }
+    nearest = min(distances, key=lambda name: distances[name])
+    unturned = float(np.abs(night - reference).mean())
+    return nearest if distances[nearest] < TURNED_NEARER * unturned else ""
 
 
 def _with_past(comparison: Comparison, images: int, past: PastNights) -> Comparison:

@@ -19,15 +19,14 @@ import pyarrow.compute as pc
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.nights.drift.history import worst_run
+from admodels.nights.drift.records import drift_folder, read_record
 from admodels.nights.history import NightSummary
 from admodels.nights.pictures import ALWAYS
 from admodels.nights.verdicts import (
     calibration_path,
-    drift_folder,
     judge_group,
     picture_path,
     read_calibration,
-    read_drift,
 )
 from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES, Status
@@ -131,8 +130,8 @@ def _report(night: Json, line: str) -> Json:
 def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most: int) -> LineNight:
     rows = _rows(ledger, name, report["runs"], report)
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    records = read_drift(drift_folder(ledger, name))
-    drifts = [records[run] for run in report["runs"] if run in records]
+    records = (read_record(drift_folder(ledger, name) / f"{run}.json") for run in report["runs"])
+    drifts = [record for record in records if record is not None]
     before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
     return LineNight(
         name,
