@@ -53,7 +53,7 @@ history:
 
 repro: install history
 	@admodels check
-	@dvc repro
+	@admodels repro
 	@admodels track sync || case $$? in \
 	  69|74) echo "the pipeline is done; only MLflow is behind: admodels track sync" >&2;; \
 	  *) exit 1;; \

@@ -95,6 +95,18 @@ def check() -> None:
 
 
 @app.command()
+def repro(
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="stages at a time; as many as cores are idle")
+    ] = None,
+) -> None:
+    """Run `dvc repro`, with independent stages side by side."""
+    from admodels.cli.repro import repro as repro_stages
+
+    repro_stages(jobs)
+
+
+@app.command()
 def codes() -> None:
     """Print what every exit code means, and what to do, as a table."""
     typer.echo(errors.exit_codes_table())
