@@ -23,12 +23,13 @@ NIGHT = """
 import json, resource, sys, time
 from pathlib import Path
 import torch
-from admodels.nights.run import Options, nightly
-from admodels.scoring.lines import Line
+from admodels.nights.run import Options
+from tests import plants
 torch.set_num_threads(1)
-line = Line(folder=sys.argv[1], task="stripes", method="draem", alpha=0.2)
+lines = {"press": plants.line(Path(sys.argv[1]).resolve())}
 start = time.monotonic()
-summary = nightly({"press": line}, Path(sys.argv[2]), Options(Path("models"), 0.0, pictures=0))
+plants.write_plant(Path(sys.argv[2]), lines, Path("models"))
+summary = plants.night(lines, Path(sys.argv[2]), Options(0.0, pictures=0))
 seconds = time.monotonic() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 print(json.dumps([summary["lines"]["press"], seconds, time.process_time(), peak]))

@@ -21,9 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from admodels.foundation.errors import AdmodelsError
-from admodels.nights.run import Options, nightly
-from admodels.scoring.lines import Line
-from tests import cards
+from admodels.nights.run import Options
+from tests import cards, plants
 from tests.test_nightly import draw
 
 KEY = ["line", "path", "image_sha256", "model_fingerprint", "contract_fingerprint"]
@@ -36,11 +35,8 @@ LINES = ("press", "weld")
 
 
 def night(place: Path) -> dict:
-    lines = {
-        name: Line(folder=str(place / name), task="stripes", method="draem", alpha=0.2)
-        for name in LINES
-    }
-    return nightly(lines, place / "ledger", Options(place / "models", 0.0, pictures=0))
+    lines = {name: plants.line(place / name) for name in LINES}
+    return plants.night(lines, place, Options(0.0, pictures=0))
 
 
 def make(place: Path) -> None:

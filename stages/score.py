@@ -1,25 +1,25 @@
-"""Score one line's folder with its cell's bundle: images -> scores, verdicts, summary."""
+"""Score a fixed folder with its cell's bundle: images -> scores, verdicts, summary."""
 
 from pathlib import Path
 
 from admodels.foundation import params
 from admodels.scoring.engine import LineImages, Model
-from admodels.scoring.lines import Line
+from admodels.scoring.folders import FixedFolder
 from admodels.scoring.single import score_folder
 from stages import run
 
 
 def main(name: str) -> None:
     """The same engine as `admodels score`; the outputs hold nothing that a rerun would change."""
-    line = params.read(f"lines.{name}", Line)
-    model = Model.at(Path("data/models", line.bundle)).with_page(line.page).with_tiles(line.tile)
+    block = params.read(f"folders.{name}", FixedFolder)
+    model = Model.at(Path("data/models", block.bundle)).with_page(block.page).with_tiles(block.tile)
     source = LineImages(
-        *(name, Path(line.folder), line.pattern),
-        tile=line.tile,
-        exclude=line.exclude,
-        page=line.page,
+        *(name, Path(block.folder), block.pattern),
+        tile=block.tile,
+        exclude=block.exclude,
+        page=block.page,
     )
-    print(score_folder(source, model, Path("data/scores", name), alpha=line.alpha))
+    print(score_folder(source, model, Path("data/scores", name), alpha=block.alpha))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ import pytest
 
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.foundation.files import sha256_of
-from admodels.nights.run import Options, nightly
+from admodels.nights.plant import read_plant
 from admodels.scoring import engine, journal
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import Check, check, check_daily
 from admodels.scoring.journal import Journal
 from admodels.scoring.ledger import open_ledger
-from admodels.scoring.lines import Line, lines
 from admodels.scoring.stopping import Stop
+from tests import plants
 from tests.cards import card, make_bundle
 
 PART = "scores/press/000001/0001.parquet"
@@ -291,7 +291,7 @@ def test_every_bit_of_the_journal_counts(place: Path) -> None:
         path.write_bytes(whole)
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], *lines[2:]]))
-    with pytest.raises(StorageError, match="line 2 of the journal"):
+    with pytest.raises(StorageError, match=r"line 2 of journal\.jsonl"):
         list(Journal(place / "ledger").entries())
 
 
@@ -360,23 +360,21 @@ def test_the_journal_is_json_lines_with_times(place: Path) -> None:
 def test_the_names_of_lines_are_closed_and_no_two_share_a_folder(
     tmp_path: Path, names: list[str], word: str | None
 ) -> None:
-    block = {"folder": "in", "task": "t", "method": "draem", "alpha": 0.1}
-    path = tmp_path / "lines.yaml"
-    path.write_text(json.dumps({"lines": dict.fromkeys(names, block)}), encoding="utf-8")
+    block = {"folder": "in", "alpha": 0.1}
+    content = {"schema": 1, "timezone": "UTC", "lines": dict.fromkeys(names, block)}
+    (tmp_path / "plant.yaml").write_text(json.dumps(content), encoding="utf-8")
     if word is None:
-        assert list(lines(path)) == names
+        assert list(read_plant(tmp_path).lines) == names
         return
     with pytest.raises(ConfigurationError, match=word) as refusal:
-        lines(path)
+        read_plant(tmp_path)
     assert refusal.value.exit_code == 2
 
 
-@pytest.mark.parametrize("place_of_ledger", ["in/ledger", "in", "link/ledger"])
-def test_a_ledger_inside_an_inbox_is_refused(tmp_path: Path, place_of_ledger: str) -> None:
+@pytest.mark.parametrize("place", ["in/plant", "in", "link/plant"])
+def test_a_ledger_inside_an_inbox_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "link").symlink_to("in")
-    line = Line(folder=str(tmp_path / "in"), task="t", method="draem", alpha=0.1)
-    options = Options(tmp_path / "models", 0.0)
     with pytest.raises(ConfigurationError, match="inside the folder of line `press`"):
-        nightly({"press": line}, tmp_path / place_of_ledger, options)
-    assert not list((tmp_path / "in").iterdir())
+        plants.night({"press": plants.line(tmp_path / "in")}, tmp_path / place)
+    assert not list((tmp_path / "in").rglob("ledger/*"))

@@ -39,10 +39,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_line_is_added(command: Command) -> None:
-    words = "line add press_3 --folder presets --task sample_gravel --method draem --alpha 0.1"
-    assert command(*words.split()) == (0, "lines.press_3 is in params.yaml\n", "")
-    assert load()["lines"]["press_3"] == {
+def test_a_folder_is_added(command: Command) -> None:
+    words = "folder add press_3 --folder presets --task sample_gravel --method draem --alpha 0.1"
+    assert command(*words.split()) == (0, "folders.press_3 is in params.yaml\n", "")
+    assert load()["folders"]["press_3"] == {
         "folder": "presets",
         "task": "sample_gravel",
         "method": "draem",
@@ -64,9 +64,17 @@ def test_a_preset_is_written(command: Command) -> None:
     [
         ("preset fast", 2, "no preset named `fast`"),
         ("task refresh bottle", 2, "key `tasks.bottle` is missing"),
-        ("line add a-b --folder . --task sample_brick --method draem --alpha 0.1", 2, "lines.a-b"),
-        ("line add a --folder gone --task sample_brick --method draem --alpha 0.1", 2, "missing"),
-        ("line add a --folder . --task sample_brick --method draem --alpha 0", 2, "greater than 0"),
+        (
+            "folder add a-b --folder . --task sample_brick --method draem --alpha 0.1",
+            2,
+            "folders.a-b",
+        ),
+        ("folder add a --folder gone --task sample_brick --method draem --alpha 0.1", 2, "missing"),
+        (
+            "folder add a --folder . --task sample_brick --method draem --alpha 0",
+            2,
+            "greater than 0",
+        ),
         ("task add m --dataset mpdd --category tubes --kind object --source official", 2, "MPDD"),
         ("task add m --dataset folder --category t --kind object --source official", 2, "folder"),
         ("textures /nowhere", 69, "source is missing"),
@@ -86,9 +94,9 @@ def test_an_error_is_told_without_a_traceback_and_ends_with_its_code(
     assert Path("params.yaml").read_bytes() == before
 
 
-def test_a_lines_file_of_any_content_ends_with_2_and_its_own_name(command: Command) -> None:
+def test_a_plant_file_of_any_content_ends_with_2_and_its_own_name(command: Command) -> None:
     Path("plant.yaml").write_text("lines: &a [*a]", encoding="utf-8")
-    code, _, stderr = command("nightly", "--lines", "plant.yaml")
+    code, _, stderr = command("nightly", "--plant", ".")
     assert code == 2
     assert "plant.yaml cannot be read: line 1: alias `*a` stands for nothing" in stderr
     assert "Traceback" not in stderr

@@ -19,14 +19,12 @@ from admodels.images import decode
 from admodels.nights import calibrate, verdicts
 from admodels.nights.drift import history
 from admodels.nights.drift.records import RUNS_BACK, records_before
-from admodels.nights.run import Options, nightly
 from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger
-from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop
-from tests import cards, tiny
+from tests import cards, plants, tiny
 
 MODEL = Path("models/draem/stripes")
 FIRST_IMAGE = 1_700_000_000  # seconds; one image a minute
@@ -49,8 +47,7 @@ def draw(folder: Path, count: int, seed: int, light: Callable[[int], float] = la
 
 def night(name: str = "press") -> tuple[int, dict[str, object], dict[str, object]]:
     """Exit code, the line's report, and what was kept of its drift."""
-    line = Line(folder=name, task="stripes", method="draem", alpha=0.2)
-    told = nightly({name: line}, Path("ledger"), Options(Path("models"), 0.0))
+    told = plants.night({name: plants.line(name)})
     path = Path(f"ledger/drift/{name}/{told['run']}.json")
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return told["exit_code"], told["lines"][name], kept

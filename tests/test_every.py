@@ -17,7 +17,8 @@ from admodels.nights.history import NightSummary, dead_man, last
 from admodels.nights.run import Options
 from admodels.scoring.ledger import read_ledger
 from admodels.scoring.locks import is_at_work, run_lock
-from tests.test_nightly import command, draw, ended, line, plant, run, table, written
+from tests.plants import line, write_plant
+from tests.test_nightly import command, draw, ended, plant, run, table, written
 
 __all__ = ["plant"]
 LEDGER = Path("ledger")
@@ -34,9 +35,8 @@ def looks(monkeypatch: pytest.MonkeyPatch, *between: object) -> list[dict[str, o
         os.kill(os.getpid(), signal.SIGTERM) if work is None else work()
 
     monkeypatch.setattr(every, "pause", pause)
-    end = look_every(
-        {"press": line("press")}, LEDGER, Options(Path("models"), 0.0), 60, published.append
-    )
+    write_plant(Path(), {"press": line("press")})
+    end = look_every(Path(), Options(0.0), 60, published.append)
     return [*published, end]
 
 

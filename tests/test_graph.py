@@ -22,8 +22,8 @@ def method_of(words: list[str], params: dict[str, Any]) -> str | None:
     for word in words:
         if word in params["methods"]:
             return word
-        if word in params["lines"]:
-            return str(params["lines"][word]["method"])
+        if word in params["folders"]:
+            return str(params["folders"][word]["method"])
     return None
 
 

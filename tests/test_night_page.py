@@ -19,11 +19,10 @@ from admodels.images import decode
 from admodels.nights import feedback, history
 from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
-from admodels.nights.run import Options, nightly
+from admodels.nights.run import Options
 from admodels.pages.words import visible
 from admodels.scoring.ledger import open_ledger
-from admodels.scoring.lines import Line
-from tests import cards, tiny
+from tests import cards, plants, tiny
 from tests.browser import CHROMIUM, FLAGS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -45,8 +44,8 @@ def draw(folder: Path, count: int, seed: int) -> None:
         decode.write_png(folder / f"{at:04d}.png", pixels.transpose(1, 2, 0))
 
 
-def line(folder: Path, alpha: float) -> Line:
-    return Line(folder=str(folder), task="stripes", method="draem", alpha=alpha)
+def line(folder: Path, alpha: float) -> dict[str, object]:
+    return plants.line(folder, alpha=alpha)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +56,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw(place / "press" / "monday", 3, seed=3)
     draw(place / "weld", 4, seed=4)
     lines = {"press": line(place / "press", ALL), "weld": line(place / "weld", 0.01)}
-    options = Options(place / "models", settle_seconds=0)
-    nightly(lines, place / "ledger", options)
+    plants.night(lines, place)
     draw(place / "press" / "tuesday", 60, seed=5)
     verdicts = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
     flagged = place / "press" / verdicts[verdicts["is_anomalous"]]["path"].iloc[0]
@@ -70,7 +68,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "press" / "noise.png").write_bytes(b"\0 no image")
     lines["press"] = line(place / "press", ALL - 0.04)
     draw(place / "weld" / "more", 2, seed=6)
-    nightly(lines, place / "ledger", options)
+    plants.night(lines, place)
     drift = place / "ledger" / "drift" / "press" / "000002.json"
     drift.parent.mkdir(parents=True, exist_ok=True)
     drift.write_text(json.dumps(DRIFT), encoding="utf-8")
@@ -206,8 +204,7 @@ def test_a_page_that_cannot_be_written_costs_its_code_and_no_row(
     draw(place / "weld" / "late", 1, seed=8)
     (place / "weld" / "bad.png").touch()
     lines, limits = {"weld": line(place / "weld", 0.01)}, [Limit.of("unreadable>0")]
-    options = Options(place / "models", settle_seconds=0, limits=limits)
-    told = nightly(lines, place / "ledger", options)
+    told = plants.night(lines, place, Options(0.0, limits=limits))
     assert (told["exit_code"], told["lines"]["weld"]["exit_code"]) == (74, 5)
     assert history.last(place / "ledger").page_faults == ["FileExistsError: File exists"]
     kept = json.loads((place / "ledger" / "runs" / "000003.json").read_text(encoding="utf-8"))

@@ -21,14 +21,14 @@ from admodels.inference import model
 from admodels.nights import run as nights
 from admodels.nights.history import NightSummary, last
 from admodels.nights.limits import Limit
-from admodels.nights.run import Options, nightly
+from admodels.nights.run import Options
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, local, score_line
 from admodels.scoring.ledger import open_ledger
-from admodels.scoring.lines import Line
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
 from tests import cards, tiny
+from tests.plants import Lines, line, night, write_plant
 
 ROOT = Path(__file__).parents[1]
 KEY = ["line", "path", "image_sha256", "model_fingerprint", "contract_fingerprint"]
@@ -49,14 +49,9 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def line(folder: str, **changes: object) -> Line:
-    return Line(**{"folder": folder, "task": "stripes", "method": "draem", "alpha": 0.2} | changes)
-
-
-def run(lines: dict[str, Line], *limits: str, settle_seconds: float = 0.0) -> dict[str, object]:
+def run(lines: Lines, *limits: str, settle_seconds: float = 0.0) -> dict[str, object]:
     asked = [Limit.of(text) for text in limits]
-    options = Options(Path("models"), settle_seconds, limits=asked)
-    return nightly(lines, Path("ledger"), options)
+    return night(lines, options=Options(settle_seconds, limits=asked))
 
 
 def table(name: str) -> pd.DataFrame:
@@ -118,7 +113,7 @@ def test_a_line_that_fails_costs_the_others_nothing(plant: Path) -> None:
     lines = {
         "gone": line("no_such_folder"),
         "refused": line("x" * 300, pattern="*.png"),  # the system says no, as for a stale mount
-        "untrained": line("press", task="other"),
+        "untrained": line("press", bundle="draem/other"),
         "weld": line("weld"),
     }
     told = run(lines)
@@ -206,8 +201,8 @@ def test_the_commands_calibrate_rethreshold_and_take_feedback(
     written(plant, press={"folder": "press", "alpha": 0.2})
     run({"press": line("press")})
     draw(plant / "good", 12, seed=7)
-    where = ("--lines", "lines.yaml")
-    words = ("calibrate", "press", "good", *where, "--models", "models")
+    where = ("--plant", ".")
+    words = ("calibrate", "press", "good", *where)
     told = (0, "press: 12 images, the smallest alpha is 0.0769\n")
     assert admodels(monkeypatch, capsys, *words) == told
     before = table("verdicts")
@@ -241,13 +236,12 @@ def test_a_folder_that_is_scored_alone_ends_by_the_same_policy(
 
 
 def written(plant: Path, **lines: dict[str, object]) -> None:
-    blocks = {name: {"task": "stripes", "method": "draem", **rest} for name, rest in lines.items()}
-    (plant / "lines.yaml").write_text(json.dumps({"lines": blocks}), encoding="utf-8")
+    write_plant(plant, {name: line("") | rest for name, rest in lines.items()})
 
 
 def command(plant: Path, verb: str, *words: str, **how: object) -> subprocess.Popen[str]:
     code = "import sys; from admodels.cli.app import main; main()"
-    options = ["--lines", "lines.yaml", "--models", "models", "--settle-seconds", "0"]
+    options = ["--plant", ".", "--settle-seconds", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ADMODELS_DEVICE": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-c", code, verb, *options, *words],
@@ -313,9 +307,9 @@ def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(
         yield from islice(local(*words), 4)
         raise SourceError("gone", where="cluster", expected="it", next_step="mend it")
 
-    options = Options(Path("models"), 0.0, engine=lost)
+    options = Options(0.0, engine=lost)
     lines = {"press": line("press", fdr=0.5, alpha=0.9)}
-    first = nightly(lines, Path("ledger"), options)["lines"]["press"]
+    first = night(lines, options=options)["lines"]["press"]
     assert (first["exit_code"], first["images"], len(table("scores"))) == (69, 0, 4)
     run({"weld": line("weld")})  # another file of lines meanwhile
     second = run(lines)["lines"]["press"]

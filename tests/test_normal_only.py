@@ -30,7 +30,7 @@ def write_params() -> None:
     params["evaluate"] |= {"mask_px": 32, "alpha": 0.25}
     params["validate"] |= {"near_duplicate_bits": 0}
     params["run"] = {"methods": ["draem"], "tasks": ["pieces", "few"]}
-    params["lines"] = {}
+    params["folders"] = {}
     task = params["tasks"]["sample_brick"] | {"dataset": "folder"}
     params["tasks"] = {"pieces": task | {"group": r"piece(\d+)"}, "few": task}
     with Path("params.yaml").open("w", encoding="utf-8") as file:

@@ -14,11 +14,11 @@ import torch
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles.card import read_card
+from admodels.foundation.params import load
 from admodels.images import decode
 from admodels.inference import model
 from admodels.nights.run import Options, nightly
-from admodels.scoring.lines import lines
-from tests import tiny
+from tests import plants, tiny
 
 OLD = Path(__file__).parent / "old"
 VERSIONS = sorted(path.name for path in OLD.iterdir() if path.is_dir())
@@ -85,10 +85,14 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return copy
 
 
-def night(ledger: str = "ledger") -> dict[str, Any]:
-    return nightly(
-        lines(Path("lines.yaml")), Path(ledger), Options(Path("models"), 0.0, pictures=0)
-    )
+def night(folder: Path = Path()) -> dict[str, Any]:
+    lines = {
+        name: {key: block[key] for key in block.keys() - {"task", "method"}}
+        | {"bundle": f"{block['method']}/{block['task']}", "folder": str(Path("inbox").resolve())}
+        for name, block in load(Path("lines.yaml"))["lines"].items()
+    }
+    plants.write_plant(folder, lines, Path("models"))
+    return nightly(folder, Options(0.0, pictures=0))
 
 
 def contents(folder: Path, *names: str) -> dict[str, bytes]:
@@ -126,8 +130,8 @@ def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
 
 @pytest.mark.slow
 def test_the_images_of_an_older_ledger_score_the_same_into_a_new_one(plant: Path) -> None:
-    night("again")
-    now, then = rows(plant / "again/scores"), rows(plant / "ledger/scores")
+    night(plant / "again")
+    now, then = rows(plant / "again/ledger/scores"), rows(plant / "ledger/scores")
     pd.testing.assert_frame_equal(now[MEASURED], then[MEASURED], check_exact=True)
     if is_same_machine(plant.name):
         pd.testing.assert_series_equal(now["anomaly_score"], then["anomaly_score"])

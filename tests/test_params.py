@@ -61,8 +61,8 @@ def test_the_shipped_params_are_good() -> None:
         ("tasks: [sample_brick,", "tasks: [bottle,", "run.tasks: there is no block `tasks.bottle`"),
         ("  draem:\n", "  dream:\n", "methods.dream: Extra inputs are not permitted"),
         ("    reconstructive_width:", "    width:", "methods.draem.width: Extra inputs"),
-        ("  sample_brick_line:", "  press-3:", "lines.press-3: a name is lower-case letters"),
-        ("    task: sample_brick", "    task: brick", "lines.sample_brick_line: `run` trains no"),
+        ("  sample_brick_line:", "  press-3:", "folders.press-3: a name is lower-case letters"),
+        ("    task: sample_brick", "    task: brick", "folders.sample_brick_line: `run` trains no"),
         (
             "{kind: sample, loc",
             "{kind: path, loc",
@@ -151,25 +151,25 @@ def test_an_added_block_changes_no_other_line_of_the_file(copied: Path) -> None:
     task = load(copied)["tasks"]["sample_brick"]
     with editing.edit_params(copied) as document:
         editing.add(document, "tasks", "bricks", task)
-        editing.add(document, "lines", "press_3", line())
+        editing.add(document, "folders", "press_3", line())
     after = copied.read_text(encoding="utf-8").splitlines()
-    for root, name, added in (("tasks", "bricks", 5), ("lines", "press_3", 4)):
+    for root, name, added in (("tasks", "bricks", 5), ("folders", "press_3", 4)):
         at = after.index(f"  {name}:")
         assert after[at - 1] == f"{root}:"
         assert all(row.startswith("    ") and "#" not in row for row in after[at + 1 :][:added])
         del after[at : at + added + 1]
     assert after == before
     assert load(copied)["tasks"]["bricks"] == task
-    assert load(copied)["lines"]["press_3"] == line()
+    assert load(copied)["folders"]["press_3"] == line()
 
 
 @pytest.mark.slow
 def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
     with editing.edit_params(copied) as document:
-        document["lines"] = {}
+        document["folders"] = {}
     with editing.edit_params(copied) as document:
-        editing.add(document, "lines", "press_3", line())
-    assert load(copied)["lines"] == {"press_3": line()}
+        editing.add(document, "folders", "press_3", line())
+    assert load(copied)["folders"] == {"press_3": line()}
     assert "\n  press_3:\n    folder: in\n" in copied.read_text(encoding="utf-8")
 
 
@@ -177,8 +177,8 @@ def test_a_block_can_be_added_where_there_was_none(copied: Path) -> None:
 def test_a_block_added_and_removed_leaves_the_same_bytes(copied: Path) -> None:
     before = copied.read_bytes()
     with editing.edit_params(copied) as document:
-        editing.add(document, "lines", "press_3", line())
-    with editing.edit_params(copied, without=[("lines", "press_3")]):
+        editing.add(document, "folders", "press_3", line())
+    with editing.edit_params(copied, without=[("folders", "press_3")]):
         pass
     assert copied.read_bytes() == before
 
@@ -190,30 +190,30 @@ def test_removing_the_last_block_of_a_root_keeps_every_comment(copied: Path, tas
     copied.write_text(text + other, encoding="utf-8")
     kept = [comment for comment in comments(copied) if comment != "# false-alarm budget"]
     with editing.edit_params(
-        copied, without=[("lines", "sample_brick_line"), ("tasks", task)]
+        copied, without=[("folders", "sample_brick_line"), ("tasks", task)]
     ) as d:
         d["run"]["tasks"].remove(task)
     content = load(copied)
-    assert (task in content["tasks"], len(content["tasks"]), content["lines"]) == (False, 1, {})
+    assert (task in content["tasks"], len(content["tasks"]), content["folders"]) == (False, 1, {})
     assert [c for c in comments(copied) if c != "# false-alarm budget"] == kept
-    assert copied.read_text(encoding="utf-8").endswith("\nlines: {}\n" + other)
+    assert copied.read_text(encoding="utf-8").endswith("\nfolders: {}\n" + other)
 
 
 def test_a_block_is_removed_from_a_root_on_one_line(copied: Path) -> None:
     text = copied.read_text(encoding="utf-8")
     block = "{folder: x, task: sample_brick, method: cpr, alpha: 0.1}"
-    start = text.index("lines:\n")
-    copied.write_text(f"{text[:start]}lines: {{a: {block}, b: {block}}}\n", encoding="utf-8")
-    with editing.edit_params(copied, without=[("lines", "a")]):
+    start = text.index("folders:\n")
+    copied.write_text(f"{text[:start]}folders: {{a: {block}, b: {block}}}\n", encoding="utf-8")
+    with editing.edit_params(copied, without=[("folders", "a")]):
         pass
-    assert copied.read_text(encoding="utf-8") == f"{text[:start]}lines: {{b: {block}}}\n"
+    assert copied.read_text(encoding="utf-8") == f"{text[:start]}folders: {{b: {block}}}\n"
 
 
 def test_an_edit_that_would_not_pass_the_check_is_not_written(copied: Path) -> None:
     before = copied.read_bytes()
     with pytest.raises(ConfigurationError, match="trains no draem on glass"):  # noqa: SIM117
         with editing.edit_params(copied) as document:
-            editing.add(document, "lines", "press_3", line(task="glass"))
+            editing.add(document, "folders", "press_3", line(task="glass"))
     assert copied.read_bytes() == before
     assert [p.name for p in copied.parent.iterdir()] == ["params.yaml"]
 
@@ -221,7 +221,7 @@ def test_an_edit_that_would_not_pass_the_check_is_not_written(copied: Path) -> N
 def test_a_name_that_is_taken_is_refused(copied: Path) -> None:
     with pytest.raises(ConfigurationError, match="exists already"):  # noqa: SIM117
         with editing.edit_params(copied) as document:
-            editing.add(document, "lines", "sample_brick_line", line())
+            editing.add(document, "folders", "sample_brick_line", line())
 
 
 def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def write_params(tree: Path) -> None:
     params["evaluate"] |= {"mask_px": 32}
     params["run"] = {"methods": ["draem", "twin"], "tasks": ["bricks"]}
     params["tasks"] = {"bricks": params["tasks"]["sample_brick"] | {"dataset": "mvtec_ad"}}
-    line = params["lines"]["sample_brick_line"]
-    params["lines"] = {"press": line | {"task": "bricks", "folder": "data/raw/bricks/test"}}
+    line = params["folders"]["sample_brick_line"]
+    params["folders"] = {"press": line | {"task": "bricks", "folder": "data/raw/bricks/test"}}
     params["tasks"]["bricks"]["source"] = {"kind": "path", "location": "photos", "sha256": "0" * 63}
     params["tasks"]["bricks"]["source"]["sha256"] += "a"
     with (tree / "params.yaml").open("w", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ from admodels.cli.check import check
 from admodels.foundation import plain_yaml
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import load
-from admodels.scoring.lines import find_line, lines
+from admodels.nights.plant import read_plant
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -24,6 +24,13 @@ SEED_LINE = 1 + SHIPPED.splitlines().index("seed: 7")
 
 def with_seed(text: str) -> str:
     return SHIPPED.replace("seed: 7", text, 1)
+
+
+HEAD = "schema: 1\ntimezone: UTC\n"
+
+
+def plant_at(path: Path) -> object:
+    return read_plant(path.parent)
 
 
 def bomb(levels: int) -> str:
@@ -60,7 +67,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("text", "fault"), HOSTILE.items(), ids=[text[:20] for text in HOSTILE])
-@pytest.mark.parametrize("read", [check, lines])
+@pytest.mark.parametrize("read", [check, plant_at])
 def test_what_no_parameter_can_be_is_refused_by_line_or_key_and_file(
     tmp_path: Path, text: str, fault: str, read
 ) -> None:
@@ -82,7 +89,7 @@ def test_text_that_is_not_utf_8_is_refused_by_its_line(tmp_path: Path, encoding:
     path.write_bytes("lines:\n  # Pr\u00fcfung\n".encode(encoding))
     line, byte = (2, "fc") if encoding == "latin-1" else (1, "ff")
     with pytest.raises(ConfigurationError, match=f"line {line}: byte 0x{byte} is not UTF-8"):
-        lines(path)
+        plant_at(path)
 
 
 def test_what_is_no_plain_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
@@ -97,38 +104,39 @@ def test_what_is_no_plain_file_is_refused_without_waiting_for_it(tmp_path: Path)
 
 def test_a_fault_in_a_lines_file_names_that_file(tmp_path: Path) -> None:
     path = tmp_path / "plant.yaml"
-    block = "{folder: in, task: brick, method: draem, alpha: 0.1}"
-    path.write_text(f"lines:\n  press: {block}\n  weld: {{folder: 1}}\n", encoding="utf-8")
+    block = "{folder: in, alpha: 0.1}"
+    path.write_text(f"{HEAD}lines:\n  press: {block}\n  weld: {{folder: 1}}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError) as refusal:
-        lines(path)
+        read_plant(tmp_path)
     assert "lines.weld.folder: Input should be a valid string" in str(refusal.value)
     assert "params.yaml" not in str(refusal.value)
-    path.write_text(f"lines:\n  press: {block}\n", encoding="utf-8")
+    path.write_text(f"{HEAD}lines:\n  press: {block}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="no line named `weld`"):
-        find_line("weld", path)
+        read_plant(tmp_path).line("weld")
     path.write_text("seed: 1\n", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=f"`lines` is missing.*\n.*{path}"):
-        lines(path)
+    with pytest.raises(ConfigurationError, match=f"timezone: Field required.*\n.*{path}"):
+        read_plant(tmp_path)
 
 
 @pytest.mark.slow
 def test_the_lines_of_a_large_plant_are_read_soon(tmp_path: Path) -> None:
-    block = "{folder: /plant/inbox/camera, task: brick, method: draem, alpha: 0.01}"
+    block = "{folder: /plant/inbox/camera, alpha: 0.01}"
     rows = [f"  line_{number}: {block}" for number in range(1000)]
-    (tmp_path / "plant.yaml").write_text("\n".join(["lines:", *rows]), encoding="utf-8")
+    (tmp_path / "plant.yaml").write_text(HEAD + "\n".join(["lines:", *rows]), encoding="utf-8")
     start = time.process_time()
-    assert len(lines(tmp_path / "plant.yaml")) == 1000
+    assert len(read_plant(tmp_path).lines) == 1000
     assert time.process_time() - start < 5
 
 
 def test_aliases_and_merged_blocks_of_a_moderate_size_are_read(tmp_path: Path) -> None:
     path = tmp_path / "plant.yaml"
     path.write_text(
-        "base: &base {task: brick, method: draem, alpha: 0.1}\n"
-        "lines:\n  press: {<<: *base, folder: a}\n  weld: {<<: *base, folder: b, alpha: 0.2}\n",
+        f"{HEAD}lines:\n  press: &base {{folder: a, alpha: 0.1}}\n"
+        "  weld: {<<: *base, folder: b}\n",
         encoding="utf-8",
     )
-    assert [(line.folder, line.alpha) for line in lines(path).values()] == [("a", 0.1), ("b", 0.2)]
+    lines = read_plant(tmp_path).lines.values()
+    assert [(line.folder, line.alpha) for line in lines] == [("a", 0.1), ("b", 0.1)]
 
 
 PIECES = st.sampled_from(

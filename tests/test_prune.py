@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from admodels.nights import prune
-from admodels.nights.run import Options, nightly
 from admodels.scoring.index import Index
 from admodels.scoring.integrity import Check, check
 from admodels.scoring.journal import Journal
 from admodels.scoring.ledger import open_ledger
+from tests.plants import line
 from tests.test_check import deeds
-from tests.test_nightly import draw, line, plant, run, table
+from tests.test_nightly import draw, plant, run, table
 
 __all__ = ["plant"]
 LEDGER = Path("ledger")
@@ -24,10 +24,9 @@ LINES = {"press": line("press", alpha=0.9)}
 @pytest.fixture
 def nights(plant: Path) -> Path:
     """Two nights; a picture of each image of the first."""
-    options = Options(Path("models"), 0.0)
-    nightly(LINES, LEDGER, options)
+    run(LINES)
     draw(plant / "press/later", 3, seed=9)
-    nightly(LINES, LEDGER, options)
+    run(LINES)
     return plant
 
 

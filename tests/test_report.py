@@ -20,7 +20,7 @@ tasks:
   sample_brick: {dataset: sample, category: brick, kind: texture}
   bottle: {dataset: mvtec_ad, category: <b>bottle</b>, kind: object, licence: CC BY-NC-SA 4.0}
 evaluate: {alpha: 0.05}
-lines:
+folders:
   brick_line: {folder: new, task: sample_brick, method: draem, alpha: 0.05}
   idle_line: {folder: new, task: bottle, method: cpr, alpha: 0.05}
 """

@@ -23,9 +23,9 @@ from admodels.inference.conformal import p_values
 from admodels.scoring import tables
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.folders import FixedFolder
 from admodels.scoring.inbox import Folder
 from admodels.scoring.ledger import open_ledger
-from admodels.scoring.lines import Line
 from admodels.scoring.rows import rows
 from admodels.scoring.single import FolderSummary, score_folder
 from admodels.scoring.stopping import Stop
@@ -413,7 +413,7 @@ def test_the_stage_and_the_command_write_the_same_tables(
         decode.write_png(tmp_path / "inbox" / f"{at}.png", pixels.transpose(1, 2, 0))
     (tmp_path / "inbox" / "bad.png").write_bytes(b"bad")
     (tmp_path / "params.yaml").write_text(
-        "lines:\n  press: {folder: inbox, task: stripes, method: draem, alpha: 0.2}\n",
+        "folders:\n  press: {folder: inbox, task: stripes, method: draem, alpha: 0.2}\n",
         encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
@@ -433,6 +433,6 @@ def test_the_stage_and_the_command_write_the_same_tables(
 
 
 @pytest.mark.parametrize("alpha", [0, 1, 1.5])
-def test_a_line_with_an_impossible_budget_is_refused(alpha: float) -> None:
+def test_a_folder_with_an_impossible_budget_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha"):
-        Line(folder="a", task="b", method="c", alpha=alpha)
+        FixedFolder(folder="a", task="b", method="c", alpha=alpha)

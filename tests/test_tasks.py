@@ -283,7 +283,7 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
         f"tasks.bottle is in params.yaml, pinned to {pin('bottle')[:12]}",
         "licence of the images: not stated, and every bundle and report says so; "
         "`--licence` states it",
-        "run: cpr on bottle, and nothing else; lines of sample tasks removed: sample_brick_line",
+        "run: cpr on bottle, and nothing else; folders of sample tasks removed: sample_brick_line",
         "kind: object; for a surface such as cloth or leather, run this again with "
         "`--kind texture`",
         "next: dvc repro, then admodels report",
@@ -291,10 +291,10 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
     check()
     params = load()
     assert params["run"] == {"methods": ["cpr"], "tasks": ["bottle"]}
-    assert params["lines"] == {}
+    assert params["folders"] == {}
     assert [*params["tasks"]] == ["bottle", "sample_brick", "sample_gravel"]
     kept = load(SHIPPED)
-    for key in params.keys() - {"run", "tasks", "lines"}:
+    for key in params.keys() - {"run", "tasks", "folders"}:
         assert params[key] == kept[key]
     comments = re.findall(r"#.*", SHIPPED.read_text(encoding="utf-8"))
     comments.remove("# false-alarm budget")  # of the line
@@ -337,10 +337,10 @@ def test_start_refuses_what_it_does_not_know(
 
 
 @pytest.mark.slow
-def test_a_line_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_path: Path) -> None:
     source = put(tmp_path / "in", normal=12)
     command("start", "cap", str(source))
-    words = "line add press --folder in --task cap --method cpr --alpha 0.1"
+    words = "folder add press --folder in --task cap --method cpr --alpha 0.1"
     assert command(*words.split())[0] == 0
     before = LOADED.read_bytes()
     for words in (
@@ -350,20 +350,20 @@ def test_a_line_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_pa
     ):
         code, _, stderr = command(*words)
         assert code == 2
-        assert "lines need a cell that `run` would no longer train (press: cpr on cap)" in stderr
-        assert "`admodels line remove press`" in stderr
+        assert "folders need a cell that `run` would no longer train (press: cpr on cap)" in stderr
+        assert "`admodels folder remove press`" in stderr
         assert LOADED.read_bytes() == before
-    assert command("line", "remove", "press")[0] == 0
+    assert command("folder", "remove", "press")[0] == 0
     assert command("task", "use", "sample_brick")[0] == 0
-    code, _, stderr = command("line", "remove", "pres")
-    assert (code, "no line named `pres`" in stderr) == (2, True)
+    code, _, stderr = command("folder", "remove", "pres")
+    assert (code, "no folder named `pres`" in stderr) == (2, True)
 
 
 @pytest.mark.slow
 def test_use_sets_the_tasks_that_run_names(command: Command) -> None:
     assert command("task", "use", "sample_gravel") == (
         0,
-        "run.tasks: sample_gravel; lines of sample tasks removed: sample_brick_line\n",
+        "run.tasks: sample_gravel; folders of sample tasks removed: sample_brick_line\n",
         "",
     )
     assert load()["run"]["tasks"] == ["sample_gravel"]
@@ -411,7 +411,7 @@ def test_list_and_show_say_what_the_tasks_are(command: Command, tmp_path: Path) 
         "cap: the layout `folder`, category cap, kind object",
         f"source: path {source}, pinned to {pin('cap')[:12]}",
         "licence of the images: ours",
-        "trained: no; lines: none",
+        "trained: no; folders: none",
     ]
     code, out, _ = command("task", "show", "cap")
     assert code == 0
@@ -426,7 +426,7 @@ def test_list_and_show_say_what_the_tasks_are(command: Command, tmp_path: Path) 
         "  files      used 14 of 14 files",
     ]
     code, out, _ = command("task", "show", "sample_brick")
-    assert "trained: draem, cpr, diffusionad; lines: sample_brick_line" in out
+    assert "trained: draem, cpr, diffusionad; folders: sample_brick_line" in out
     code, _, stderr = command("task", "show", "cup")
     assert (code, "no task named `cup`; did you mean `cap`?" in stderr) == (2, True)
 

@@ -91,18 +91,18 @@ def start_task(name: str, block: Block, location: str, method: str, *, dry_run: 
     if not is_known:
         _refuse_taken(name)
     choosing.refuse_unknown([method], methods.available(), "method", "admodels/methods/")
-    lines = choosing.lines_to_remove([method], [name])
+    folders = choosing.folders_to_remove([method], [name])
     pinned = _pinned_block(name, block, Origin(location), dry_run=dry_run)
     if pinned is None:
         return
-    with editing.edit_params(without=[("lines", line) for line in lines]) as document:
+    with editing.edit_params(without=[("folders", folder) for folder in folders]) as document:
         if is_known:
             editing.merge(document, {"tasks": {name: pinned}})
         else:
             editing.add(document, "tasks", name, pinned)
         choosing.set_run(document, [method], [name])
     _report(name, pinned)
-    typer.echo(f"run: {method} on {name}, and nothing else{choosing.lines_text(lines)}")
+    typer.echo(f"run: {method} on {name}, and nothing else{choosing.folders_text(folders)}")
 
 
 def refresh_task(name: str) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from admodels.cli import nights, registry, tasks, verdicts
-from admodels.cli.options import LEDGER
+from admodels.cli import folders, nights, plants, registry, tasks, verdicts
+from admodels.cli.options import LEDGER, PLANT, ledger_folder
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
 
@@ -16,13 +16,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-line_app = typer.Typer(help="Folders of new images that `dvc repro` scores.", no_args_is_help=True)
 track_app = typer.Typer(help="Copy what DVC knows into MLflow.", no_args_is_help=True)
 for group in (nights, verdicts, registry):
     app.add_typer(group.app)
 app.command("start")(tasks.start)
 app.add_typer(tasks.app, name="task")
-app.add_typer(line_app, name="line")
+app.add_typer(plants.app, name="plant")
+app.add_typer(plants.line_app, name="line")
+app.command("deploy")(plants.deploy)
+app.add_typer(folders.app, name="folder")
 app.add_typer(track_app, name="track")
 
 
@@ -37,43 +39,6 @@ def textures(
     with editing.edit_params() as document:
         editing.merge(document, {"textures": source})
     typer.echo(f"the textures are pinned to {source['sha256'][:12]}")
-
-
-@line_app.command("add")
-def line_add(
-    name: Annotated[str, typer.Argument(help="a new name, e.g. press_3")],
-    folder: Annotated[str, typer.Option(help="the images to score")],
-    task: Annotated[str, typer.Option(help="a task of `run.tasks`")],
-    method: Annotated[str, typer.Option(help="a method of `run.methods`")],
-    alpha: Annotated[float, typer.Option(help="the false-alarm budget, e.g. 0.05")],
-) -> None:
-    """Add a folder of images that `dvc repro` scores with the bundle of a method and a task."""
-    from admodels.cli import editing
-
-    if not Path(folder).is_dir():
-        raise ConfigurationError(
-            "the line's folder is missing",
-            where=folder,
-            expected="an existing folder, as seen from the repository root",
-            next_step="create or mount it: `dvc repro` needs it to be there",
-        )
-    block = {"folder": folder, "task": task, "method": method, "alpha": alpha}
-    with editing.edit_params() as document:
-        editing.add(document, "lines", name, block)
-    typer.echo(f"lines.{name} is in params.yaml")
-
-
-@line_app.command("remove")
-def line_remove(name: str) -> None:
-    """Remove a line from params.yaml; the scores of its images stay where they are."""
-    from admodels.cli import choosing, editing
-    from admodels.foundation import params
-
-    lines = params.load()["lines"]
-    choosing.refuse_unknown([name], lines, "line", f"{params.PARAMS_FILE}, lines")
-    with editing.edit_params(without=[("lines", name)]):
-        pass
-    typer.echo(f"lines.{name} is removed from params.yaml")
 
 
 @app.command()
@@ -144,12 +109,13 @@ def doctor(
         str | None,
         typer.Option(help=f"e.g. 8h: ask only whether a night ended since; else {errors.ALARM}"),
     ] = None,
+    plant: Annotated[Path | None, PLANT] = None,
     ledger: Annotated[Path | None, LEDGER] = None,
 ) -> None:
     """Verify every file of a ledger that is named; print what this machine is and what it lacks."""
     if max_age is not None:
-        _dead_man(ledger or Path("ledger"), max_age)
-    code = 0 if ledger is None else _check_ledger(ledger)
+        _dead_man(ledger_folder(plant, ledger), max_age)
+    code = 0 if not plant and not ledger else _check_ledger(ledger_folder(plant, ledger))
     from admodels.cli import doctor as checks
 
     for what, how in checks.machine():
@@ -171,7 +137,7 @@ def _check_ledger(folder: Path) -> int:
             "no ledger to verify",
             where=folder,
             expected="the folder of a ledger",
-            next_step="correct `--ledger` or ADMODELS_LEDGER",
+            next_step="correct `--ledger`, `--plant` or ADMODELS_PLANT",
         )
     with open_ledger(folder) as held:
         result = check(held)

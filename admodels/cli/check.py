@@ -13,14 +13,18 @@ from admodels.evaluation.measure import Evaluate
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.manifest import Split
 from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parse
-from admodels.scoring.lines import Line
+from admodels.scoring.folders import FixedFolder
 from admodels.sources.source import Source, Task
 from admodels.synthesis.params import Synthesize
 from admodels.validation.checks import Validate
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
 RESERVED = "mean"
-MOVED = {"assets": "write what stands below `assets.textures` below `textures`, and no `assets`"}
+MOVED = {
+    "assets": "write what stands below `assets.textures` below `textures`, and no `assets`",
+    "lines": "name this key `folders` (`admodels folder add`); inboxes of a plant stand in "
+    "its plant.yaml, and `admodels plant init --from FILE` takes them over",
+}
 SAMPLE = "sample"  # the dataset and the kind of source that are drawn here
 
 
@@ -41,7 +45,7 @@ def roots() -> dict[str, Any]:
         "train": methods.Train,
         "methods": create_model("Methods", __base__=Strict, **blocks),
         "evaluate": Evaluate,
-        "lines": dict[str, Line],
+        "folders": dict[str, FixedFolder],
     }
 
 
@@ -63,7 +67,7 @@ def problems(content: Mapping[str, Any]) -> list[str]:
 def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
     run: Run = typed["run"]
     tasks: dict[str, Task] = typed["tasks"]
-    for key in ("tasks", "lines"):
+    for key in ("tasks", "folders"):
         yield from (
             f"{key}.{name}: a name is lower-case letters, digits and `_`, a letter first"
             for name in typed[key]
@@ -82,12 +86,9 @@ def _contradictions(typed: Mapping[str, Any]) -> Iterator[str]:
     blocks = [name for name in methods.available() if getattr(typed["methods"], name) is not None]
     yield from _cells_without_block("methods", run.methods, blocks)
     yield from _cells_without_block("tasks", run.tasks, list(tasks))
-    for name, line in typed["lines"].items():
-        if line.method not in run.methods or line.task not in run.tasks:
-            more = " (what MLflow names needs a file of its own, --lines)" * (
-                line.model is not None
-            )
-            yield f"lines.{name}: `run` trains no {line.method or line.model} on {line.task}{more}"
+    for name, folder in typed["folders"].items():
+        if folder.method not in run.methods or folder.task not in run.tasks:
+            yield f"folders.{name}: `run` trains no {folder.method} on {folder.task}"
 
 
 def _cells_without_block(key: str, names: tuple[str, ...], blocks: list[str]) -> Iterator[str]:

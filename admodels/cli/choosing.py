@@ -1,4 +1,4 @@
-"""Which tasks and methods `run` names, and the lines that need one of its cells."""
+"""Which tasks and methods `run` names, and the folders that need one of its cells."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,24 +11,24 @@ from admodels.foundation.params import PARAMS_FILE, load
 
 
 def use_tasks(names: Sequence[str]) -> list[str]:
-    """Set `run.tasks` to exactly `names`; return the lines of samples that this removes.
+    """Set `run.tasks` to exactly `names`; return the folders of samples that this removes.
 
     Raises:
-        ConfigurationError: there is no such task, or a line needs another.
+        ConfigurationError: there is no such task, or a folder needs another.
     """
     content = load()
     refuse_unknown(names, content["tasks"], "task", f"{PARAMS_FILE}, tasks")
-    lines = lines_to_remove(content["run"]["methods"], names)
-    with editing.edit_params(without=[("lines", line) for line in lines]) as document:
+    folders = folders_to_remove(content["run"]["methods"], names)
+    with editing.edit_params(without=[("folders", folder) for folder in folders]) as document:
         set_run(document, content["run"]["methods"], names)
-    return lines
+    return folders
 
 
 def remove_task(name: str, *, from_run: bool) -> list[str]:
-    """Remove the block `tasks.NAME`; return the lines of samples that this removes.
+    """Remove the block `tasks.NAME`; return the folders of samples that this removes.
 
     Raises:
-        ConfigurationError: there is no such task, or `run.tasks` or a line needs it.
+        ConfigurationError: there is no such task, or `run.tasks` or a folder needs it.
     """
     content = load()
     refuse_unknown([name], content["tasks"], "task", f"{PARAMS_FILE}, tasks")
@@ -44,45 +44,45 @@ def remove_task(name: str, *, from_run: bool) -> list[str]:
             if kept
             else f"`admodels task use {others[0] if others else 'OTHER'}`, then run this again",
         )
-    lines = lines_to_remove(content["run"]["methods"], kept)
-    without = [("tasks", name), *(("lines", line) for line in lines)]
+    folders = folders_to_remove(content["run"]["methods"], kept)
+    without = [("tasks", name), *(("folders", folder) for folder in folders)]
     with editing.edit_params(without=without) as document:
         set_run(document, content["run"]["methods"], kept)
-    return lines
+    return folders
 
 
-def lines_to_remove(run_methods: Collection[str], run_tasks: Collection[str]) -> list[str]:
-    """The lines of sample tasks whose cell `run` would no longer train.
+def folders_to_remove(run_methods: Collection[str], run_tasks: Collection[str]) -> list[str]:
+    """The folders of sample tasks whose cell `run` would no longer train.
 
     Raises:
-        ConfigurationError: a line of another task would lose its cell.
+        ConfigurationError: a folder of another task would lose its cell.
     """
     content: dict[str, Any] = load()
     lost = [
         name
-        for name, line in (content["lines"] or {}).items()
-        if line.get("task") not in run_tasks or line.get("method") not in run_methods
+        for name, folder in (content["folders"] or {}).items()
+        if folder.get("task") not in run_tasks or folder.get("method") not in run_methods
     ]
     own = [name for name in lost if not _is_of_sample(content, name)]
     if own:
-        cells = ", ".join(f"{name}: {_cell(content['lines'][name])}" for name in own)
+        cells = ", ".join(f"{name}: {_cell(content['folders'][name])}" for name in own)
         raise ConfigurationError(
-            f"lines need a cell that `run` would no longer train ({cells})",
-            where=f"{PARAMS_FILE}, lines",
-            expected="only lines whose method and task are trained",
+            f"folders need a cell that `run` would no longer train ({cells})",
+            where=f"{PARAMS_FILE}, folders",
+            expected="only folders whose method and task are trained",
             next_step="keep the tasks (`admodels task add` adds one beside them), or "
-            + ", ".join(f"`admodels line remove {name}`" for name in own),
+            + ", ".join(f"`admodels folder remove {name}`" for name in own),
         )
     return lost
 
 
-def _is_of_sample(content: dict[str, Any], line: str) -> bool:
-    task = content["tasks"].get(content["lines"][line].get("task"), {})
+def _is_of_sample(content: dict[str, Any], folder: str) -> bool:
+    task = content["tasks"].get(content["folders"][folder].get("task"), {})
     return bool(task.get("dataset") == SAMPLE)
 
 
-def _cell(line: dict[str, Any]) -> str:
-    return f"{line.get('method') or line.get('model')} on {line.get('task')}"
+def _cell(folder: dict[str, Any]) -> str:
+    return f"{folder.get('method')} on {folder.get('task')}"
 
 
 def set_run(
@@ -110,6 +110,6 @@ def refuse_unknown(names: Sequence[str], known: Collection[str], what: str, wher
             )
 
 
-def lines_text(lines: Sequence[str]) -> str:
-    """As `; lines of sample tasks removed: a, b`, or nothing."""
-    return f"; lines of sample tasks removed: {', '.join(lines)}" if lines else ""
+def folders_text(folders: Sequence[str]) -> str:
+    """As `; folders of sample tasks removed: a, b`, or nothing."""
+    return f"; folders of sample tasks removed: {', '.join(folders)}" if folders else ""

@@ -1,7 +1,8 @@
-"""params.yaml edited in place: comments, order and flow style stay; a bad edit is not written."""
+"""YAML edited in place: comments, order and flow style stay; a bad edit is not written."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from admodels.foundation.params import PARAMS_FILE, load
 
 PRESETS = Path("presets")
 Document = MutableMapping[str, Any]
+Check = Callable[[Path, Path], object]  # of a file, and the name of it in an error
 
 
 def _yaml() -> YAML:
@@ -26,10 +28,15 @@ def _yaml() -> YAML:
     return yaml
 
 
-@contextmanager
 def edit_params(
     path: Path = PARAMS_FILE, *, without: Sequence[tuple[str, str]] = ()
-) -> Iterator[Document]:
+) -> AbstractContextManager[Document]:
+    """`edit` of a params file, which must pass `admodels check`."""
+    return edit(path, check, without)
+
+
+@contextmanager
+def edit(path: Path, check: Check, without: Sequence[tuple[str, str]] = ()) -> Iterator[Document]:
     """The document of `path` to change; written back, whole, only if it then passes `check`.
 
     Each (root, name) of `without` is a block that the document no longer has.
@@ -37,7 +44,7 @@ def edit_params(
     Raises:
         ConfigurationError: unreadable, or what the edit would make of it is refused.
     """
-    check(path)
+    check(path, path)
     text = path.read_text(encoding="utf-8")
     for root, name in without:
         text = _text_without(text, root, name)
@@ -45,7 +52,8 @@ def edit_params(
     yield document
     with durable_file(path) as partial:
         partial.write_text(_text(document), encoding="utf-8", newline="\n")
-        check(partial, where=path)
+        shutil.copymode(path, partial)
+        check(partial, path)
 
 
 def _text_without(text: str, root: str, name: str) -> str:
@@ -88,10 +96,12 @@ def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> N
     if name in document[root]:
         raise ConfigurationError(
             f"{root}.{name} exists already",
-            where=PARAMS_FILE,
+            where=root,
             expected="a new name",
             next_step="choose another, or edit the block by hand",
         )
+    if not document[root]:
+        document[root].fa.set_block_style()
     lines = CommentedMap({key: _on_one_line(value) for key, value in block.items()})
     document[root].insert(0, name, lines)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from admodels.cli.options import LEDGER, LINES, MODELS
+from admodels.cli.options import LEDGER, PLANT, ledger_folder, plant_folder
 from admodels.foundation.errors import ALARM, ConfigurationError
 from admodels.foundation.logs import log_as
 
@@ -60,9 +60,7 @@ def score(
 
 @app.command()
 def nightly(
-    lines: Annotated[Path, LINES] = Path("params.yaml"),
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
-    models: Annotated[Path, MODELS] = Path("data/models"),
+    plant: Annotated[Path | None, PLANT] = None,
     fail_if: Annotated[list[str], FAIL_IF] = ["unreadable>2%"],  # noqa: B006  typer wants it
     settle_seconds: Annotated[float, SETTLE] = 60,
     rehash: Annotated[bool, typer.Option(help="read also files that look unchanged")] = False,
@@ -75,22 +73,21 @@ def nightly(
     ray_address: Annotated[str | None, ADDRESS] = None,
     ray_workers: Annotated[int | None, WORKERS] = None,
 ) -> None:
-    """Score what is new on every line; the last line of the output is a summary as JSON."""
+    """Score what is new on every line of a plant; the last line of stdout is a summary as JSON."""
     log_as(log)
     from admodels.nights import run as night
     from admodels.nights.every import look_every
     from admodels.nights.history import age_of
     from admodels.nights.limits import Limit
-    from admodels.scoring import lines as params
 
-    limits = [Limit.of(text) for text in fail_if]
+    folder, limits = plant_folder(plant), [Limit.of(text) for text in fail_if]
     with _engine(engine, ray_address, ray_workers) as chosen:
-        options = night.Options(models, settle_seconds, rehash, limits, pictures, chosen)
+        options = night.Options(settle_seconds, rehash, limits, pictures, chosen)
         if every is None:
-            summary = night.nightly(params.lines(lines), ledger, options)
+            summary = night.nightly(folder, options)
         else:
             seconds = age_of(every, "--every").total_seconds()
-            summary = look_every(params.lines(lines), ledger, options, seconds, _print_json)
+            summary = look_every(folder, options, seconds, _print_json)
     _print_json(summary)
     raise typer.Exit(summary["exit_code"])
 
@@ -98,20 +95,22 @@ def nightly(
 @app.command()
 def page(
     run: Annotated[str | None, typer.Option(help="e.g. 000012; default: the last")] = None,
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
 ) -> None:
     """Write the page of a night and the index over nights, from the ledger alone."""
     from admodels.nights.page import render as morning_page
     from admodels.scoring.ledger import read_ledger
 
-    with read_ledger(ledger) as held:
+    with read_ledger(ledger_folder(plant, ledger)) as held:
         typer.echo(morning_page.write(held, run))
 
 
 @app.command()
 def prune(
     older_than: Annotated[str, typer.Option(help="e.g. 180d")],
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
     yes: Annotated[bool, typer.Option("--yes", help="delete; else print what would go")] = False,
 ) -> None:
     """Remove the rows, pictures and pages of old nights; no image of theirs is scored again."""
@@ -122,7 +121,7 @@ def prune(
     from admodels.scoring.ledger import open_ledger
 
     before = datetime.now(UTC) - age_of(older_than, "--older-than")
-    with open_ledger(ledger) as held:
+    with open_ledger(ledger_folder(plant, ledger)) as held:
         for night in pruning.old_nights(held, before):
             typer.echo(night)
             if yes:
@@ -132,7 +131,8 @@ def prune(
 
 @app.command()
 def alert(
-    ledger: Annotated[Path, LEDGER] = Path("ledger"),
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
     log: Annotated[
         Path | None, typer.Option("--from", help="a log of the night, instead of the ledger")
     ] = None,
@@ -144,7 +144,7 @@ def alert(
     """Report a night that needs people (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
     from admodels.nights import alerts
 
-    for fault in alerts.alert(ledger, log, code, always):
+    for fault in alerts.alert(ledger_folder(plant, ledger), log, code, always):
         typer.echo(f"alert: {fault}", err=True)
 
 

@@ -35,12 +35,12 @@ def task_lines(name: str) -> Iterator[str]:
     content = load()
     choosing.refuse_unknown([name], content["tasks"], "task", f"{PARAMS_FILE}, tasks")
     task = read(f"tasks.{name}", Task)
-    lines = [line for line, block in content["lines"].items() if block.get("task") == name]
+    folders = [key for key, block in content["folders"].items() if block.get("task") == name]
     trained = ", ".join(content["run"]["methods"]) if name in content["run"]["tasks"] else "no"
     yield f"{name}: the layout `{task.dataset}`, category {task.category}, kind {task.kind}"
     yield f"source: {task.source.kind} {task.source.location}, pinned to {task.source.sha256[:12]}"
     yield licence_sentence(task.licence)
-    yield f"trained: {trained}; lines: {', '.join(lines) or 'none'}"
+    yield f"trained: {trained}; folders: {', '.join(folders) or 'none'}"
     if not (RAW / name).is_dir():
         yield f"images: not fetched yet: `dvc repro fetch@{name}`"
         return

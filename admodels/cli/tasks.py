@@ -133,8 +133,8 @@ def use(
     """Train on exactly these tasks."""
     from admodels.cli import choosing
 
-    lines = choosing.use_tasks(names)
-    typer.echo(f"run.tasks: {', '.join(names)}{choosing.lines_text(lines)}")
+    folders = choosing.use_tasks(names)
+    typer.echo(f"run.tasks: {', '.join(names)}{choosing.folders_text(folders)}")
 
 
 @app.command("remove")
@@ -147,5 +147,5 @@ def remove(
     """Remove a task from params.yaml; what was made of it stays in DVC's cache."""
     from admodels.cli import choosing
 
-    lines = choosing.remove_task(name, from_run=from_run)
-    typer.echo(f"tasks.{name} is removed from params.yaml{choosing.lines_text(lines)}")
+    folders = choosing.remove_task(name, from_run=from_run)
+    typer.echo(f"tasks.{name} is removed from params.yaml{choosing.folders_text(folders)}")

@@ -62,7 +62,7 @@ def load(path: Path = PARAMS_FILE) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path.name} is not a mapping",
             where=path,
-            expected="top-level keys such as `run:` or `lines:`",
+            expected="top-level keys such as `run:` or `folders:`",
             next_step="compare with presets/quick.yaml",
         )
     return content

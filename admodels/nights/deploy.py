@@ -1,58 +1,204 @@
-"""Which bundle a line is scored with: that of a cell, or one that the registry names."""
+"""Which bundle a line is scored with: the one that a person deployed, copied into the plant.
 
-import logging
-from collections.abc import Iterable
+deployments.jsonl   chained lines (`admodels.scoring.journal`): `at`, `who`, `line`, `do` (deploy or
+                    undo), `bundle` (the name of its folder in models/), `origin`, `why`
+
+Neither the registry nor a folder that bundles come from is asked at night.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from admodels.foundation.errors import BundleError
+from admodels.bundles import bundle as bundles
+from admodels.bundles import runtime
+from admodels.bundles.card import read_card
+from admodels.foundation.errors import BundleError, ConfigurationError
+from admodels.foundation.files import durable_folder, sha256_of
+from admodels.inference.conformal import images_missing
+from admodels.nights.plant import Plant
+from admodels.nights.verdicts import calibration_path, read_calibration
 from admodels.scoring.engine import Model
-from admodels.scoring.lines import Line
+from admodels.scoring.journal import NAME as JOURNAL
+from admodels.scoring.journal import Chain, user
+from admodels.scoring.ledger import read_ledger
+from admodels.scoring.locks import commit_lock
 
-LOG = logging.getLogger(__name__)
-BUNDLES = "bundles"  # in the ledger: copies of what the registry holds
+DEPLOYMENTS, MODELS = "deployments.jsonl", "models"
+DEPLOY, UNDO = "deploy", "undo"
+REGISTERED = "models:/"  # starts an address of MLflow's registry
 
 
-class BundleChoice:
-    """The bundles of lines; an address of the registry means the same for as long as this lives."""
+@dataclass(frozen=True)
+class Deployment:
+    """A bundle, by the name of its folder in models/, and where it came from."""
 
-    def __init__(self, models: Path, ledger: Path) -> None:
-        """`models` holds METHOD/TASK; `ledger` gets copies of what the registry holds."""
-        self._models, self._cache = models, ledger / BUNDLES
-        self._held: dict[str, tuple[Path, str, str]] = {}  # folder, name, note
-        self._failed: dict[str, Exception] = {}
+    bundle: str
+    origin: str
 
-    def look_up(self, lines: Iterable[Line]) -> None:
-        """Ask the registry for all addresses that it has not answered for."""
-        for address in sorted({line.model for line in lines if line.model} - self._held.keys()):
-            from admodels.tracking import registry
 
-            try:
-                copy = registry.fetch_version(address, Path(), self._cache)
-            except Exception as error:  # of these lines alone: `of` raises it
-                self._failed[address] = error
-                continue
-            self._held[address] = (copy.folder, f"{address} version {copy.version}", copy.note)
-            if copy.note:
-                LOG.warning("%s: %s", address, copy.note)
+def deployments(plant: Path) -> dict[str, list[Deployment]]:
+    """What was deployed for each line and not undone; the last one counts.
 
-    def of(self, line: Line) -> tuple[Model, str, str]:
-        """The line's model, what it is called, and a note if it may not be the one that counts now.
+    Raises:
+        StorageError: the history is not as it was written.
+    """
+    held: dict[str, list[Deployment]] = {}
+    for entry in Chain(plant / DEPLOYMENTS).entries():
+        own = held.setdefault(entry["line"], [])
+        if entry["do"] == UNDO:
+            own.pop()
+        else:
+            own.append(Deployment(entry["bundle"], entry["origin"]))
+    return held
+
+
+class Deployed:
+    """The models of a plant's lines, as they are deployed when this is made."""
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant, self._held = plant, deployments(plant.folder)
+
+    def bundle(self, line: str) -> str:
+        """The name of a line's bundle in models/, empty where there is none."""
+        own = self._held.get(line)
+        return own[-1].bundle if own else ""
+
+    def of(self, line: str) -> tuple[Model, str]:
+        """A line's model and where its bundle came from.
 
         Raises:
-            SourceError: the registry was away at the start.
-            BundleError: the bundle must not be used, or is not of the line's task.
+            BundleError: there is none, or it must not be used.
         """
-        folder, name, note = self._models / line.bundle, line.bundle, ""
-        if line.model is not None:
-            if line.model not in self._held:
-                raise self._failed[line.model]
-            folder, name, note = self._held[line.model]
-        model = Model.at(folder)
-        if line.model is not None and model.task != line.task:
+        own = self._held.get(line)
+        if not own:
             raise BundleError(
-                f"a bundle of task `{model.task}`",
-                where=name,
-                expected=f"one of the line's task, `{line.task}`",
-                next_step="correct `model` or `task` of the line",
+                f"no bundle is deployed for line `{line}`",
+                where=self._plant.folder / DEPLOYMENTS,
+                expected="a deployment of every line",
+                next_step=f"`admodels deploy {line} BUNDLE`; a folder, or models:/NAME@ALIAS",
             )
-        return model.with_page(line.page).with_tiles(line.tile), name, note
+        folder = self._plant.folder / MODELS / own[-1].bundle
+        model = model_of(self._plant, line, folder)
+        if _name_of(folder) != folder.name:
+            raise BundleError(
+                "the folder holds another bundle than the one deployed",
+                where=folder,
+                expected=f"a bundle.json whose sha256 begins with {folder.name}",
+                next_step=f"restore it from the backup, or `admodels deploy {line} BUNDLE` again",
+            )
+        return model, own[-1].origin
+
+
+def model_of(plant: Plant, line: str, folder: Path) -> Model:
+    """The bundle in `folder` as the model of a line: with its page and its tiles."""
+    block = plant.lines[line]
+    return Model.at(folder).with_page(block.page).with_tiles(block.tile)
+
+
+def deploy(
+    plant: Plant, line: str, bundle: str, *, why: str = "", force: bool = False
+) -> Deployment:
+    """Copy a bundle into the plant and let it score the line from the next look on.
+
+    `bundle` is a folder, or an address of the registry, which is asked now and never again.
+
+    Raises:
+        BundleError: the bundle fails its own tests.
+        ConfigurationError: its calibration cannot hold the line's budget, and no `force` with its
+            `why` says that this is meant.
+        SourceError: the registry is away.
+    """
+    block = plant.line(line)
+    if force and not why.strip():
+        raise _refusal("`--force` needs a reason", line, "`--why TEXT`, which the history keeps")
+    with _source(bundle) as (folder, origin):
+        missing = _missing_images(plant, line, folder)
+        if missing and block.verdicts is None and not force:
+            raise _refusal(
+                f"this bundle would give no verdicts: {missing} more normal images are needed to "
+                f"hold alpha {block.alpha:g}",
+                line,
+                "a calibration that can hold the budget; `verdicts: none` in plant.yaml where "
+                "scores alone are meant; or `--force --why TEXT`, then `admodels calibrate`",
+            )
+        name = _install(plant.folder, folder)
+    _record(plant, line, DEPLOY, Deployment(name, origin), why)
+    return Deployment(name, origin)
+
+
+def undo(plant: Plant, line: str, *, why: str = "") -> Deployment:
+    """Let the bundle that counted before the last deployment score the line again.
+
+    Raises:
+        ConfigurationError: there was none.
+    """
+    own = deployments(plant.folder).get(line, [])
+    if len(own) < 2:
+        raise _refusal("there is no deployment before the last one", line, "an earlier deployment")
+    _record(plant, line, UNDO, own[-2], why)
+    return own[-2]
+
+
+def _record(plant: Plant, line: str, do: str, deployed: Deployment, why: str) -> None:
+    plant.ledger.mkdir(mode=0o750, exist_ok=True)
+    content = {"who": user(), "line": line, "do": do, "why": why, **vars(deployed)}
+    with commit_lock(plant.ledger):
+        Chain(plant.folder / DEPLOYMENTS).add(content)
+
+
+def _refusal(fault: str, line: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        fault, where=f"line `{line}`", expected=expected, next_step="correct it, then deploy again"
+    )
+
+
+@contextmanager
+def _source(bundle: str) -> Iterator[tuple[Path, str]]:
+    """The folder that holds a bundle, and words for where it came from."""
+    if not bundle.startswith(REGISTERED):
+        yield Path(bundle), str(Path(bundle).absolute())
+        return
+    from admodels.tracking import registry
+
+    with registry.version_files(bundle) as (folder, version):
+        yield folder, f"{bundle} version {version}"
+
+
+def _install(plant: Path, source: Path) -> str:
+    """Copy a bundle to models/SHA16, once; its golden images are scored there."""
+    read_card(source)
+    name = _name_of(source)
+    target = plant / MODELS / name
+    if not _is_whole(target):
+        with durable_folder(target) as building:
+            shutil.copytree(source, building, dirs_exist_ok=True)
+    bundles.load(target, runtime.device())
+    return name
+
+
+def _name_of(folder: Path) -> str:
+    """Of its content: bundle.json has the sha256 of every other file."""
+    return sha256_of(folder / "bundle.json")[:16]
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_card(folder)
+    except BundleError:
+        return False
+    return _name_of(folder) == folder.name
+
+
+def _missing_images(plant: Plant, line: str, folder: Path) -> int:
+    """How many calibration images more the budget of the line needs with this bundle."""
+    model = model_of(plant, line, folder)
+    count = len(model.calibration_scores)
+    if (plant.ledger / JOURNAL).is_file():  # else nothing was ever written there
+        with read_ledger(plant.ledger) as ledger:
+            fingerprints = (model.model_fingerprint, model.contract_fingerprint)
+            own = read_calibration(calibration_path(ledger, line, *fingerprints))
+        count = count if own is None else len(own.scores)
+    return images_missing(count, plant.lines[line].alpha)

@@ -6,17 +6,16 @@ the looks go on under a number of their own.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from admodels.foundation.errors import BusyError
-from admodels.nights.deploy import BundleChoice
+from admodels.foundation.errors import BusyError, ConfigurationError
+from admodels.nights.plant import Plant, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.nights.run import Options, check_place, finish, look
 from admodels.scoring.ledger import Ledger, open_ledger
-from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
@@ -30,37 +29,35 @@ class _Night:
     """What is kept from look to look, under one number of a run."""
 
     run: str
-    bundles: BundleChoice
     began: float = field(default_factory=time.monotonic)
     reports: dict[str, LineReport] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def look_every(
-    lines: Mapping[str, Line], folder: Path, options: Options, seconds: float, publish: Publish
-) -> dict[str, Any]:
+def look_every(folder: Path, options: Options, seconds: float, publish: Publish) -> dict[str, Any]:
     """Look again and again until a signal; `publish` gets what is new; the last summary.
 
-    While another run is at work no look is taken.
+    While another run is at work no look is taken. Each look reads plant.yaml and the deployments.
 
     Raises:
-        ConfigurationError: the ledger stands inside an inbox, or others may write to it.
+        ConfigurationError: there is no plant, its ledger stands inside an inbox, or others may
+            write to it.
         StorageError: the ledger cannot be used at all.
     """
-    check_place(folder, lines)
+    plant = _read_valid(folder)
     night: _Night | None = None
     with on_signals() as stop:
         while True:
             try:
-                with open_ledger(folder, night.run if night else None) as ledger:
+                with open_ledger(plant.ledger, night.run if night else None) as ledger:
                     if night is None or night.run != ledger.run:
-                        night = _Night(ledger.run, BundleChoice(options.models, folder))
+                        night = _Night(ledger.run)
                     if not stop() or not night.summary:
-                        _look_once(ledger, night, lines, options, seconds, publish, stop)
+                        _look_once(ledger, night, plant, options, seconds, publish, stop)
                     is_over = time.monotonic() - night.began >= NIGHT_SECONDS
                     if stop() or is_over:
-                        _close(ledger, night, lines, stop)
+                        _close(ledger, night, plant, stop)
             except BusyError as error:
                 LOG.warning("no look: %s", error.fault)
                 is_over = False
@@ -70,19 +67,35 @@ def look_every(
                 night = None
                 continue
             pause(seconds, stop)
+            plant = _plant_now(plant)
+
+
+def _read_valid(folder: Path) -> Plant:
+    plant = read_plant(folder)
+    check_place(plant)
+    return plant
+
+
+def _plant_now(plant: Plant) -> Plant:
+    """The plant as its file is now; as it was where the file cannot be used."""
+    try:
+        return _read_valid(plant.folder)
+    except (ConfigurationError, OSError) as error:
+        LOG.error("the lines stay as they were: %s", error)
+        return plant
 
 
 def _look_once(
     ledger: Ledger,
     night: _Night,
-    lines: Mapping[str, Line],
+    plant: Plant,
     options: Options,
     seconds: float,
     publish: Publish,
     stop: Stop,
 ) -> None:
     is_first = not night.summary
-    night.summary = look(ledger, lines, options, night.bundles, stop, night.reports, PARTS)
+    night.summary = look(ledger, plant, options, stop, night.reports, PARTS)
     night.summary |= {"every_seconds": seconds, "whole": False}
     states = {name: (r.statuses, r.exit_code, r.messages) for name, r in night.reports.items()}
     news = {name: state for name, state in states.items() if any(state)}
@@ -95,9 +108,9 @@ def _look_once(
         night.published = news
 
 
-def _close(ledger: Ledger, night: _Night, lines: Mapping[str, Line], stop: Stop) -> None:
+def _close(ledger: Ledger, night: _Night, plant: Plant, stop: Stop) -> None:
     finish(ledger, night.summary, stop)
-    for name in lines:
+    for name in plant.lines:
         with isolate(name, LineReport()):
             ledger.compact(name)
 

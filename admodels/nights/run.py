@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,17 +25,17 @@ from admodels.foundation.errors import (
 from admodels.foundation.files import sha256_of
 from admodels.nights import pictures as overlays
 from admodels.nights import verdicts
-from admodels.nights.deploy import BundleChoice
+from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
 from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
+from admodels.nights.plant import Plant, PlantLine, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.scoring import integrity
 from admodels.scoring.discover import printable
 from admodels.scoring.engine import Engine, LineImages, Model, local, score_line
 from admodels.scoring.inbox import Folder
 from admodels.scoring.ledger import Ledger, open_ledger
-from admodels.scoring.lines import Line
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with
 class Options:
     """How a night is run; nothing of this changes a score."""
 
-    models: Path
     settle_seconds: float
     rehash: bool = False
     limits: Sequence[Limit] = ()
@@ -54,35 +53,36 @@ class Options:
     engine: Engine = local
 
 
-def nightly(lines: Mapping[str, Line], folder: Path, options: Options) -> dict[str, Any]:
-    """Score what is new of every line into the ledger `folder`; the summary, exit code included.
+def nightly(folder: Path, options: Options) -> dict[str, Any]:
+    """Score what is new of every line of the plant in `folder`; the summary, exit code included.
 
     Raises:
         BusyError: another run is at work on the ledger.
+        ConfigurationError: there is no plant, or its file cannot be used.
         StorageError: the ledger cannot be used at all.
     """
-    check_place(folder, lines)
-    with on_signals() as stop, open_ledger(folder) as ledger:
-        bundles = BundleChoice(options.models, folder)
-        summary = look(ledger, lines, options, bundles, stop, {})
+    plant = read_plant(folder)
+    check_place(plant)
+    with on_signals() as stop, open_ledger(plant.ledger) as ledger:
+        summary = look(ledger, plant, options, stop, {})
         finish(ledger, summary, stop)
         return summary
 
 
-def check_place(ledger: Path, lines: Mapping[str, Line]) -> None:
+def check_place(plant: Plant) -> None:
     """Refuse a ledger inside an inbox: its own pictures would be scored as images.
 
     Raises:
         ConfigurationError: names the line.
     """
-    place = ledger.resolve()
-    for name, line in lines.items():
-        if place.is_relative_to(Path(line.folder).resolve()):
+    place = plant.ledger.resolve()
+    for name in plant.lines:
+        if place.is_relative_to(plant.inbox(name).resolve()):
             raise ConfigurationError(
                 f"the ledger stands inside the folder of line `{name}`",
-                where=ledger,
-                expected="a folder outside all inboxes: its pictures would be scored as images",
-                next_step="name another with `--ledger`, or move this one",
+                where=plant.ledger,
+                expected="a plant outside all inboxes: its pictures would be scored as images",
+                next_step="move the plant, or correct the `folder` of the line",
             )
 
 
@@ -107,33 +107,32 @@ def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
 
 def look(
     ledger: Ledger,
-    lines: Mapping[str, Line],
+    plant: Plant,
     options: Options,
-    bundles: BundleChoice,
     stop: Stop,
     reports: dict[str, LineReport],
     parts: int = 1,
 ) -> dict[str, Any]:
     """Look once at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
-    bundles.look_up(lines.values())
+    deployed = Deployed(plant)
     checked = integrity.check_daily(ledger)
     # Lines of one bundle follow each other, so that it is loaded once.
-    for name, line in sorted(lines.items(), key=lambda item: item[1].bundle):
+    for name in sorted(plant.lines, key=deployed.bundle):
         if not stop():
-            before = reports.get(name)
+            line, before = plant.lines[name], reports.get(name)
             reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
             with isolate(name, report):
                 if fault := checked.fault_of(ledger.folder, name):
                     raise fault
-                model, report.bundle, note = bundles.of(line)
-                source = _source(name, line, options)
+                model, report.bundle = deployed.of(name)
+                source = _source(plant, name, options)
                 _score(ledger, source, model, options, stop, report)
                 ledger.compact(name, parts)  # first: judging reads all parts, several times
                 if before and before.exit_code in DONE and before.statuses == report.statuses:
                     reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
-                    _judge(ledger, source, model, line, options, stop, report, note)
+                    _judge(ledger, source, model, line, options, stop, report)
     codes = {report.exit_code for report in reports.values()}
     code = _worst(codes | ({ALARM} if checked.notes else set()))
     return {
@@ -147,8 +146,8 @@ def look(
         "host": os.uname().nodename,
         "seconds": round(time.monotonic() - start, 2),
         "ledger": [*checked.notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
-        "unclaimed": _count_files_of_no_line(lines),
-        "lines": {name: reports[name].content() for name in lines if name in reports},
+        "unclaimed": _count_files_of_no_line(plant),
+        "lines": {name: reports[name].content() for name in plant.lines if name in reports},
     }
 
 
@@ -156,10 +155,11 @@ def _worst(codes: set[int]) -> int:
     return next((code for code in WORST_FIRST if code in codes), 0)
 
 
-def _source(name: str, line: Line, options: Options) -> LineImages:
+def _source(plant: Plant, name: str, options: Options) -> LineImages:
+    line = plant.lines[name]
     return LineImages(
         name,
-        Path(line.folder),
+        plant.inbox(name),
         line.pattern,
         options.settle_seconds,
         options.rehash,
@@ -191,11 +191,10 @@ def _judge(
     ledger: Ledger,
     source: LineImages,
     model: Model,
-    line: Line,
+    line: PlantLine,
     options: Options,
     stop: Stop,
     report: LineReport,
-    note: str,
 ) -> None:
     name, alpha = source.line, line.alpha
     calibration = verdicts.ensure_calibration(ledger, name, model)
@@ -216,7 +215,7 @@ def _judge(
     if line.fdr is not None:
         report.listed = verdicts.write_list(ledger, name, alpha, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
-    report.messages += [*_alarms(report, options.limits), *filter(None, [note])]
+    report.messages += _alarms(report, options.limits)
     report.exit_code = ALARM if report.messages else 0
 
 
@@ -228,18 +227,18 @@ def _alarms(report: LineReport, limits: Sequence[Limit]) -> Iterator[str]:
         yield f"drift: {report.drift}"
 
 
-def _count_files_of_no_line(lines: Mapping[str, Line]) -> int:
+def _count_files_of_no_line(plant: Plant) -> int:
     """How many files of the lines' folders match no line's pattern.
 
     A folder that is not there counts none here: its line fails.
     """
-    patterns: dict[str, list[str]] = {}
-    for line in lines.values():
-        patterns.setdefault(line.folder, []).append(line.pattern or "*")
+    patterns: dict[Path, list[str]] = {}
+    for name, line in plant.lines.items():
+        patterns.setdefault(plant.inbox(name), []).append(line.pattern or "*")
     count = 0
     for folder, wanted in patterns.items():
         if "*" not in wanted:
             with suppress(AdmodelsError, OSError):
-                names = map(printable, Folder(Path(folder)).files().names)
+                names = map(printable, Folder(folder).files().names)
                 count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
     return count

@@ -1,6 +1,6 @@
 """The report of what `dvc repro` left behind: a page, a Markdown summary, a table to print.
 
-Cells, tasks and lines are those of params.yaml; what has not run yet is shown as such.
+Cells, tasks and folders are those of params.yaml; what has not run yet is shown as such.
 """
 
 import csv
@@ -179,15 +179,15 @@ def _licence(results: _Results, task: str) -> str:
 def _content(results: _Results, images: Path) -> dict[str, Any]:
     """The variables of the template; copies the pictures to `images`."""
     top, bottom, *rows = _headline(results)
-    lines = results.params.get("lines") or {}
+    folders = results.params.get("folders") or {}
     return {
         "not_run": NOT_RUN,
         "headings": list(zip(top, bottom, strict=True)),
         "rows": rows,
         "tasks": [_task(results, task, images) for task in results.run.tasks],
-        "lines": {
-            name: {**line, "summary": results.json(f"data/scores/{name}/summary.json")}
-            for name, line in lines.items()
+        "folders": {
+            name: {**folder, "summary": results.json(f"data/scores/{name}/summary.json")}
+            for name, folder in folders.items()
         },
     }
 

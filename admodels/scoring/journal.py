@@ -1,4 +1,4 @@
-"""The journal of a ledger: what was written, with the sha256 of every file, in order.
+"""Files of chained lines, and the journal of a ledger: the sha256 of every file, in order.
 
 journal.jsonl   a line of JSON for each change: `at`, `do`, `files` (path -> sha256, null: gone)
 
@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,21 @@ MOVES = ("write", "merge", "take out", "prune")
 Files = Mapping[str, str | None]
 
 
-class Journal:
-    """The journal in `folder`; `append` is for the holder of the commit lock alone."""
+class Chain:
+    """A file of JSON lines that are only appended, each with the time `at` of it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / NAME
+    `add` is for the holder of the ledger's commit lock alone.
+    """
 
-    def append(self, do: str, files: Files, **more: object) -> None:
+    next_step = "restore it from the backup"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, content: Mapping[str, object]) -> None:
         """Add a line, on the disk when this returns; what a dying process left half is cut off."""
         last, end = self._last()
-        entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "do": do, **more}
-        entry["files"] = dict(files)
+        entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **content}
         entry["chain"] = _chain(last.get("chain", ""), entry)
         is_new = not self.path.exists()
         with self.path.open("r+b" if not is_new else "xb") as file:
@@ -51,13 +56,13 @@ class Journal:
                     os.ftruncate(file.fileno(), end)
                 raise
         if is_new:
-            sync(self.folder)
+            sync(self.path.parent)
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every line, in order.
 
         Raises:
-            StorageError: a line is not as it was written: no file could be verified by it.
+            StorageError: a line is not as it was written: what was said before is not to be known.
         """
         chain = ""
         if self.path.exists():
@@ -67,6 +72,61 @@ class Journal:
                         entry = self._entry(line, number, chain)
                         chain = entry["chain"]
                         yield entry
+
+    def _last(self) -> tuple[dict[str, Any], int]:
+        """The last line, empty if there is none, and where the next one begins."""
+        if not self.path.exists():
+            return {}, 0
+        with self.path.open("rb") as file:
+            size = start = file.seek(0, os.SEEK_END)
+            tail = b""
+            while start and tail.count(b"\n") < 3:  # the last, the one before it, half a line
+                start = max(0, start - BLOCK)
+                file.seek(start)
+                tail = file.read(size - start)
+        end = size - len(tail) + tail.rfind(b"\n") + 1
+        lines = tail[: tail.rfind(b"\n") + 1].splitlines()
+        if not lines:
+            return {}, 0
+        before = self._entry(lines[-2], "the last but one")["chain"] if len(lines) > 1 else ""
+        return self._entry(lines[-1], "the last", before), end
+
+    def _entry(self, line: bytes, number: object, chain: str | None = None) -> dict[str, Any]:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            entry: dict[str, Any] = json.loads(line)
+            is_whole = isinstance(entry["chain"], str) and self._is_whole(entry)
+            if is_whole and (chain is None or entry["chain"] == _chain(chain, entry)):
+                return entry
+        raise StorageError(
+            f"line {number} of {self.path.name} is not as it was written",
+            where=self.path,
+            expected="lines that follow from each other by their `chain`",
+            next_step=self.next_step,
+        )
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        """Whether a line has the keys that every line has."""
+        return isinstance(entry["at"], str)
+
+
+class Journal(Chain):
+    """The journal in `folder`."""
+
+    next_step = (
+        "restore it from the backup; where there is none move it away: the next run takes over the "
+        "files as they are now"
+    )
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / NAME)
+        self.folder = folder
+
+    def append(self, do: str, files: Files, **more: object) -> None:
+        """Add what was done to `files`."""
+        self.add({"do": do, **more, "files": dict(files)})
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        return isinstance(entry["files"], dict)
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every file that the ledger should hold, by its path in it."""
@@ -90,38 +150,6 @@ class Journal:
         if all(now[name] in (last["files"][name], before.get(name)) for name in now):
             self.append("undo", now)
 
-    def _last(self) -> tuple[dict[str, Any], int]:
-        """The last line, empty if there is none, and where the next one begins."""
-        if not self.path.exists():
-            return {}, 0
-        with self.path.open("rb") as file:
-            size = start = file.seek(0, os.SEEK_END)
-            tail = b""
-            while start and tail.count(b"\n") < 3:  # the last, the one before it, half a line
-                start = max(0, start - BLOCK)
-                file.seek(start)
-                tail = file.read(size - start)
-        end = size - len(tail) + tail.rfind(b"\n") + 1
-        lines = tail[: tail.rfind(b"\n") + 1].splitlines()
-        if not lines:
-            return {}, 0
-        before = self._entry(lines[-2], "the last but one")["chain"] if len(lines) > 1 else ""
-        return self._entry(lines[-1], "the last", before), end
-
-    def _entry(self, line: bytes, number: object, chain: str | None = None) -> dict[str, Any]:
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            entry: dict[str, Any] = json.loads(line)
-            is_whole = isinstance(entry["files"], dict) and isinstance(entry["chain"], str)
-            if is_whole and (chain is None or entry["chain"] == _chain(chain, entry)):
-                return entry
-        raise StorageError(
-            f"line {number} of the journal is not as it was written",
-            where=self.path,
-            expected="lines that follow from each other by their `chain`",
-            next_step="restore it from the backup; where there is none move it away: the next run "
-            "takes over the files as they are now",
-        )
-
 
 def _text(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
@@ -135,3 +163,11 @@ def _chain(before: str, entry: Mapping[str, Any]) -> str:
 def sha256_or_none(path: Path) -> str | None:
     """The SHA-256 of a file's bytes, None where there is no file."""
     return sha256_of(path) if path.is_file() else None
+
+
+def user() -> str:
+    """Who is at work: the user behind sudo, else the user, else the number of one without name."""
+    try:
+        return os.environ.get("SUDO_USER") or getuser()
+    except (OSError, KeyError):  # a container may know no name
+        return str(os.getuid())

@@ -5,38 +5,33 @@ no model flavour. An alias says which version counts, `previous-ALIAS` which one
 """
 
 import json
-import logging
 import re
-import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
 from admodels.foundation.errors import (
     BundleError,
-    ConfigurationError,
-    SourceError,
-    StorageError,
 )
-from admodels.foundation.files import read_json, sha256_of, whole_folder, write_json
-from admodels.foundation.params import Strict, parse
+from admodels.foundation.files import sha256_of
 from admodels.tracking import sync
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-LOG = logging.getLogger(__name__)
 EXPERIMENT = "admodels-bundles"
 FOLDER = "bundle"  # of the run of a version: its files
 SHA256 = "admodels.bundle_sha256"  # of bundle.json, which has the hashes of all other files
 HEX = "^[0-9a-f]{64}$"
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+ADDRESS = rf"models:/{NAME}(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)"
 MEASURED = ("image_auroc", "false_alarm_rate")
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter: no such alias
 
@@ -52,22 +47,6 @@ class AliasMove:
     def __str__(self) -> str:
         now = f"{self.address} is {_words(self.now)}"
         return now if self.before is None else f"{now}\nbefore it was {_words(self.before)}"
-
-
-class KnownVersion(Strict):
-    """Which version an address meant when the registry was asked last, and its files' folder."""
-
-    version: str
-    sha256: str = Field(pattern=HEX)
-
-
-@dataclass(frozen=True)
-class LocalVersion:
-    """A local copy of a version; `note` says why it may not be the one that counts now."""
-
-    folder: Path
-    version: str
-    note: str = ""
 
 
 def _words(version: "ModelVersion") -> str:
@@ -182,52 +161,47 @@ def _no_version(address: str) -> BundleError:
         "the registry has no such version",
         where=address,
         expected="a version of a model that `admodels promote` made, or an alias of one",
-        next_step="`admodels promote METHOD TASK`, or correct `model` of the line",
+        next_step="`admodels promote METHOD TASK`, or correct the address: models:/NAME@ALIAS",
     )
 
 
-def fetch_version(address: str, repo: Path, cache: Path) -> LocalVersion:
-    """A copy below `cache` of what models:/NAME@ALIAS or models:/NAME/VERSION means now.
-
-    While the registry is away it is what the address meant last, with a note.
+@contextmanager
+def version_files(address: str, repo: Path = Path()) -> Iterator[tuple[Path, str]]:
+    """The files of what models:/NAME@ALIAS or models:/NAME/VERSION means now, and its number.
 
     Raises:
         BundleError: there is no such version, or it is not what was registered.
-        SourceError: the registry is away, and the address is new to `cache`.
+        SourceError: the registry is away.
         StorageError: the local database cannot be used.
     """
-    path, note = cache / "known.json", ""
-    known = _known(path)
-    try:
-        with sync.connect(repo, must_exist=True) as client:
-            known[address] = _fetch(client, address, cache)
-    except SourceError as error:
-        if address not in known or not _is_whole(cache, known[address].sha256):
-            raise
-        note = f"scored with the last version known: {error.fault}"
-    else:
-        write_json(path, {name: copy.model_dump() for name, copy in known.items()})
-        kept = {copy.sha256 for copy in known.values()}
-        for folder in cache.iterdir():
-            if folder.is_dir() and folder.name not in kept:
-                shutil.rmtree(folder)
-    copy = known[address]
-    return LocalVersion(cache / copy.sha256 / FOLDER, copy.version, note)
+    with sync.connect(repo, must_exist=True) as client, TemporaryDirectory() as folder:
+        version = _find_version(client, address)
+        client.download_artifacts(str(version.run_id), FOLDER, folder)
+        if not _is_whole(Path(folder, FOLDER), version.tags[SHA256]):
+            raise BundleError(
+                f"version {version.version} is not the bundle that was registered",
+                where=address,
+                expected=f"a bundle.json of sha256 {version.tags[SHA256]} and the files it names",
+                next_step="delete the version in MLflow, then `admodels promote` again",
+            )
+        yield Path(folder, FOLDER), str(version.version)
 
 
-def _known(path: Path) -> dict[str, KnownVersion]:
-    """What each address meant last; nothing where that is damaged: the registry says it again."""
-    if not path.is_file():
-        return {}
-    try:
-        return parse(read_json(path, "nothing"), dict[str, KnownVersion], "", path)
-    except (StorageError, ConfigurationError) as error:
-        LOG.warning("%s is damaged and read as empty: %s", path, error.fault)
-        return {}
+def version_now(address: str, repo: Path = Path()) -> tuple[str, str]:
+    """The number of what an address means now, and the sha256 of its bundle.json.
+
+    Raises:
+        BundleError: there is no such version.
+        SourceError: the registry is away.
+    """
+    with sync.connect(repo, must_exist=True) as client:
+        version = _find_version(client, address)
+        return str(version.version), version.tags[SHA256]
 
 
-def _fetch(client: "MlflowClient", address: str, cache: Path) -> KnownVersion:
-    """The version that the address means; afterwards its files are in `cache`."""
+def _find_version(client: "MlflowClient", address: str) -> "ModelVersion":
+    if not re.fullmatch(ADDRESS, address):
+        raise _no_version(address)
     name, _, alias = address.removeprefix("models:/").partition("@")
     model, _, number = name.partition("/")
     version = _version(
@@ -239,24 +213,11 @@ def _fetch(client: "MlflowClient", address: str, cache: Path) -> KnownVersion:
     )
     if version is None or not re.fullmatch(HEX, version.tags.get(SHA256, "")):
         raise _no_version(address)
-    copy = KnownVersion(version=str(version.version), sha256=version.tags[SHA256])
-    if not _is_whole(cache, copy.sha256):
-        with whole_folder(cache / copy.sha256) as building:
-            client.download_artifacts(str(version.run_id), FOLDER, str(building))
-        if not _is_whole(cache, copy.sha256):
-            shutil.rmtree(cache / copy.sha256)
-            raise BundleError(
-                f"version {version.version} is not the bundle that was registered",
-                where=address,
-                expected=f"a bundle.json of sha256 {copy.sha256} and the files it names",
-                next_step="delete the version in MLflow, then `admodels promote` again",
-            )
-    return copy
+    return version
 
 
-def _is_whole(cache: Path, sha256: str) -> bool:
-    """Whether the copy is a bundle whose files have the hashes that its bundle.json names."""
-    folder = cache / sha256 / FOLDER
+def _is_whole(folder: Path, sha256: str) -> bool:
+    """Whether the files are a bundle, and that which was registered."""
     try:
         card.read_card(folder)
     except BundleError:

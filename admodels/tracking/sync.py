@@ -35,6 +35,7 @@ TRAINING_FILE = "reports/plots/training.csv"
 CURVES = ("roc", "pr", "pro")  # reports/plots/*.csv, kept as files: their x is no step
 DIGEST_TAG = "admodels.digest"
 MEAN = "mean"  # what reports/metrics.json calls the mean over tasks: no cell, no run
+NOT_OF_A_CELL = ("run", "folders", "lines")  # the last in older revisions
 PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
 METRICS_PER_CALL = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 SQLITE = "sqlite:///"
@@ -251,7 +252,7 @@ def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
 
 def _params(params: dict[str, Any], method: str, task: str) -> dict[str, str]:
     """What concerns the cell: its own method and task, and everything that all cells share."""
-    own = {key: value for key, value in params.items() if key not in ("run", "lines")}
+    own = {key: value for key, value in params.items() if key not in NOT_OF_A_CELL}
     own["methods"] = {method: params.get("methods", {}).get(method, {})}
     own["tasks"] = {task: params.get("tasks", {}).get(task, {})}
     return {
