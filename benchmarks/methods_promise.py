@@ -43,21 +43,18 @@ TILE, BOTTLE = DATA / "magnetic_tile", DATA / "mvtec_ad/bottle"
 def prepared(folder: Path, contract: card.Preparation) -> np.ndarray:
     read = (decode.decode_image(f.read_bytes(), f).rgb for f in sorted(folder.iterdir()))
     return np.stack(
-        [
-            decode.resize_image(x, contract.image_px, contract.resize).transpose(2, 0, 1)
-            for x in read
-        ]
+        [decode.resize_image(x, contract.shape, contract.resize).transpose(2, 0, 1) for x in read]
     )
 
 
 def training_data(normal: np.ndarray, weights: dict[str, Path]) -> TrainingData:
     """With noise blocks for textures, and three held-out anomalies: a bright square each."""
-    px = normal.shape[-1]
-    held_out, masks = normal[:3].copy(), np.zeros((3, px, px), dtype=bool)
-    masks[:, px // 3 : px // 2, px // 3 : px // 2] = True
+    height, width = normal.shape[2:]
+    held_out, masks = normal[:3].copy(), np.zeros((3, height, width), dtype=bool)
+    masks[:, height // 3 : height // 2, width // 3 : width // 2] = True
     held_out.transpose(0, 2, 3, 1)[masks] = 250
     blocks = tiny.textures().transpose(0, 2, 3, 1)
-    textures = np.stack([cv2.resize(x, (px, px)).transpose(2, 0, 1) for x in blocks])
+    textures = np.stack([cv2.resize(x, (width, height)).transpose(2, 0, 1) for x in blocks])
     return TrainingData(
         normal=torch.from_numpy(normal),
         textures=torch.from_numpy(textures),
@@ -68,7 +65,7 @@ def training_data(normal: np.ndarray, weights: dict[str, Path]) -> TrainingData:
 
 
 def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray]:
-    """The detector, and (280, 3, image_px, image_px) that it has not seen."""
+    """The detector, and (280, 3, H, W) that it has not seen."""
     cls = methods.detector_class(method)
     values = params.read(f"methods.{method}", cls.Params, Path("presets", f"{preset}.yaml"))
     device = runtime.device()

@@ -117,7 +117,7 @@ def save(folder: Path, px: int, width: int, files: list[Path]) -> bundles.Bundle
 
 def prepared(files: list[Path], px: int) -> np.ndarray:
     read = (decode.decode_image(file.read_bytes(), file).rgb for file in files)
-    return np.stack([decode.resize_image(rgb, px, "area").transpose(2, 0, 1) for rgb in read])
+    return np.stack([decode.resize_image(rgb, (px, px), "area").transpose(2, 0, 1) for rgb in read])
 
 
 def plain(bundle: bundles.Bundle, files: list[Path]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def figures(rows: list[ManifestRow], root: Path, scores: np.ndarray, maps: np.nd
             refused=[""] * len(rows),
             anomaly_scores=scores,
             anomaly_maps=np.stack([map_to_image(m, side, side) for m in maps]),
-            masks=load_masks(rows, root, side),
+            masks=load_masks(rows, root, (side, side)),
         ),
         np.empty(0),
         evaluate,
@@ -110,10 +110,16 @@ def fit_anomalib(model: Any, normal: np.ndarray, share: float, seed: int) -> flo
 def compare(name: str, px: int, share: float, seeds: list[int]) -> None:
     root, kind = DATA / presets.SETS[name][2], presets.SETS[name][3]
     rows = presets.split_rows(name, SPLIT_SEED)
-    changes = {"image_px": px, "coreset_share": share, "pool_cells": 10**7, "precision": "fp32"}
+    changes = {
+        "image_px": px,
+        "aspect": "square",
+        "coreset_share": share,
+        "pool_cells": 10**7,
+        "precision": "fp32",
+    }
     detector = presets.detector_of("patchcore", **changes)
     normal, test = (
-        load_images(rows[split], root, px, detector.params.resize, STORED)
+        load_images(rows[split], root, (px, px), detector.params.resize, STORED)
         for split in ("train", "test")
     )
     ours, theirs, given_ours, seconds, apart = [], [], [], [], 0.0

@@ -37,6 +37,7 @@ from admodels.foundation.manifest import Split
 from admodels.images.decode import STORED
 from admodels.images.load import load_images, load_masks, load_textures
 from admodels.images.reading import DECODER, Reading
+from admodels.images.shape import ratios
 from admodels.inference.model import map_to_image
 from admodels.methods import Detector
 from admodels.validation.checks import Validate
@@ -87,11 +88,13 @@ def split_rows(name: str, seed: int) -> Rows:
     return share_out(rows, split, alpha, seed, name, copies)[0]
 
 
-def detector_of(variant: str, **more: object) -> Detector:
+def detector_of(variant: str, ratio: float = 1.0, **more: object) -> Detector:
     method, changes = VARIANTS[variant]
     cls = methods.detector_class(method)
     block = YAML(typ="safe").load(Path("presets/cpu.yaml"))["methods"][method]
-    values = params.parse(block | changes | more, cls.Params, f"methods.{method}")
+    values = params.parse(block | changes | more, cls.Params, f"methods.{method}").resolve_shape(
+        ratio
+    )
     device = runtime.device()
     return cls(values, device=device, precision=runtime.precision(values.precision, device))
 
@@ -105,7 +108,7 @@ def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: i
             fetching = import_module(f"admodels.methods.{method}.weights")
             fetching.fetch_weights(detector.params, weights)
         data = training_data(normal, {p.stem: p for p in weights.iterdir()})
-        textures = torch.from_numpy(load_textures(DATA / "dtd/images", normal.shape[-1]))
+        textures = torch.from_numpy(load_textures(DATA / "dtd/images", normal.shape[2:]))
         data = dataclasses.replace(data, textures=textures)
         how = {"kind": kind, "seed": seed, "checkpoints": Path(place, "checkpoints")}
         detector.fit(data, **how, log=lambda *_: None)
@@ -113,13 +116,14 @@ def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: i
 
 def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
     *_, folder, kind, _ = SETS[name]
-    root, detector = DATA / folder, detector_of(variant)
-    evaluate = params.read("evaluate", Evaluate)
+    root, evaluate = DATA / folder, params.read("evaluate", Evaluate)
     rows = split_rows(name, seed)
+    ratio = ratios(rows["train"])[1]
+    detector = detector_of(variant, ratio)
 
     def pixels(split: str) -> np.ndarray:
         p = detector.params
-        return load_images(rows[split], root, p.image_px, p.resize, STORED)
+        return load_images(rows[split], root, p.shape, p.resize, STORED)
 
     normal = pixels("train")
     start = time.process_time()
@@ -130,7 +134,7 @@ def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
     start = time.process_time()
     scored = bundle.score(detector, test)
     scoring = time.process_time() - start
-    side = evaluate.mask_px
+    shape = evaluate.mask_shape(ratio)
     found = measure.evaluate(
         ScoredSet(
             image_ids=[row.image_id for row in rows["test"]],
@@ -138,8 +142,8 @@ def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
             defect_types=[row.defect_type for row in rows["test"]],
             refused=[""] * len(test),
             anomaly_scores=scored.anomaly_score,
-            anomaly_maps=np.stack([map_to_image(m, side, side) for m in scored.anomaly_map]),
-            masks=load_masks(rows["test"], root, evaluate.mask_px),
+            anomaly_maps=np.stack([map_to_image(m, *shape) for m in scored.anomaly_map]),
+            masks=load_masks(rows["test"], root, shape),
         ),
         calibration.astype(np.float64),
         evaluate,

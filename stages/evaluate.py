@@ -21,6 +21,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
+from admodels.images.shape import Shape, ratios
 from admodels.inference import model
 from admodels.synthesis.foreground import foreground
 from stages import run
@@ -39,7 +40,7 @@ def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) ->
 
 
 def _score_images(
-    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], mask_px: int
+    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
 
@@ -49,7 +50,7 @@ def _score_images(
     read = partial(_prepare, root=root, preparation=fitted.contract)
     refused: list[str] = []
     scores = np.empty(len(rows), np.float32)
-    maps = np.empty((len(rows), mask_px, mask_px), np.float32)
+    maps = np.empty((len(rows), *shape), np.float32)
     tiles: Tiles = []
     rebuilt: Tiles = []
     progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
@@ -59,7 +60,7 @@ def _score_images(
         planes, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
         scored = model.score_planes(fitted, planes)
         scores[chosen] = scored.anomaly_score
-        maps[chosen] = [model.map_to_image(m, mask_px, mask_px) for m in scored.anomaly_map]
+        maps[chosen] = [model.map_to_image(m, *shape) for m in scored.anomaly_map]
         refused += words
         tiles += map(figures.tile, planes)
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
@@ -73,7 +74,7 @@ def _score_images(
         refused=refused,
         anomaly_scores=scores,
         anomaly_maps=maps,
-        masks=None if unmasked else load.load_masks(rows, root, mask_px),
+        masks=None if unmasked else load.load_masks(rows, root, shape),
         drawn=np.array([row.image_id in drawn for row in rows], dtype=bool),
     )
     return scored_set, tiles, rebuilt
@@ -85,9 +86,9 @@ def _power(
     """The table of painted defects on the first images of `rows`, by their content."""
     chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
     preparation, root = fitted.contract, Path("data/raw", fitted.task)
-    px, resize, reading = preparation.image_px, preparation.resize, preparation.learnt.reading
-    normal = load.load_images(chosen, root, px, resize, reading)
-    given = load.load_foreground(chosen, root, px, resize)
+    shape, resize, reading = preparation.shape, preparation.resize, preparation.learnt.reading
+    normal = load.load_images(chosen, root, shape, resize, reading)
+    given = load.load_foreground(chosen, root, shape, resize)
     mattes = foreground(normal, given, fitted.kind).mattes[:, 0]
     seed = params.read("seed", int)
     defects: list[Defect] = []
@@ -145,7 +146,7 @@ def main(method: str, task: str) -> None:
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
     start = time.monotonic()
     rows = tested or normal
-    scored, tiles, rebuilt = _score_images(fitted, rows, block.mask_px)
+    scored, tiles, rebuilt = _score_images(fitted, rows, block.mask_shape(ratios(rows)[1]))
     speed = len(rows) / (time.monotonic() - start)
     measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
     note = "" if tested else "no test image: these validation images watched the training"

@@ -6,6 +6,7 @@ from admodels.foundation import manifest, params
 from admodels.foundation.params import Kind
 from admodels.images import load, rules
 from admodels.images.load import load_textures, texture_paths
+from admodels.images.shape import ratios
 from admodels.synthesis import held_out
 from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Synthesize
@@ -18,11 +19,12 @@ def main(task: str) -> None:
     rows = manifest.read(Path("data/manifests", task, "validation.csv"))
     raw = Path("data/raw", task)
     reading = rules.read(Path("data/manifests", task, "image_rules.json")).reading
-    normal = load.load_images(rows, raw, block.image_px, block.resize, reading)
+    shape = block.shape(ratios(rows)[1])
+    normal = load.load_images(rows, raw, shape, block.resize, reading)
     folder = Path("data/textures")
     names = [path.relative_to(folder).as_posix() for path in texture_paths(folder)]
-    textures = dict(zip(names, load_textures(folder, block.image_px), strict=True))
-    mattes = load.load_foreground(rows, raw, block.image_px, block.resize)
+    textures = dict(zip(names, load_textures(folder, shape), strict=True))
+    mattes = load.load_foreground(rows, raw, shape, block.resize)
     kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
     parts = foreground(normal, mattes, kind)
     samples = held_out.draw(rows, normal, textures, parts, block, params.read("seed", int))

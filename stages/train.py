@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from admodels.images import load, rules
 from admodels.images.decode import Reading
 from admodels.images.describe import APPEARANCE, appearance, statistics
 from admodels.images.load import load_textures
+from admodels.images.shape import SEVERAL_RATIOS, ratios
 from admodels.methods import MethodParams, Synthetic, Train, TrainingData
 from admodels.synthesis import held_out
 from stages import run
@@ -49,8 +51,19 @@ class History:
             writer.writerows(self.rows)
 
 
+def _resolve_shape(block: MethodParams, task: str, split: Path) -> MethodParams:
+    """The params for the shape of the images to learn from; images of several shapes are named."""
+    least, usual, greatest = ratios(manifest.read(split))
+    if block.aspect == "keep" and greatest > SEVERAL_RATIOS * least:
+        sys.stderr.write(
+            f"{task}: width over height of the images is {least:.3g} to {greatest:.3g}; all are "
+            f"stretched to {usual:.3g}, that of the image in the middle\n"
+        )
+    return block.resolve_shape(usual)
+
+
 def _pixels(rows: Rows, task: str, block: MethodParams, reading: Reading) -> UInt8:
-    return load.load_images(rows, Path("data/raw", task), block.image_px, block.resize, reading)
+    return load.load_images(rows, Path("data/raw", task), block.shape, block.resize, reading)
 
 
 def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
@@ -64,10 +77,10 @@ def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
 def _training_data(
     block: MethodParams, method: str, task: str, split: Path, reading: Reading
 ) -> TrainingData:
-    rows, raw, px = manifest.read(split), Path("data/raw", task), block.image_px
-    mattes = load.load_foreground(rows, raw, px, block.resize)
-    textures = load_textures(Path("data/textures"), px)
-    synthetic, masks = held_out.read(Path("data/synthetic", task), px, block.resize)
+    rows, raw, shape = manifest.read(split), Path("data/raw", task), block.shape
+    mattes = load.load_foreground(rows, raw, shape, block.resize)
+    textures = load_textures(Path("data/textures"), shape)
+    synthetic, masks = held_out.read(Path("data/synthetic", task), shape, block.resize)
     return TrainingData(
         normal=torch.from_numpy(_pixels(rows, task, block, reading)),
         textures=torch.from_numpy(textures),
@@ -82,10 +95,10 @@ def main(method: str, task: str) -> None:
     cost = runtime.Cost()
     torch.set_num_threads(params.read("train", Train).threads)
     cls = methods.detector_class(method)
-    block = params.read(f"methods.{method}", cls.Params)
+    split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+    block = _resolve_shape(params.read(f"methods.{method}", cls.Params), task, split["train"])
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
-    split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
     learnt = Path("data/manifests", task, "image_rules.json")
     inputs = (
         learnt,

@@ -39,7 +39,7 @@ class Brightness(Detector):
         """Nothing to learn."""
 
     def score(self, images: Tensor) -> Prediction:
-        assert images.shape == (CHUNK, 3, self.params.image_px, self.params.image_px)
+        assert images.shape == (CHUNK, 3, *self.params.shape)
         assert images.dtype == torch.uint8
         self.chunks.append(images)
         means = images.double().mean(dim=(1, 2, 3)).float()

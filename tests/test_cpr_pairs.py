@@ -276,7 +276,7 @@ def test_far_pairs_are_beyond_the_region_of_the_first_tap():
 def test_parity_reads_where_the_official_code_does(pixel, cell):  # V14
     ramp = torch.arange(80.0).double().expand(1, 1, 80, 80)
     place = torch.tensor([[[float(pixel), 160.0]]]).double()
-    found = at_points(ramp + 1, place, 320, parity=True).item()
+    found = at_points(ramp + 1, place, (320, 320), parity=True).item()
     # half of what is read lies outside, where there are zeros
     expected = {0: 0.5, 319: 40.0}.get(pixel, cell + 1)
     assert found == pytest.approx(expected, abs=1e-6)
@@ -287,17 +287,21 @@ def test_parity_reads_a_quarter_at_a_corner_and_a_half_at_an_edge():  # V14
     corners = torch.tensor([[[0.0, 0], [0, 319], [319, 0], [319, 319]]])
     edges = torch.tensor([[[0.0, 160], [160, 0], [319, 160], [160, 319]]])
     torch.testing.assert_close(
-        at_points(ones, corners, 320, parity=True), torch.full((1, 4, 2), 0.25)
+        at_points(ones, corners, (320, 320), parity=True), torch.full((1, 4, 2), 0.25)
     )
-    torch.testing.assert_close(at_points(ones, edges, 320, parity=True), torch.full((1, 4, 2), 0.5))
-    torch.testing.assert_close(at_points(ones, corners, 320, parity=False), torch.ones(1, 4, 2))
+    torch.testing.assert_close(
+        at_points(ones, edges, (320, 320), parity=True), torch.full((1, 4, 2), 0.5)
+    )
+    torch.testing.assert_close(
+        at_points(ones, corners, (320, 320), parity=False), torch.ones(1, 4, 2)
+    )
 
 
 def test_without_parity_a_pixel_reads_its_own_place():
     features = torch.randn(2, 3, 80, 80, generator=torch.Generator().manual_seed(0))
     large = F.interpolate(features, (320, 320), mode="bilinear", align_corners=False)
     points = torch.tensor([[[0, 0], [319, 0], [17, 200]], [[5, 319], [1, 2], [318, 317]]])
-    found = at_points(features, points.float(), 320, parity=False)
+    found = at_points(features, points.float(), (320, 320), parity=False)
     for b, p in itertools.product(range(2), range(3)):
         x, y = points[b, p].tolist()
         torch.testing.assert_close(found[b, p], large[b, :, y, x], rtol=0, atol=1e-5)
@@ -313,7 +317,7 @@ def test_points_and_their_gradient_are_those_of_grid_sample(size, parity):
     grid = 2 * points / 63 - 1 if parity else (2 * points + 1) / 64 - 1
     outside = "zeros" if parity else "border"
     theirs = F.grid_sample(features, grid[:, :, None], padding_mode=outside, align_corners=False)
-    theirs, found = theirs[..., 0].mT, at_points(features, points, 64, parity=parity)
+    theirs, found = theirs[..., 0].mT, at_points(features, points, (64, 64), parity=parity)
     torch.testing.assert_close(found, theirs, rtol=0, atol=1e-5)
     expected = torch.autograd.grad(theirs.square().sum(), features)[0]
     gradient = torch.autograd.grad(found.square().sum(), features)[0]
@@ -322,7 +326,7 @@ def test_points_and_their_gradient_are_those_of_grid_sample(size, parity):
 
 def test_reading_points_keeps_no_map_for_the_backward_pass():
     maps = torch.randn(2, 4, 16, 16, requires_grad=True) + 1
-    found = at_points(maps, torch.full((2, 3, 2), 7.0), 64, parity=True)
+    found = at_points(maps, torch.full((2, 3, 2), 7.0), (64, 64), parity=True)
     kept = StorageWeakRef(maps.untyped_storage())
     del maps
     assert kept.expired()
@@ -376,7 +380,7 @@ def test_the_loss_is_that_of_explicit_loops(parity):
     params, points, descriptors, taps = toy(parity)
 
     def read(maps: Tensor, which: int, at: Tensor, pair: int) -> Tensor:
-        return at_points(maps[which], at, 64, parity=parity)[pair]
+        return at_points(maps[which], at, (64, 64), parity=parity)[pair]
 
     positive, negative, counted = 0.0, 0.0, [0, 0]
     for pair in range(2):
@@ -418,7 +422,9 @@ def test_of_a_texture_only_anomalies_are_unlike():  # V16
     found = contrastive_loss(torch.cat([q, r]), taps.float()[:, 0], points, params)
 
     def cosine(at: Tensor) -> Tensor:
-        return F.cosine_similarity(*(at_points(m, at, 64, parity=True) for m in (q, r)), dim=-1)
+        return F.cosine_similarity(
+            *(at_points(m, at, (64, 64), parity=True) for m in (q, r)), dim=-1
+        )
 
     positive = (0.8 - cosine(points.positive)).clamp_min(0).pow(3).mean()
     negative = (cosine(points.anomaly) + 0.2).clamp_min(0).pow(3).mean()

@@ -124,7 +124,7 @@ def test_the_scores_written_are_those_of_the_bundle(repository: Path) -> None:
     rows = manifest.read(repository / "data/manifests/stripes/test.csv")
     assert [r["image_id"] for r in table] == [row.image_id for row in rows]
     pixels = load.load_images(
-        rows, repository / "data/raw/stripes", tiny.PX, "bilinear", decode.STORED
+        rows, repository / "data/raw/stripes", (tiny.PX, tiny.PX), "bilinear", decode.STORED
     )
     fitted = bundle.load(repository / "data/models/draem/stripes", torch.device("cpu"))
     expected = bundle.score(fitted.detector, pixels).anomaly_score

@@ -268,7 +268,7 @@ def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
     rows = rows_of(raw)
     assert rows[1].foreground_path == "foreground/train/good/1.png"
     assert rows[1].foreground_sha256 == files.sha256_of(raw / rows[1].foreground_path)
-    loaded = load.load_foreground(rows, raw, 32, "area")
+    loaded = load.load_foreground(rows, raw, (32, 32), "area")
     assert loaded is not None
     assert loaded.shape == (2, 1, 32, 32)
     assert (loaded[..., :16] == 255).all()
@@ -280,19 +280,19 @@ def test_without_any_matte_there_is_no_foreground(raw: Path) -> None:
         (raw / f"foreground/train/good/{name}.png").unlink()
     rows = rows_of(raw)
     assert rows[0].foreground_path == rows[0].foreground_sha256 == ""
-    assert load.load_foreground(rows, raw, 32, "area") is None
+    assert load.load_foreground(rows, raw, (32, 32), "area") is None
 
 
 def test_a_matte_missing_for_some_images_is_refused_by_their_names(raw: Path) -> None:
     (raw / "foreground/train/good/1.png").unlink()
     with pytest.raises(DataError, match=r"1 of 2 images have no foreground[\s\S]*good/1\.png"):
-        load.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, (32, 32), "area")
 
 
 def test_a_matte_of_another_size_is_refused(raw: Path) -> None:
     decode.write_png(raw / "foreground/train/good/1.png", np.full((50, 40), 255, np.uint8))
     with pytest.raises(DataError, match=r"matte is 40 x 50 pixels[\s\S]*50 x 40"):
-        load.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, (32, 32), "area")
 
 
 @pytest.mark.parametrize("brightest", [0, 1, 127])
@@ -303,7 +303,7 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
     matte[:, :25] = brightest
     decode.write_png(raw / "foreground/train/good/1.png", matte)
     with pytest.raises(DataError, match=rf"brightest {brightest} of 255[\s\S]*good/1\.png"):
-        load.load_foreground(rows_of(raw), raw, 32, "area")
+        load.load_foreground(rows_of(raw), raw, (32, 32), "area")
 
 
 def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
@@ -321,7 +321,7 @@ def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
 
 def test_a_grey_matte_is_one(raw: Path) -> None:
     decode.write_png(raw / "foreground/train/good/1.png", np.full((40, 50), 128, np.uint8))
-    loaded = load.load_foreground(rows_of(raw), raw, 32, "area")
+    loaded = load.load_foreground(rows_of(raw), raw, (32, 32), "area")
     assert loaded is not None
     assert (loaded[1] == 128).all()
 
@@ -330,7 +330,7 @@ def test_a_matte_changed_since_validation_is_refused(raw: Path) -> None:
     rows = rows_of(raw)
     decode.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))
     with pytest.raises(DataError, match="sha256"):
-        load.load_foreground(rows, raw, 32, "area")
+        load.load_foreground(rows, raw, (32, 32), "area")
 
 
 def test_in_a_plain_folder_mattes_are_no_anomalies(tmp_path: Path) -> None:

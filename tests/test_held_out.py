@@ -122,7 +122,7 @@ def test_a_generator_that_paints_nothing_is_refused():
 def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
-    found, masks = held_out.read(tmp_path / "task", PX, "bilinear")
+    found, masks = held_out.read(tmp_path / "task", (PX, PX), "bilinear")
     assert found.dtype == np.uint8
     assert np.array_equal(found, np.stack([s.image.transpose(2, 0, 1) for s in samples]))
     assert np.array_equal(masks, np.stack([s.mask for s in samples]))
@@ -131,8 +131,8 @@ def test_the_written_set_is_read_back_exactly_at_its_own_size(tmp_path):
 def test_the_written_set_is_read_back_at_another_size(tmp_path):
     samples = drawn()
     held_out.write(tmp_path / "task", samples)
-    found, masks = held_out.read(tmp_path / "task", 16, "area")
-    averaged = decode.resize_image(samples[5].image, 16, "area")
+    found, masks = held_out.read(tmp_path / "task", (16, 16), "area")
+    averaged = decode.resize_image(samples[5].image, (16, 16), "area")
     assert np.array_equal(found[5], averaged.transpose(2, 0, 1))
     assert found.shape == (12, 3, 16, 16)
     assert masks.shape == (12, 16, 16)
@@ -197,7 +197,7 @@ def test_a_smaller_set_leaves_nothing_of_a_larger_one(tmp_path):
 
 def test_a_missing_set_names_the_stage_to_run(tmp_path):
     with pytest.raises(DataError, match="dvc repro synthesize"):
-        held_out.read(tmp_path / "task", PX, "area")
+        held_out.read(tmp_path / "task", (PX, PX), "area")
 
 
 @pytest.mark.parametrize("count", [1, 4, 12, 30])
@@ -285,7 +285,7 @@ def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project)
     learnt = cards.windowed((0, 4095)).contract.learnt
     write_json(Path("data/manifests/t/image_rules.json"), learnt.model_dump(mode="json"))
     synthesize.main("t")
-    painted, masks = held_out.read(Path("data/synthetic/t"), PARAMS.image_px, "area")
+    painted, masks = held_out.read(Path("data/synthetic/t"), (PX, PX), "area")
     assert (painted.transpose(0, 2, 3, 1)[~masks] == 70).all()
 
 

@@ -292,27 +292,29 @@ def test_a_mask_with_more_values_is_refused(array):
 def test_bilinear_samples_without_antialiasing_and_area_averages():
     columns = np.zeros((8, 8, 3), dtype=np.uint8)
     columns[:, ::4] = 200  # every fourth column, which bilinear at a quarter never meets
-    assert decode.resize_image(columns, 2, "bilinear").max() == 0
-    np.testing.assert_array_equal(decode.resize_image(columns, 2, "area"), np.full((2, 2, 3), 50))
+    assert decode.resize_image(columns, (2, 2), "bilinear").max() == 0
+    np.testing.assert_array_equal(
+        decode.resize_image(columns, (2, 2), "area"), np.full((2, 2, 3), 50)
+    )
 
 
 def test_resizing_to_the_same_size_changes_nothing():
     array = pixels(16, 16)
     for resize in ("bilinear", "area"):
-        np.testing.assert_array_equal(decode.resize_image(array, 16, resize), array)
+        np.testing.assert_array_equal(decode.resize_image(array, (16, 16), resize), array)
 
 
 def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
     mask = np.zeros((6, 6), dtype=np.bool_)
     mask[1, 4] = True  # the centre pixel of a 3 x 3 block
-    np.testing.assert_array_equal(decode.resize_mask(mask, 2), [[False, True], [False, False]])
-    assert decode.resize_mask(mask, 2).dtype == np.bool_
+    np.testing.assert_array_equal(decode.resize_mask(mask, (2, 2)), [[False, True], [False, False]])
+    assert decode.resize_mask(mask, (2, 2)).dtype == np.bool_
 
 
 def test_loading_keeps_the_order_of_many_rows(tmp_path):
     found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
     rows = [row_of(one, tmp_path) for one in found][::-1]
-    stack = load.load_images(rows, tmp_path, 5, "bilinear", decode.STORED)
+    stack = load.load_images(rows, tmp_path, (5, 5), "bilinear", decode.STORED)
     assert (stack.shape, stack.dtype) == ((40, 3, 5, 5), np.uint8)
     assert stack.flags.c_contiguous
     np.testing.assert_array_equal(stack[:, 0, 0, 0], np.arange(40)[::-1])
@@ -321,14 +323,14 @@ def test_loading_keeps_the_order_of_many_rows(tmp_path):
 def test_channels_are_rgb_and_come_first(tmp_path):
     array = pixels(4, 4)
     row = row_of(found_in(tmp_path, array=array), tmp_path)
-    stack = load.load_images([row], tmp_path, 4, "area", decode.STORED)
+    stack = load.load_images([row], tmp_path, (4, 4), "area", decode.STORED)
     for channel in range(3):
         np.testing.assert_array_equal(stack[0, channel], array[:, :, channel])
 
 
 def test_no_rows_give_empty_arrays(tmp_path):
-    assert load.load_images([], tmp_path, 8, "area", decode.STORED).shape == (0, 3, 8, 8)
-    assert load.load_masks([], tmp_path, 8).shape == (0, 8, 8)
+    assert load.load_images([], tmp_path, (8, 8), "area", decode.STORED).shape == (0, 3, 8, 8)
+    assert load.load_masks([], tmp_path, (8, 8)).shape == (0, 8, 8)
 
 
 def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
@@ -336,7 +338,7 @@ def test_a_changed_image_is_refused_with_both_hashes_and_the_command(tmp_path):
     decode.write_png(tmp_path / "a.png", pixels(seed=1))
     now = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     with pytest.raises(DataError, match=r"a\.png[\s\S]*dvc repro fetch validate") as refusal:
-        load.load_images([row], tmp_path, 8, "area", decode.STORED)
+        load.load_images([row], tmp_path, (8, 8), "area", decode.STORED)
     assert row.image_sha256 in str(refusal.value)
     assert now in str(refusal.value)
 
@@ -345,14 +347,14 @@ def test_a_missing_image_is_refused_by_name(tmp_path):
     row = row_of(found_in(tmp_path), tmp_path)
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match=r"a\.png"):
-        load.load_images([row], tmp_path, 8, "area", decode.STORED)
+        load.load_images([row], tmp_path, (8, 8), "area", decode.STORED)
 
 
 def test_masks_load_in_order_and_no_mask_is_all_false(tmp_path):
     mask = np.zeros((20, 30), dtype=np.bool_)
     mask[:, :15] = True
     found = [found_in(tmp_path, "a.png"), found_in(tmp_path, "b.png", mask=mask, label="anomalous")]
-    masks = load.load_masks([row_of(f, tmp_path) for f in found], tmp_path, 10)
+    masks = load.load_masks([row_of(f, tmp_path) for f in found], tmp_path, (10, 10))
     assert (masks.shape, masks.dtype) == ((2, 10, 10), np.bool_)
     assert not masks[0].any()
     np.testing.assert_array_equal(masks[1], np.arange(10)[None, :].repeat(10, 0) < 5)
@@ -362,10 +364,10 @@ def test_a_changed_mask_and_a_mask_of_another_size_are_refused(tmp_path):
     found = found_in(tmp_path, mask=np.ones((20, 31), np.bool_), label="anomalous")
     row = row_of(found, tmp_path)
     with pytest.raises(DataError, match=r"31 x 20[\s\S]*mask_a\.png[\s\S]*30 x 20"):
-        load.load_masks([row], tmp_path, 8)
+        load.load_masks([row], tmp_path, (8, 8))
     decode.write_png(tmp_path / "mask_a.png", np.ones((20, 30), np.bool_))
     with pytest.raises(DataError, match=row.mask_sha256):
-        load.load_masks([row], tmp_path, 8)
+        load.load_masks([row], tmp_path, (8, 8))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -403,5 +405,5 @@ def test_real_images_and_masks_load():
         for m in masks
     ]
     rows = [row_of(one, root) for one in found]
-    assert load.load_images(rows, root, 64, "bilinear", decode.STORED).shape == (8, 3, 64, 64)
-    assert load.load_masks(rows, root, 256).any(axis=(1, 2)).all()
+    assert load.load_images(rows, root, (64, 64), "bilinear", decode.STORED).shape == (8, 3, 64, 64)
+    assert load.load_masks(rows, root, (256, 256)).any(axis=(1, 2)).all()

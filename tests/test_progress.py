@@ -126,5 +126,5 @@ def test_fetching_shows_how_far_it_is(
 def test_decoding_shows_how_far_it_is(tmp_path: Path, capsys: Told) -> None:
     for name in ("a.png", "b.png"):
         decode.write_png(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
-    load_textures(tmp_path, 4)
+    load_textures(tmp_path, (4, 4))
     assert "read textures: 2/2 " in capsys.readouterr().err

@@ -33,7 +33,7 @@ def thumbnails(pictures):
 @pytest.fixture(scope="module")
 def bottles():
     found = sorted((SHARED / "mvtec_ad/bottle/train/good").iterdir())[::4]
-    return [decode.resize_image(read(path), 450, "area") for path in found]
+    return [decode.resize_image(read(path), (450, 450), "area") for path in found]
 
 
 def edits(rgb):
@@ -71,7 +71,7 @@ def test_two_exposures_of_one_tile_are_near_copies():
 @needs_data
 def test_defects_among_normal_images_come_first(bottles):
     bad = sorted((SHARED / "mvtec_ad/bottle/test/broken_large").iterdir())[:4]
-    spoilt = [decode.resize_image(read(path), 450, "area") for path in bad]
+    spoilt = [decode.resize_image(read(path), (450, 450), "area") for path in bad]
     found = oddity(thumbnails([*bottles, *spoilt]))
     assert sum(at >= len(bottles) for at in np.argsort(found)[-4:]) >= 3  # a hint, no verdict
     assert all(at in np.argsort(found)[-8:] for at in range(len(bottles), len(bottles) + 4))

@@ -34,7 +34,7 @@ def listing(folder):
 
 
 def test_the_packaged_textures_are_many_distinct_and_none_is_blank(packaged):
-    loaded = load_textures(packaged, 64)
+    loaded = load_textures(packaged, (64, 64))
     assert loaded.dtype == np.uint8
     assert loaded.shape == (38, 3, 64, 64)
     assert len({texture.tobytes() for texture in loaded}) == 38
@@ -94,7 +94,7 @@ def test_a_folder_brings_its_images_by_name_and_counts_what_it_skips(tmp_path):
     assert found["source"] == {"kind": "path", "name": "dtd"}
     assert str(tmp_path) not in (target / "textures.json").read_text()
     assert {p.name for p in target.rglob("*") if p.is_file()} == {"a.png", "b.png", "textures.json"}
-    loaded = load_textures(target, 8)
+    loaded = load_textures(target, (8, 8))
     assert loaded.shape == (2, 3, 8, 8)
     assert loaded[:, 0, 0, 0].tolist() == [10, 20]
 
@@ -102,8 +102,8 @@ def test_a_folder_brings_its_images_by_name_and_counts_what_it_skips(tmp_path):
 def test_textures_are_resized_bilinear_as_rgb(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     decode.write_png(tmp_path / "a.png", array)
-    expected = decode.resize_image(array, 12, "bilinear").transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_textures(tmp_path, 12)[0], expected)
+    expected = decode.resize_image(array, (12, 12), "bilinear").transpose(2, 0, 1)
+    np.testing.assert_array_equal(load_textures(tmp_path, (12, 12))[0], expected)
 
 
 def test_a_source_without_an_image_is_no_texture_source(tmp_path):
@@ -115,7 +115,7 @@ def test_a_source_without_an_image_is_no_texture_source(tmp_path):
         )
     assert not (tmp_path / "textures").exists()
     with pytest.raises(DataError, match="no texture source"):
-        load_textures(tmp_path / "gone", 8)
+        load_textures(tmp_path / "gone", (8, 8))
 
 
 def test_a_missing_texture_source_is_named(tmp_path):
@@ -148,4 +148,4 @@ def test_the_stage_writes_the_textures_of_the_params(tmp_path, monkeypatch):
 def test_the_describable_textures_are_brought_whole(tmp_path):
     textures.fetch_textures(textures.pin_textures(str(SHARED / "dtd")), tmp_path / "textures")
     assert listing(tmp_path / "textures")["count"] == 80
-    assert load_textures(tmp_path / "textures", 32).shape == (80, 3, 32, 32)
+    assert load_textures(tmp_path / "textures", (32, 32)).shape == (80, 3, 32, 32)

@@ -12,9 +12,11 @@ from admodels.foundation.arrays import Bool, UInt8
 from admodels.foundation.params import load
 from admodels.images.decode import STORED
 from admodels.images.rules import ImageRules
+from admodels.images.shape import Shape
 from admodels.methods import Synthetic, TrainingData
 
 PX = 64
+SQUARE, WIDE = (PX, PX), (PX // 2, PX * 3 // 2)
 CONTRACT = ImageRules(  # of anything that decodes
     reading=STORED,
     width_px=(1, 100_000),
@@ -44,10 +46,10 @@ def detector(
     return cls(params, device=runtime.device(), precision=precision)
 
 
-def stripes(count: int, seed: int) -> UInt8:
-    """(count, 3, PX, PX) uint8: soft diagonal stripes of varied phase, the normal look here."""
+def stripes(count: int, seed: int, shape: Shape = SQUARE) -> UInt8:
+    """(count, 3, *shape) uint8: soft diagonal stripes of varied phase, the normal look here."""
     rng = np.random.default_rng(seed)
-    i, j = np.mgrid[:PX, :PX]
+    i, j = np.mgrid[: shape[0], : shape[1]]
     phase = rng.uniform(0, 6.28, (count, 1, 1, 1))
     tint = rng.uniform(0.8, 1.0, (count, 3, 1, 1))
     wave = 0.5 + 0.3 * np.sin((i + j) / 5 + phase)
@@ -77,22 +79,22 @@ def discs(count: int, seed: int, defects: bool = False) -> tuple[UInt8, Bool]:
     return images, masks
 
 
-def textures(count: int = 6) -> UInt8:
-    """(count, 3, PX, PX) uint8 noise blocks: anything but stripes."""
+def textures(count: int = 6, shape: Shape = SQUARE) -> UInt8:
+    """(count, 3, *shape) uint8 noise blocks: anything but stripes."""
     rng = np.random.default_rng(99)
-    coarse = rng.integers(0, 256, (count, 3, PX // 8, PX // 8), dtype=np.uint8)
+    coarse = rng.integers(0, 256, (count, 3, shape[0] // 8, shape[1] // 8), dtype=np.uint8)
     return coarse.repeat(8, axis=2).repeat(8, axis=3)
 
 
-def training_data(count: int = 12) -> TrainingData:
+def training_data(count: int = 12, shape: Shape = SQUARE) -> TrainingData:
     """Normal stripes, textures, and three held-out anomalies: a bright square each."""
-    held_out = stripes(3, seed=2)
-    masks = np.zeros((3, PX, PX), dtype=bool)
-    masks[:, 20:36, 24:44] = True
+    held_out = stripes(3, 2, shape)
+    masks = np.zeros((3, *shape), dtype=bool)
+    masks[:, shape[0] // 3 - 1 : shape[0] // 3 + 15, 24:44] = True
     held_out.transpose(0, 2, 3, 1)[masks] = 250
     return TrainingData(
-        normal=torch.from_numpy(stripes(count, seed=1)),
-        textures=torch.from_numpy(textures()),
+        normal=torch.from_numpy(stripes(count, 1, shape)),
+        textures=torch.from_numpy(textures(shape=shape)),
         validation=Synthetic(torch.from_numpy(held_out), torch.from_numpy(masks)),
         foreground=None,
         weights={},
@@ -104,5 +106,6 @@ def fitted(
 ) -> methods.Detector:
     """A tiny detector after a real `fit`."""
     found = detector(method, precision, **changes)
-    found.fit(training_data(), kind="texture", seed=5, checkpoints=checkpoints, log=lambda *_: None)
+    data = training_data(shape=found.params.shape)
+    found.fit(data, kind="texture", seed=5, checkpoints=checkpoints, log=lambda *_: None)
     return found

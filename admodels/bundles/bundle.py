@@ -98,7 +98,9 @@ def score(detector: Detector, pixels: UInt8) -> Scored:
 
 def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
     """How images are prepared: by the params of a method and the rules of a task's images."""
-    return Preparation(image_px=params.image_px, resize=params.resize, learnt=learnt)
+    return Preparation(
+        image_px=params.image_px, resize=params.resize, learnt=learnt, shape_px=params.shape_px
+    )
 
 
 def _golden_tolerance(detector: Detector, pixels: UInt8, scores: Float32) -> float:
@@ -118,7 +120,7 @@ def save(
     golden: UInt8,
     reference: Records | None = None,
 ) -> None:
-    """Write the bundle, whole or not at all; `golden` (G, 3, image_px, image_px) uint8 RGB.
+    """Write the bundle, whole or not at all; `golden` (G, 3, H, W) uint8 RGB.
 
     `reference`: the appearances of the calibration images, which drift is measured from.
 
@@ -198,7 +200,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
         raise _refusal(fault, folder, f"what admodels {version('admodels')} writes") from None
     if card.contract != contract_of(params, card.contract.learnt):
         fault = "bundle.json prepares images otherwise than the params of its method"
-        raise _refusal(fault, folder, "the `image_px` and `resize` of the params")
+        raise _refusal(fault, folder, "the `image_px`, `shape_px` and `resize` of the params")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)

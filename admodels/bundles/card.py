@@ -5,26 +5,40 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from admodels.foundation.errors import BundleError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.params import Kind, Resize, Strict
 from admodels.images.rules import ImageRules
+from admodels.images.shape import Shape, square
 
 SCHEMA_VERSION: Literal[2] = 2
 REFERENCE = "reference.safetensors"
 
 
 class Preparation(Strict):
-    """How an image must reach the detector: (image_px, image_px) RGB uint8, resized by `resize`.
+    """How an image must reach the detector: RGB uint8 of `shape`, resized by `resize`.
 
     `learnt` says how an image is read before that, and which images are not of its kind.
+    `shape_px` is height and width; None: a square of `image_px`, as of all older bundles.
     """
 
     image_px: int
     resize: Resize
     learnt: ImageRules
+    shape_px: Shape | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of what the detector gets."""
+        return self.shape_px or square(self.image_px)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older bundles do not say, so that their fingerprints stay."""
+        content: dict[str, Any] = handler(self)
+        return {k: v for k, v in content.items() if v is not None}
 
 
 class Golden(Strict):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from admodels.evaluation.measure import Evaluation, ScoredSet
 from admodels.foundation.arrays import Bool, Float32, UInt8
-from admodels.images.sheets import TILE_PX, beside, outline, text
+from admodels.images.sheets import TILE_PX, beside, frame, outline, text, tile_shape
 from admodels.inference.model import map_to_image
 
 SMALLEST_RANGE = 1e-12  # a constant map is black, not a division by zero
@@ -31,8 +31,8 @@ VERDICTS = {
 class Case:
     """One row of an overlay sheet.
 
-    `image` and `reconstruction` (or None): tiles (TILE_PX, TILE_PX, 3) uint8 RGB; `anomaly_map`
-    (h, w) float32; `mask` (h, w) bool or None.
+    `image` and `reconstruction` (or None): as `tile` makes them; `anomaly_map` (h, w) float32;
+    `mask` (h, w) bool or None.
     """
 
     caption: str
@@ -68,11 +68,12 @@ def colour_range(maps: Float32, threshold: float | None) -> tuple[float, float]:
 
 
 def tile(planes: UInt8 | Float32) -> UInt8:
-    """(3, H, W) RGB, uint8 or float32 in 0..1, as a tile (TILE_PX, TILE_PX, 3) uint8."""
+    """(3, H, W) RGB, uint8 or float32 in 0..1, as (h, w, 3) uint8, its longer side TILE_PX."""
     if planes.dtype != np.uint8:
         planes = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
-    how = cv2.INTER_AREA if planes.shape[1] > TILE_PX else cv2.INTER_LINEAR
-    resized = cv2.resize(planes.transpose(1, 2, 0), (TILE_PX, TILE_PX), interpolation=how)
+    (height, width), interleaved = tile_shape(*planes.shape[1:]), planes.transpose(1, 2, 0)
+    how = cv2.INTER_AREA if planes.shape[1] > height else cv2.INTER_LINEAR
+    resized = cv2.resize(interleaved, (width, height), interpolation=how)
     return np.asarray(resized)
 
 
@@ -90,7 +91,7 @@ def draw_outlines(case: Case, threshold: float | None) -> UInt8:
     for region, colour in ((alarm, ALARM), (case.mask, TRUTH)):
         if region is not None:
             levels, how = region.astype(np.uint8), cv2.INTER_NEAREST_EXACT
-            resized = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=how)
+            resized = cv2.resize(levels, canvas.shape[1::-1], interpolation=how)
             canvas = outline(canvas, np.asarray(resized), colour)
     return canvas
 
@@ -105,9 +106,10 @@ def overlay_sheet(
     heads = ["image", "anomaly map", "outlines", "reconstruction"]
     rows = []
     for case in cases:
-        painted = colour_map(map_to_image(case.anomaly_map, TILE_PX, TILE_PX), low, high)
-        row = [case.image, painted, draw_outlines(case, threshold)]
-        rows.append(row if case.reconstruction is None else [*row, case.reconstruction])
+        painted = colour_map(map_to_image(case.anomaly_map, *case.image.shape[:2]), low, high)
+        rebuilt = [] if case.reconstruction is None else [case.reconstruction]
+        row = [case.image, painted, draw_outlines(case, threshold), *rebuilt]
+        rows.append([frame(picture) for picture in row])
     header = beside([text(head, TILE_PX) for head in heads[: len(rows[0])]])
     width = header.shape[1]
     limit = "none: too few calibration images" if threshold is None else f"{threshold:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,12 +16,14 @@ from admodels.evaluation.power import Power
 from admodels.evaluation.table import DECIMALS, round_figure
 from admodels.foundation.arrays import Bool, Float32, Float64
 from admodels.foundation.params import Strict
+from admodels.images.shape import Shape, shape_of
 from admodels.inference import conformal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_POINTS = 200
+MASK_MULTIPLE = 16
 
 
 class Evaluate(Strict):
@@ -32,17 +35,21 @@ class Evaluate(Strict):
     overlay_images: int = Field(ge=1, le=100)
     power: Power
 
+    def mask_shape(self, ratio: float) -> Shape:
+        """About `mask_px`^2 pixels at that width over height; a nearly square image is square."""
+        return shape_of(ratio, self.mask_px, math.gcd(self.mask_px, MASK_MULTIPLE))
+
 
 @dataclass(frozen=True)
 class ScoredSet:
     """N test images with their scores; N may be 0.
 
-    `anomaly_maps` (N, P, P) float32 and `masks` (N, P, P) bool at the same `mask_px`; masks are
-    None where an anomalous image has none, and then nothing is said of pixels. `anomalous` (N,)
-    bool, `anomaly_scores` (N,), `image_ids` and `defect_types` N names. `refused` N statuses: a
-    scored folder would give such an image no score; here it is measured like the others. Empty
-    where the image is of the kind that the bundle learnt from. `drawn` (N,) bool: the images whose
-    false alarms count, one of each group; None: all.
+    `anomaly_maps` (N, H, W) float32 and `masks` (N, H, W) bool of one shape; masks are None where
+    an anomalous image has none, and then nothing is said of pixels. `anomalous` (N,) bool,
+    `anomaly_scores` (N,), `image_ids` and `defect_types` N names. `refused` N statuses: a scored
+    folder would give such an image no score; here it is measured like the others. Empty where the
+    image is of the kind that the bundle learnt from. `drawn` (N,) bool: the images whose false
+    alarms count, one of each group; None: all.
     """
 
     image_ids: list[str]

@@ -38,6 +38,7 @@ from admodels.images.reading import Orientation as Orientation
 from admodels.images.reading import Reading as Reading
 from admodels.images.reading import Reason as Reason
 from admodels.images.reading import UnreadableImage as UnreadableImage
+from admodels.images.shape import Shape
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -373,21 +374,20 @@ def decode_matte(data: bytes, where: object, row: ManifestRow) -> UInt8:
     return matte.rgb
 
 
-def resize_image(rgb: UInt8, image_px: int, resize: Resize) -> UInt8:
-    """An (H, W, 3) uint8 image as (image_px, image_px, 3) uint8, stretched to the square.
+def resize_image(rgb: UInt8, shape: Shape, resize: Resize) -> UInt8:
+    """An (H, W, 3) uint8 image as (*shape, 3) uint8, stretched where the ratios differ.
 
     `bilinear` samples without antialiasing, as DRAEM's cv2.resize does; `area` averages.
     """
-    scaled = cv2.resize(rgb, (image_px, image_px), interpolation=_INTERPOLATION[resize])
+    scaled = cv2.resize(rgb, shape[::-1], interpolation=_INTERPOLATION[resize])
     return np.asarray(scaled, dtype=np.uint8)
 
 
-def resize_mask(mask: Bool, mask_px: int) -> Bool:
-    """An (H, W) bool mask as (mask_px, mask_px) bool, nearest."""
+def resize_mask(mask: Bool, shape: Shape) -> Bool:
+    """An (H, W) bool mask as `shape` bool, nearest."""
     # EXACT samples at pixel centres, as bilinear does; plain INTER_NEAREST shifts by half a pixel.
-    scaled = cv2.resize(
-        mask.astype(np.uint8), (mask_px, mask_px), interpolation=cv2.INTER_NEAREST_EXACT
-    )
+    levels, how = mask.astype(np.uint8), cv2.INTER_NEAREST_EXACT
+    scaled = cv2.resize(levels, shape[::-1], interpolation=how)
     return np.asarray(scaled, dtype=np.bool_)
 
 

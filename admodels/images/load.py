@@ -29,6 +29,7 @@ from admodels.images.decode import (
     resize_image,
     resize_mask,
 )
+from admodels.images.shape import Shape
 
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
@@ -40,9 +41,9 @@ def load_image(row: ManifestRow, root: Path, reading: Reading) -> Image:
 
 
 def load_images(
-    rows: list[ManifestRow], root: Path, image_px: int, resize: Resize, reading: Reading
+    rows: list[ManifestRow], root: Path, shape: Shape, resize: Resize, reading: Reading
 ) -> UInt8:
-    """The images of the rows, in order, as (N, 3, image_px, image_px) uint8 RGB.
+    """The images of the rows, in order, as (N, 3, *shape) uint8 RGB.
 
     Raises:
         DataError: a file is missing, or its bytes are not those of the manifest.
@@ -51,14 +52,14 @@ def load_images(
 
     def planes(row: ManifestRow) -> UInt8:
         rgb = load_image(row, root, reading).rgb
-        return resize_image(rgb, image_px, resize).transpose(2, 0, 1)
+        return resize_image(rgb, shape, resize).transpose(2, 0, 1)
 
     label = f"read images of {root.name}"
-    return stack_arrays(planes, rows, (3, image_px, image_px), np.uint8, label)
+    return stack_arrays(planes, rows, (3, *shape), np.uint8, label)
 
 
-def load_masks(rows: list[ManifestRow], root: Path, mask_px: int) -> Bool:
-    """The masks of the rows, in order, as (N, mask_px, mask_px) bool; no mask is all False.
+def load_masks(rows: list[ManifestRow], root: Path, shape: Shape) -> Bool:
+    """The masks of the rows, in order, as (N, *shape) bool; no mask is all False.
 
     Raises:
         DataError: a file is missing, is not that of the manifest, is not binary, or has another
@@ -67,7 +68,7 @@ def load_masks(rows: list[ManifestRow], root: Path, mask_px: int) -> Bool:
 
     def plane(row: ManifestRow) -> Bool:
         if not row.mask_sha256:
-            return np.zeros((mask_px, mask_px), dtype=np.bool_)
+            return np.zeros(shape, dtype=np.bool_)
         path = root / row.mask_path
         mask = decode_mask(_read_and_check(path, row.mask_sha256), path)
         if mask.shape != (row.height, row.width):
@@ -77,16 +78,16 @@ def load_masks(rows: list[ManifestRow], root: Path, mask_px: int) -> Bool:
                 expected=f"{row.width} x {row.height}, as {row.image_path}",
                 next_step=f"fix the mask, then `admodels task refresh {root.name}`",
             )
-        return resize_mask(mask, mask_px)
+        return resize_mask(mask, shape)
 
     label = f"read masks of {root.name}"
-    return stack_arrays(plane, rows, (mask_px, mask_px), np.bool_, label)
+    return stack_arrays(plane, rows, shape, np.bool_, label)
 
 
 def load_foreground(
-    rows: list[ManifestRow], root: Path, image_px: int, resize: Resize
+    rows: list[ManifestRow], root: Path, shape: Shape, resize: Resize
 ) -> UInt8 | None:
-    """The mattes of the rows, in order, as (N, 1, image_px, image_px) uint8; None: there is none.
+    """The mattes of the rows, in order, as (N, 1, *shape) uint8; None: there is none.
 
     Raises:
         DataError: some images have one and others not, a file is missing or is not that of the
@@ -106,10 +107,10 @@ def load_foreground(
     def plane(row: ManifestRow) -> UInt8:
         path = root / row.foreground_path
         matte = decode_matte(_read_and_check(path, row.foreground_sha256), path, row)
-        return resize_image(matte, image_px, resize)[None, :, :, 0]
+        return resize_image(matte, shape, resize)[None, :, :, 0]
 
     label = f"read mattes of {root.name}"
-    return stack_arrays(plane, rows, (1, image_px, image_px), np.uint8, label)
+    return stack_arrays(plane, rows, (1, *shape), np.uint8, label)
 
 
 def _read_and_check(path: Path, sha256: str) -> bytes:
@@ -176,8 +177,8 @@ def texture_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda p: p.relative_to(folder).as_posix())
 
 
-def load_textures(folder: Path, image_px: int) -> UInt8:
-    """All textures below `folder`, sorted by path, as (T, 3, image_px, image_px) uint8 RGB.
+def load_textures(folder: Path, shape: Shape) -> UInt8:
+    """All textures below `folder`, sorted by path, as (T, 3, *shape) uint8 RGB.
 
     Raises:
         DataError: there is none, or one does not decode.
@@ -185,7 +186,7 @@ def load_textures(folder: Path, image_px: int) -> UInt8:
 
     def planes(path: Path) -> UInt8:
         rgb = decode.decode_image(path.read_bytes(), path).rgb
-        return decode.resize_image(rgb, image_px, "bilinear").transpose(2, 0, 1)
+        return decode.resize_image(rgb, shape, "bilinear").transpose(2, 0, 1)
 
     paths = texture_paths(folder)
-    return stack_arrays(planes, paths, (3, image_px, image_px), np.uint8, "read textures")
+    return stack_arrays(planes, paths, (3, *shape), np.uint8, "read textures")

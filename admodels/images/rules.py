@@ -26,7 +26,7 @@ class ImageRules(Strict):
     """What the normal images to learn from and to calibrate with are like; pairs: least, greatest.
 
     A side may be `size_tolerance` times smaller or larger than those of all these images, and the
-    ratio of the sides may differ by the factor `ratio_tolerance`, since every image is made square.
+    ratio of the sides may differ by the factor `ratio_tolerance`, since all get one shape.
     `brightness` and `min_contrast` are the bounds of `validate`, wider where these images need it.
     `zero_tails`: by format, the most zero bytes that a file ended with; older rules have none.
     """

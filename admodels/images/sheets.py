@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admodels.foundation.arrays import UInt8
+from admodels.images.shape import Shape
 
 TILE_PX = 192
 CAPTION_PX = 18
@@ -15,6 +16,19 @@ GAP_PX = 4
 FONT_SCALE = 0.38
 BACKGROUND = 255
 INK = (20, 20, 20)
+
+
+def tile_shape(height: int, width: int) -> Shape:
+    """The shape of a picture whose longer side is TILE_PX."""
+    scale = TILE_PX / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def frame(picture: UInt8) -> UInt8:
+    """A picture of at most a tile in the middle of one, (TILE_PX, TILE_PX, 3)."""
+    missing = [TILE_PX - side for side in picture.shape[:2]]
+    around = [(m // 2, m - m // 2) for m in missing]
+    return np.pad(picture, (*around, (0, 0)), constant_values=BACKGROUND)
 
 
 def text(words: str, width: int) -> UInt8:

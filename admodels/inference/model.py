@@ -2,7 +2,7 @@
 
     image = decode_image(data, path, preparation)        # (H, W, 3) uint8, read as the task was
     description = describe_image(image, preparation)     # its fault says why not to score it
-    planes = prepare_image(image.rgb, preparation)       # (3, image_px, image_px) uint8
+    planes = prepare_image(image.rgb, preparation)       # (3, H, W) uint8, of the shape
     scored = score_planes(bundle, [planes])              # any number of images
     anomaly_map = map_to_image(scored.anomaly_map[0], image.height, image.width)
 
@@ -80,8 +80,8 @@ def describe_image(
 
 
 def prepare_image(rgb: UInt8, preparation: Preparation) -> UInt8:
-    """(H, W, 3) uint8 RGB as the detector takes it: (3, image_px, image_px) uint8."""
-    resized = decode.resize_image(rgb, preparation.image_px, preparation.resize)
+    """(H, W, 3) uint8 RGB as the detector takes it: (3, *preparation.shape) uint8."""
+    resized = decode.resize_image(rgb, preparation.shape, preparation.resize)
     return resized.transpose(2, 0, 1)
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.params import Kind, Resize, Strict
+from admodels.images.shape import SHORTEST_PX, Aspect, Shape, shape_of, square
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,49 @@ class Train(Strict):
 
 
 class MethodParams(Strict):
-    """What the params of every method hold."""
+    """What the params of every method hold.
+
+    A network sees `image_px`^2 pixels: a square, or what `shape_px` (height, width) says, which
+    training resolves where `aspect` is `keep`. Older bundles name neither.
+    """
 
     image_px: int = Field(ge=32, le=4096)
     resize: Resize
+    aspect: Aspect = "square"
+    shape_px: Shape | None = None
     score_chunk_images: int = Field(ge=1, le=1024)
     precision: Literal["auto", "fp32", "bf16"]
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of what the network sees."""
+        return self.shape_px or square(self.image_px)
+
+    def side_multiple(self) -> int:
+        """What both sides must be multiples of."""
+        return 32
+
+    def shortest_px(self) -> int:
+        """What no side may be shorter than."""
+        return SHORTEST_PX
+
+    def resolve_shape(self, ratio: float) -> Self:
+        """The same params for images of that width over height."""
+        if self.aspect == "square" or self.shape_px:
+            return self
+        shape = shape_of(ratio, self.image_px, self.side_multiple(), self.shortest_px())
+        resolved = None if shape == square(self.image_px) else shape
+        return type(self).model_validate(self.model_dump() | {"shape_px": resolved})
+
+    @model_validator(mode="after")
+    def _shape_fits(self) -> Self:
+        if self.shape_px and self.aspect == "square":
+            raise ValueError("shape_px: only where aspect is keep")
+        if any(side % self.side_multiple() for side in self.shape):
+            raise ValueError(f"the sides {self.shape} are no multiples of {self.side_multiple()}")
+        if min(self.shape) < self.shortest_px():
+            raise ValueError(f"the sides {self.shape}: one is below {self.shortest_px()}")
+        return self
 
 
 INITIAL = "initial.safetensors"  # a copy of a bundle's weights, in data/weights/<method>
@@ -128,7 +166,7 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, images: Tensor) -> Prediction:
-        """Score (B, 3, image_px, image_px) uint8 RGB; pure: no state changes, no randomness."""
+        """Score (B, 3, *params.shape) uint8 RGB; pure: no state changes, no randomness."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -215,12 +253,12 @@ def _score_groups(
 
 
 def _refuse_other_images(detector: Detector, images: Tensor) -> None:
-    px = detector.params.image_px
-    if images.shape[1:] != (3, px, px) or str(images.dtype) != "torch.uint8":
+    height, width = detector.params.shape
+    if images.shape[1:] != (3, height, width) or str(images.dtype) != "torch.uint8":
         raise DataError(
             f"images of shape {tuple(images.shape)} and type {images.dtype}",
             where="the images to score",
-            expected=f"(N, 3, {px}, {px}) uint8, as the detector's params say",
+            expected=f"(N, 3, {height}, {width}) uint8, as the detector's params say",
             next_step="prepare them with `admodels.inference.model.prepare_image`",
         )
 

@@ -41,9 +41,9 @@ class Read:
     That is where the file changed meanwhile, or memory was lacking.
 
     `stamp` is that of the file before it was read. `appearance` is the record of its image.
-    `pixels` (3, image_px, image_px) uint8 is what the detector gets, or (H, W, 3) uint8 what will
-    be cut into tiles; None where there is nothing to score. `picture` is a WebP of an image that
-    may come into the night's audit set, None of every other.
+    `pixels` (3, h, w) uint8 is what the detector gets, or (H, W, 3) uint8 what will be cut into
+    tiles; None where there is nothing to score. `picture` is a WebP of an image that may come into
+    the night's audit set, None of every other.
     """
 
     row: ScoreRow | None

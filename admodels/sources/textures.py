@@ -18,6 +18,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import names_text, sha256_of, whole_folder
 from admodels.images import decode, load
 from admodels.images.load import texture_paths
+from admodels.images.shape import square
 from admodels.sources import fetch
 from admodels.sources.source import Source
 
@@ -115,7 +116,7 @@ def _draw(target: Path) -> None:
         rgb = decode.decode_image(photo.read_bytes(), photo.name).rgb
         for name, half in _halves(rgb).items():
             path = target / "photographs" / f"{photo.name.split('.')[0]}_{name}.png"
-            decode.write_png(path, decode.resize_image(half, TEXTURE_PX, "area"))
+            decode.write_png(path, decode.resize_image(half, square(TEXTURE_PX), "area"))
     for kind, (name, plane) in enumerate(PROCEDURAL.items()):
         for variant in range(VARIANTS):
             rng = np.random.default_rng([SEED, kind, variant])

@@ -137,7 +137,8 @@ def _sample(
     image = interleave(normal[rng.integers(len(normal))].numpy())
     if rng.random() < generator.image_rotation_share:
         limit = generator.image_rotation_degrees
-        image = rotate(image, rng.uniform(-limit, limit))
+        is_square = image.shape[0] == image.shape[1]  # else much more than corners would be bare
+        image = rotate(image, rng.uniform(-limit, limit), mirrored=not is_square)
     if rng.random() < generator.clean_share:
         return image, None
     texture = interleave(textures[rng.integers(len(textures))].numpy())
@@ -168,7 +169,10 @@ def mix_with_itself(image: UInt8, generator: SelfMix, rng: np.random.Generator) 
 def anomaly_mask(
     height_px: int, width_px: int, anomaly: Anomaly, rng: np.random.Generator
 ) -> Float32:
-    """(height_px, width_px) of 0 and 1: rotated noise above the threshold, all 0 at times."""
+    """(height_px, width_px) of 0 and 1: rotated noise above the threshold, all 0 at times.
+
+    Cut from the middle of a square of noise: turned, a strip of it would leave the ends bare.
+    """
     return _noise_mask(height_px, width_px, _lattice(anomaly, rng), anomaly, rng)
 
 
@@ -187,8 +191,10 @@ def _noise_mask(
 ) -> Float32:
     rows, columns = rows_columns
     theta = rng.random((rows + 1, columns + 1), dtype=np.float32) * np.float32(2 * np.pi)
-    limit = anomaly.noise_rotation_degrees
-    noise = rotate(perlin_noise(theta, height_px, width_px), rng.uniform(-limit, limit))
+    limit, side = anomaly.noise_rotation_degrees, max(height_px, width_px)
+    square = rotate(perlin_noise(theta, side, side), rng.uniform(-limit, limit))
+    top, left = (side - height_px) // 2, (side - width_px) // 2
+    noise = square[top : top + height_px, left : left + width_px]
     return (noise > anomaly.mask_threshold).astype(np.float32)
 
 

@@ -97,11 +97,16 @@ def equalize(image: UInt8) -> UInt8:
     return np.asarray(ImageOps.equalize(Image.fromarray(image)))
 
 
-def rotate(image: NDArray[Any], degrees: float) -> NDArray[Any]:
-    """(H, W) or (H, W, C) turned clockwise about the centre of its pixels; bilinear, 0 outside."""
+def rotate(image: NDArray[Any], degrees: float, *, mirrored: bool = False) -> NDArray[Any]:
+    """(H, W) or (H, W, C) turned clockwise about the centre of its pixels; bilinear.
+
+    Outside is 0, or the image `mirrored` at its edges.
+    """
     height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
-    return np.asarray(cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR))
+    border = cv2.BORDER_REFLECT if mirrored else cv2.BORDER_CONSTANT
+    size, how = (width, height), cv2.INTER_LINEAR
+    return np.asarray(cv2.warpAffine(image, turn, size, flags=how, borderMode=border))
 
 
 def _draw_brightness(image: UInt8, rng: np.random.Generator) -> UInt8:

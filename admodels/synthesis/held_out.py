@@ -20,6 +20,7 @@ from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode, sheets
+from admodels.images.shape import Shape
 from admodels.synthesis.anomalies import Paint, apply, draw_paint, interleave
 from admodels.synthesis.foreground import Foreground, MatteSource
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -136,8 +137,8 @@ def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, Bool]:
-    """The set at a method's size: images (N, 3, px, px) uint8 RGB, masks (N, px, px) bool.
+def read(folder: Path, shape: Shape, resize: Resize) -> tuple[UInt8, Bool]:
+    """The set at a method's size: images (N, 3, *shape) uint8 RGB, masks (N, *shape) bool.
 
     Raises:
         DataError: the stage `synthesize` has not run.
@@ -152,14 +153,14 @@ def read(folder: Path, image_px: int, resize: Resize) -> tuple[UInt8, Bool]:
         )
     with index.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    pixels = np.empty((len(lines), 3, image_px, image_px), dtype=np.uint8)
-    masks = np.empty((len(lines), image_px, image_px), dtype=np.bool_)
+    pixels = np.empty((len(lines), 3, *shape), dtype=np.uint8)
+    masks = np.empty((len(lines), *shape), dtype=np.bool_)
     for number, line in enumerate(lines):
         image, mask = (folder / line[key] for key in ("image_path", "mask_path"))
         rgb = decode.decode_image(image.read_bytes(), image).rgb
-        pixels[number] = decode.resize_image(rgb, image_px, resize).transpose(2, 0, 1)
+        pixels[number] = decode.resize_image(rgb, shape, resize).transpose(2, 0, 1)
         decoded = decode.decode_mask(mask.read_bytes(), mask)
-        masks[number] = decode.resize_mask(decoded, image_px)
+        masks[number] = decode.resize_mask(decoded, shape)
     return pixels, masks
 
 
@@ -178,18 +179,19 @@ def contact_sheet(samples: Sequence[Sample]) -> UInt8:
 
 def _cell(sample: Sample) -> UInt8:
     """A sample's caption over its normal image, its synthetic one, and the mask's outline."""
+    shape = sheets.tile_shape(*sample.mask.shape)
     tiles = (
-        _outline(sample.normal, sample.part > 0, (0, 255, 255)),
-        decode.resize_image(sample.image, sheets.TILE_PX, "area"),
-        _outline(sample.image, sample.mask, (255, 255, 0)),
+        _outline(sample.normal, sample.part > 0, shape, (0, 255, 255)),
+        decode.resize_image(sample.image, shape, "area"),
+        _outline(sample.image, sample.mask, shape, (255, 255, 0)),
     )
     area, source = f"{sample.mask.mean():.1%}", f"part: {sample.part_source}"
-    pictures = sheets.beside(tiles)
+    pictures = sheets.beside([sheets.frame(tile) for tile in tiles])
     caption = "   ".join((sample.image_id, area, sample.texture, source))
     return np.concatenate([sheets.text(caption, pictures.shape[1]), pictures])
 
 
-def _outline(image: UInt8, region: Bool, colour: tuple[int, int, int]) -> UInt8:
-    """Resize an image to a tile and draw a line around a region of it."""
-    tile = decode.resize_image(image, sheets.TILE_PX, "area")
-    return sheets.outline(tile, decode.resize_mask(region, sheets.TILE_PX), colour)
+def _outline(image: UInt8, region: Bool, shape: Shape, colour: tuple[int, int, int]) -> UInt8:
+    """Resize an image and draw a line around a region of it."""
+    tile = decode.resize_image(image, shape, "area")
+    return sheets.outline(tile, decode.resize_mask(region, shape), colour)

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from admodels.foundation.params import PerKind, Resize, Strict
+from admodels.images.shape import SHORTEST_PX, Aspect, Shape, shape_of, square
 
 
 class Anomaly(Strict):
@@ -42,9 +43,19 @@ class SelfMix(Anomaly):
 
 
 class Synthesize(Strict):
-    """The held-out synthetic set of the stage `synthesize`: every image of it is anomalous."""
+    """The held-out synthetic set of the stage `synthesize`: every image of it is anomalous.
+
+    Drawn on `image_px`^2 pixels, a square or of the shape of the images.
+    """
 
     image_px: int = Field(ge=32, le=4096, multiple_of=32)
     resize: Resize
+    aspect: Aspect = "square"
     per_image: int = Field(ge=1, le=100)  # anomalies per validation image
     generator: Anomaly
+
+    def shape(self, ratio: float) -> Shape:
+        """Height and width for images of that width over height."""
+        if self.aspect == "square":
+            return square(self.image_px)
+        return shape_of(ratio, self.image_px, 32, SHORTEST_PX)

@@ -158,7 +158,7 @@ class Detector(methods.Detector):
         return Prediction(blurred.cpu(), top.mean(1).cpu())
 
     def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
-        """One image's distances before the blur, (image_px, image_px); section 12, steps 1 to 5."""
+        """One image's distances before the blur, of `params.shape`; section 12, steps 1 to 5."""
         p, memory = self.params, self.memory
         words = retrieval.nearest_words(features, memory["codebook"])
         histogram = retrieval.histograms(words, p.histogram_blocks, p.codebook_words)
@@ -170,12 +170,12 @@ class Detector(methods.Detector):
             weight = memory["tap_weights"][tap]
             distances.append(weight * nearest_distance(query, references, region)[None])
         fine, coarse = distances
-        distance = enlarge(fine + enlarge(coarse, fine.shape[1]), p.image_px)
+        distance = enlarge(fine + enlarge(coarse, (fine.shape[1], fine.shape[2])), p.shape)
         if "foreground.weight" in memory:
             weight, bias = memory["foreground.weight"], memory["foreground.bias"]
             own = foreground_map(features, weight, bias)[None]
             others = memory["bank.foreground"][near].to(self.device, torch.float32)
-            distance *= enlarge(torch.cat([own, others]), p.image_px).amax(0)
+            distance *= enlarge(torch.cat([own, others]), p.shape).amax(0)
         return distance[0]
 
     def _networks(self) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ class Detector(methods.Detector):
         self._frozen = None
 
     def _refuse_other(self, memory: dict[str, Tensor]) -> None:
-        p, side = self.params, self.params.image_px
+        p, (height, width) = self.params, self.params.shape
         images, channels = memory["histograms"].shape[:1], self.channels[0]
         headless = p.head_weights == NONE
         wanted = {
@@ -219,13 +219,13 @@ class Detector(methods.Detector):
             "tap_weights": (len(p.tap_strides),),
         }
         for tap, stride in enumerate(p.tap_strides):
-            place = (*images, side // stride, side // stride)
-            width = self.channels[tap] if headless else p.descriptor_channels
-            wanted[f"bank.{tap}.values"] = (*place, width)
+            place = (*images, height // stride, width // stride)
+            channels_out = self.channels[tap] if headless else p.descriptor_channels
+            wanted[f"bank.{tap}.values"] = (*place, channels_out)
         if "foreground.weight" in memory:
             wanted["foreground.weight"] = (channels,)
             wanted["foreground.bias"] = ()
-            wanted["bank.foreground"] = (*images, *([side // p.tap_strides[0]] * 2))
+            wanted["bank.foreground"] = tuple(memory["bank.0.values"].shape[:3])
         shapes = {key: tuple(tensor.shape) for key, tensor in memory.items()}
         if shapes != wanted:
             other = sorted(set(shapes.items()) ^ set(wanted.items()))

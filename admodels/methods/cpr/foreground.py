@@ -33,13 +33,13 @@ def sure_cells(labels: UInt8) -> tuple[Indices, Indices]:
 
     `labels` are 0 and 1; the label most frequent in the border ring is the background.
     """
-    side, inside = labels.shape[1], central_window(labels.shape[1])
-    ring = np.ones(labels.shape[1:], dtype=np.bool_)
-    width = ring_width(side)
-    ring[width : side - width, width : side - width] = False
+    sides: list[int] = list(labels.shape[1:])
+    ring = np.ones(sides, dtype=np.bool_)
+    widths = [ring_width(side) for side in sides]
+    ring[tuple(slice(width, -width) for width in widths)] = False
     background = int(labels[:, ring].mean() > 0.5)
     centre = np.zeros_like(ring)
-    centre[inside, inside] = True
+    centre[tuple(central_window(side) for side in sides)] = True
     is_background = labels == background
     return np.flatnonzero(is_background & ring), np.flatnonzero(~is_background & centre)
 

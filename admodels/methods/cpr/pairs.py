@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from admodels.foundation.arrays import Bool, Float32, Indices, UInt8
+from admodels.images.shape import Shape
 from admodels.methods.cpr.foreground import IS_PART
 from admodels.methods.cpr.params import Params
 from admodels.synthesis.anomalies import Paint, anomaly_mask, apply, interleave, mix_with_itself
@@ -52,11 +53,12 @@ def synthetic_sample(
     rng = np.random.default_rng([seed, number])
     source, generator = number % len(normal), params.generator
     image = interleave(normal[source].numpy())
+    shape = image.shape[0], image.shape[1]
     pixels = image.astype(np.float32) / np.float32(255)
-    mask = np.zeros(image.shape[:2], dtype=np.float32)
+    mask = np.zeros(shape, dtype=np.float32)
     if rng.random() >= generator.clean_share:
-        part_map = None if foreground is None else _enlarge(foreground[source], image.shape[0])
-        mask = _mask_on_part(part_map, image.shape[0], params, rng)
+        part_map = None if foreground is None else _enlarge(foreground[source], shape)
+        mask = _mask_on_part(part_map, shape, params, rng)
     if mask.any():
         if rng.random() < self_share:
             appearance = mix_with_itself(image, generator, rng)
@@ -71,22 +73,22 @@ def synthetic_sample(
     return Sample(source, np.ascontiguousarray(painted.transpose(2, 0, 1)), inside)
 
 
-def _enlarge(part_map: Tensor, side_px: int) -> Float32:
-    scaled = cv2.resize(part_map.numpy(), (side_px, side_px), interpolation=cv2.INTER_LINEAR)
+def _enlarge(part_map: Tensor, shape: Shape) -> Float32:
+    scaled = cv2.resize(part_map.numpy(), shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(scaled, dtype=np.float32)
 
 
 def _mask_on_part(
-    part_map: Float32 | None, side_px: int, params: Params, rng: np.random.Generator
+    part_map: Float32 | None, shape: Shape, params: Params, rng: np.random.Generator
 ) -> Float32:
     """(H, W) of 0 and 1: components large enough that touch the part; all 0 if none came."""
     shows_part = part_map is None or bool((part_map > IS_PART).any())
     for _ in range(TRIES if shows_part else 0):
-        mask = anomaly_mask(side_px, side_px, params.generator, rng)
+        mask = anomaly_mask(*shape, params.generator, rng)
         kept = large_components(mask, part_map, params.smallest_anomaly_share)
         if kept.any():
             return kept
-    return np.zeros((side_px, side_px), dtype=np.float32)
+    return np.zeros(shape, dtype=np.float32)
 
 
 def large_components(mask: Float32, part_map: Float32 | None, smallest_share: float) -> Float32:
@@ -216,13 +218,14 @@ class _GatherWeighted(torch.autograd.Function):
         return of_cells, None, None
 
 
-def at_points(features: Tensor, points: Tensor, side_px: int, *, parity: bool) -> Tensor:
-    """Bilinear (B, P, C) of (B, C, h, w) at (B, P, 2) pixels of an image of `side_px`.
+def at_points(features: Tensor, points: Tensor, shape: Shape, *, parity: bool) -> Tensor:
+    """Bilinear (B, P, C) of (B, C, h, w) at (B, P, 2) pixels of an image of `shape`.
 
     The official code takes pixel 0 for the image's left edge: `parity` reads there, zeros outside.
     """
     size = torch.tensor([features.shape[3], features.shape[2]], device=features.device)
-    place = (points / (side_px - 1) if parity else (points + 0.5) / side_px) * size - 0.5
+    sides = torch.tensor(shape[::-1], device=features.device)
+    place = (points / (sides - 1) if parity else (points + 0.5) / sides) * size - 0.5
     if not parity:
         place = place.clamp_min(0).minimum(size - 1)
     corner = place.floor()
@@ -258,7 +261,7 @@ def contrastive_loss(descriptors: Tensor, taps: Tensor, points: Points, params: 
 
     def read(maps: Tensor, query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         places = torch.cat([query, reference])  # in one gather: its gradient is as large as `maps`
-        q, r = at_points(maps, places, params.image_px, parity=params.parity).chunk(2)
+        q, r = at_points(maps, places, params.shape, parity=params.parity).chunk(2)
         return q, r
 
     far = (points.far_query, points.far_reference)

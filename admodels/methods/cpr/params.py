@@ -1,10 +1,12 @@
 """The params block `methods.cpr`."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from admodels.foundation.params import PerKind
+from admodels.images.shape import SHORTEST_PX
 from admodels.methods.parts.backbone_params import (
     NONE,
     RANDOM,
@@ -67,13 +69,17 @@ class Params(BackboneParams):
             raise ValueError("tap_strides: the second is the larger")
         if self.dropped_blocks >= self.histogram_blocks**2:
             raise ValueError("dropped_blocks: no block of the histogram grid would be left")
-        if self.image_px % self.generator.tiles_per_side:
-            raise ValueError("generator.tiles_per_side does not divide image_px")
-        if self.score_pixels > self.image_px**2:
+        if self.score_pixels > math.prod(self.shape):
             raise ValueError("score_pixels: more than the image has")
-        if int(4 * self.blur_sigma_px) >= self.image_px:
-            raise ValueError("blur_sigma_px: its window is larger than the image")
         return self
+
+    def side_multiple(self) -> int:
+        """The largest stride of a tap, and the tiles of the generator."""
+        return math.lcm(16, self.generator.tiles_per_side)
+
+    def shortest_px(self) -> int:
+        """More than half of the window of the blur, which mirrors the map at its edges."""
+        return max(SHORTEST_PX, int(4 * self.blur_sigma_px) + 1)
 
     @model_validator(mode="after")
     def _headless(self) -> Self:

@@ -24,11 +24,12 @@ def histograms(words: Tensor, blocks: int, word_count: int) -> Tensor:
     A side that `blocks` does not divide is padded on all four sides, as in the official code: the
     grid is shifted and still whole.
     """
-    side = -(-words.shape[0] // blocks)
-    pad = side * blocks - words.shape[0]
-    padded = F.pad(words + 1, (pad, pad, pad, pad))[: side * blocks, : side * blocks]
+    (height, width) = (-(-side // blocks) for side in words.shape)
+    below, beside = height * blocks - words.shape[0], width * blocks - words.shape[1]
+    padded = F.pad(words + 1, (beside, beside, below, below))
+    padded = padded[: height * blocks, : width * blocks]
     one_hot = F.one_hot(padded, word_count + 1).to(torch.float64)
-    grid = one_hot.view(blocks, side, blocks, side, -1)
+    grid = one_hot.view(blocks, height, blocks, width, -1)
     return grid.mean(dim=(1, 3)).flatten(0, 1)
 
 

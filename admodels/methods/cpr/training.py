@@ -1,5 +1,6 @@
 """Training of the heads on frozen features (specification sections 9 to 11)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,12 +33,12 @@ from admodels.methods.parts.nets import autocast
 from admodels.methods.parts.training import Training, refuse_divergence
 
 SAMPLES_AT_HAND = 512
-SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its side
+SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its mean side
 
 
 def smooth_attention(maps: Tensor) -> Tensor:
     """Foreground (N, h, w), smoothed with the edge repeated and sharpened; section 7."""
-    sigma = maps.shape[1] * SMOOTHING_SHARE
+    sigma = math.sqrt(math.prod(maps.shape[1:])) * SMOOTHING_SHARE
     smooth = gaussian_filter(maps.numpy(), sigma, axes=(1, 2))
     return part_maps.attention(torch.from_numpy(smooth))
 
@@ -143,8 +144,8 @@ class Trainer:
 
     def _attention_to(self, index: int) -> Float32:
         """Where points of normal image `index` are drawn: (H, W); even where no part was found."""
-        side = self.params.image_px
+        shape = self.params.shape
         if self.attention is None:
-            return np.ones((side, side), dtype=np.float32)
-        attention: Float32 = enlarge(self.attention[index, None], side)[0].numpy()
+            return np.ones(shape, dtype=np.float32)
+        attention: Float32 = enlarge(self.attention[index, None], shape)[0].numpy()
         return attention

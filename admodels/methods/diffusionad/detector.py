@@ -60,8 +60,7 @@ class DiffusionAd(nn.Module):
         self.segmentation = SegmentationUNet(6, 1, params.segmentation_width)
         self.noise: Tensor
         self.schedule: Tensor
-        px = params.image_px
-        self.register_buffer("noise", torch.randn(params.eval_draws, 2, 3, px, px))
+        self.register_buffer("noise", torch.randn(params.eval_draws, 2, 3, *params.shape))
         self.register_buffer("schedule", alpha_bars(params.noise_steps), persistent=False)
         for network in (self.denoiser, self.segmentation):
             network.to(memory_format=torch.channels_last)
@@ -216,7 +215,7 @@ class Detector(methods.Detector):
 
 def training_noise(params: DiffusionAdParams, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """Steps t (2, B) int64 and noise (2, B, 3, H, W) float32; sample i from (seed, step, i)."""
-    shape = (2, 3, params.image_px, params.image_px)
+    shape = (2, 3, *params.shape)
     ranges = ((0, params.t_split), (params.t_split, params.t_b_max))
     times, noise = [], []
     for index in range(params.batch_images):

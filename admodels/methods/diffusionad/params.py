@@ -1,5 +1,6 @@
 """The params block `methods.diffusionad`."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -18,7 +19,7 @@ class Params(TrainedParams):
     base_channels: int = Field(ge=32, multiple_of=32)  # norms have 32 groups
     channel_multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, max_length=6)
     blocks_per_level: int = Field(ge=1)
-    attention_px: tuple[int, ...]  # sides of the maps that attend; the lowest always do
+    attention_px: tuple[int, ...]  # sides of the maps that attend, were they square; the lowest do
     segmentation_width: int = Field(ge=1)
     noise_steps: int = Field(ge=2)
     t_split: int = Field(ge=1)  # the small scale trains on [0, t_split), the big on the rest
@@ -67,11 +68,13 @@ class Params(TrainedParams):
         strays = set(self.attention_px) - set(self._sides())
         if strays:
             raise ValueError(f"attention_px {sorted(strays)} not among the sides {self._sides()}")
-        if self.image_px % self.generator.tiles_per_side:
-            raise ValueError("generator.tiles_per_side does not divide image_px")
-        if self.score_pixels > self.image_px**2:
+        if self.score_pixels > math.prod(self.shape):
             raise ValueError("score_pixels is more than the image has")
         return self
+
+    def side_multiple(self) -> int:
+        """As halved five times by the networks, and cut into tiles by the generator."""
+        return math.lcm(32, self.generator.tiles_per_side)
 
     def _sides(self) -> list[int]:
         return [self.image_px // 2**level for level in range(len(self.channel_multipliers))]

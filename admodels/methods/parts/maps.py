@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from admodels.images.shape import Shape
 
-def enlarge(maps: Tensor, side_px: int) -> Tensor:
-    """(N, h, w) to (N, side_px, side_px), bilinear between pixel centres."""
-    size = (side_px, side_px)
-    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+def enlarge(maps: Tensor, shape: Shape) -> Tensor:
+    """(N, h, w) to (N, *shape), bilinear between pixel centres."""
+    return F.interpolate(maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
 
 
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:

@@ -95,7 +95,7 @@ class Detector(methods.Detector):
             distances, nearest = nearest_patches(cells, self.bank)
             maps.append(distances.view(image.shape[1:]))
             scores.append(image_score(cells, distances, nearest, self.bank, p.neighbours))
-        anomaly_maps = gaussian_blur(enlarge(torch.stack(maps), p.image_px), p.blur_sigma_px)
+        anomaly_maps = gaussian_blur(enlarge(torch.stack(maps), p.shape), p.blur_sigma_px)
         return Prediction(anomaly_maps.cpu(), torch.stack(scores).cpu())
 
     def _network(self) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from admodels.images.shape import SHORTEST_PX
 from admodels.methods.parts.backbone_params import BackboneParams
 
 
@@ -25,6 +26,12 @@ class Params(BackboneParams):
             raise ValueError("tap_strides: the second is the larger")
         if self.coreset_share * self.pool_cells < 1:
             raise ValueError("coreset_share: no patch of the pool would be left")
-        if int(4 * self.blur_sigma_px) >= self.image_px:
-            raise ValueError("blur_sigma_px: its window is larger than the image")
         return self
+
+    def side_multiple(self) -> int:
+        """The largest stride of a tap."""
+        return 16
+
+    def shortest_px(self) -> int:
+        """More than half of the window of the blur, which mirrors the map at its edges."""
+        return max(SHORTEST_PX, int(4 * self.blur_sigma_px) + 1)
