@@ -135,7 +135,9 @@ def test_images_that_a_late_look_took_into_the_night_before_count() -> None:
     tonight = nights[-1].day + timedelta(days=1)
     assert alarm(nights, LineNight(tonight, 10), None)
     assert not alarm(nights, LineNight(tonight, 10, late=290), None)
-    assert not alarm(nights[:2], LineNight(nights[2].day, 0, late=1), None)
+    new = [*nights[:2], *play([0, 0])[0]]
+    assert alarm(new, LineNight(tonight, 0), None) == "no images for 3 nights"
+    assert not alarm(new, LineNight(tonight, 0, late=1), None)
 
 
 @pytest.mark.parametrize(

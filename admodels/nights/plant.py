@@ -10,51 +10,21 @@ import os
 import re
 from datetime import date, time
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import Strict, load, parse
 from admodels.nights.calendar import Calendar
+from admodels.nights.expect import Expect
 from admodels.scoring.lines import Tile, name_faults
 
 PLANT_FILE = "plant.yaml"
 LEDGER = "ledger"
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-DAY = "|".join(WEEKDAYS)
-DAYS = rf"^({DAY})(-({DAY}))?(,({DAY})(-({DAY}))?)*$"
 CLOCK = r"^([01]\d|2[0-3]):[0-5]\d$"
-Count = Annotated[int, Field(ge=0)]
-
-
-class Expect(Strict):
-    """How many images a line takes in a night, on which days, for lines of a rhythm of their own.
-
-    `images` are the fewest and the most; a day is that on which the night ends.
-    """
-
-    images: tuple[Count, Count]
-    days: str = Field(default="mon-sun", pattern=DAYS)  # such as mon-fri or mon,wed-fri
-    but: tuple[date, ...] = Field(default=(), alias="except")  # days without images
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.images[0] > self.images[1]:
-            raise ValueError("the fewest images stand before the most")
-        return self
-
-    @property
-    def weekdays(self) -> frozenset[int]:
-        """The days of the week with images; Monday is 0."""
-        days: set[int] = set()
-        for span in self.days.split(","):
-            first, _, last = span.partition("-")
-            start, end = WEEKDAYS.index(first), WEEKDAYS.index(last or first)
-            days |= {(start + step) % 7 for step in range((end - start) % 7 + 1)}
-        return frozenset(days)
 
 
 class PlantLine(Strict):
