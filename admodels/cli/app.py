@@ -95,11 +95,14 @@ def track_migrate() -> None:
 
 @app.command()
 def report() -> None:
-    """Render the report of the last `dvc repro` and print its table."""
+    """Render the report of the last `dvc repro`, print its table and compare it with the commit."""
+    from admodels.report import committed
     from admodels.report import page as reporting
 
     page = reporting.write_report(Path())
     typer.echo(reporting.summary_table(Path()))
+    comparison = committed.comparison(Path())
+    typer.echo(f"\n{comparison}\n" if comparison else "")
     typer.echo(f"report: {page}")
 
 
