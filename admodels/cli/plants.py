@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from admodels.cli.options import PLANT, plant_folder
+from admodels.cli.options import MODELS, PLANT, VARIABLE, plant_folder
 
 if TYPE_CHECKING:
     from admodels.cli.editing import Document
@@ -23,14 +24,40 @@ Why = Annotated[str, typer.Option(help="kept in the history of deployments")]
 @app.command("init")
 def init(
     folder: Annotated[Path, typer.Argument(help="a new folder, outside every git repository")],
-    timezone: Annotated[str, typer.Option(help="of the plant, e.g. Europe/Berlin")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="of the plant, e.g. Europe/Berlin")],
     here: Annotated[bool, typer.Option("--here", help="also inside a git repository")] = False,
+    lines: Annotated[
+        Path | None, typer.Option("--from", help="take over the `lines:` of a version before")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option(help="with --from: a ledger to copy")] = None,
+    models: Annotated[Path, MODELS] = Path("data/models"),
 ) -> None:
-    """Make a plant without lines."""
+    """Make a plant: without lines, or of the lines, bundles and ledger of a version before."""
     from admodels.nights import founding
 
-    founding.make_plant(folder, timezone, here=here)
-    typer.echo(f"{folder} is a plant; next: `admodels line add LINE --plant {folder} ...`")
+    if lines is None:
+        founding.make_plant(folder, timezone, here=here)
+    else:
+        for note in founding.take_over(folder, timezone, lines, ledger, models, here=here):
+            typer.echo(f"- {note}")
+    typer.echo(f"{folder} is a plant; next: `export {VARIABLE}={folder.absolute()}`, then")
+    typer.echo("`admodels line add`, `admodels deploy` and `admodels plant check`")
+
+
+@app.command("check")
+def check(plant: PlantOption = None) -> None:
+    """Print what should be corrected before the next night; 5 if there is anything."""
+    from admodels.foundation.errors import ALARM
+    from admodels.nights.plant import read_plant
+    from admodels.nights.readiness import warnings
+
+    place = read_plant(plant_folder(plant))
+    faults = list(warnings(place))
+    for text in faults:
+        typer.echo(f"- {text}")
+    if faults:
+        raise typer.Exit(ALARM)
+    typer.echo(f"{place.folder} is ready: {len(place.lines)} lines")
 
 
 @line_app.command("add")
@@ -47,11 +74,25 @@ def line_add(
     from admodels.cli import editing
 
     more = {"pattern": pattern, "exclude": exclude, "page": page}
-    block = {"folder": folder, "alpha": alpha}
+    inbox = Path(folder).absolute()
+    block = {"folder": str(inbox), "alpha": alpha}
     block |= {key: value for key, value in more.items() if value is not None}
     with edit_plant(plant_folder(plant)) as document:
         editing.add(document, "lines", name, block)
     typer.echo(f"{name} is in plant.yaml; next: `admodels deploy {name} BUNDLE`")
+    typer.echo(_promise(alpha))
+    if not inbox.is_dir():
+        typer.echo(f"the inbox {inbox} is missing: create or mount it")
+
+
+def _promise(alpha: float) -> str:
+    from admodels.inference.conformal import images_needed, images_within
+
+    return (
+        f"alpha {alpha:g} needs {images_needed(alpha)} normal images to calibrate with, and is the "
+        f"mean over calibrations; with {images_within(alpha, 2)} the false-alarm rate of one stays "
+        f"between {alpha / 2:g} and {alpha * 2:g}"
+    )
 
 
 @line_app.command("remove")
@@ -64,6 +105,59 @@ def line_remove(name: Name, plant: PlantOption = None) -> None:
     with edit_plant(place.folder, [("lines", name)]):
         pass
     typer.echo(f"{name} is removed from plant.yaml")
+
+
+@line_app.command("list")
+def line_list(plant: PlantOption = None) -> None:
+    """Print the lines: inbox, budget, and the bundle that scores them."""
+    from admodels.nights.deploy import Deployed
+    from admodels.nights.plant import read_plant
+
+    place = read_plant(plant_folder(plant))
+    deployed = Deployed(place)
+    rows = [("line", "alpha", "bundle", "inbox", "")]
+    for name, line in place.lines.items():
+        paused = f"paused until {line.paused_until}" if line.paused_until else ""
+        bundle = deployed.bundle(name) or "none: `admodels deploy`"
+        rows.append((name, f"{line.alpha:g}", bundle, line.folder, paused))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+@line_app.command("show")
+def line_show(name: Name, plant: PlantOption = None) -> None:
+    """Print one line: what plant.yaml says of it, its deployments, and what its budget needs."""
+    from admodels.nights.deploy import history
+    from admodels.nights.plant import read_plant
+
+    place = read_plant(plant_folder(plant))
+    line = place.line(name)
+    for key, value in line.model_dump(mode="json", exclude_defaults=True, by_alias=True).items():
+        typer.echo(f"{key}: {value}")
+    typer.echo(_promise(line.alpha))
+    for entry in history(place.folder, name):
+        why = f": {entry['why']}" if entry["why"] else ""
+        done = f"{entry['do']} {entry['bundle']} from {entry['origin']}"
+        typer.echo(f"{entry['at']} {entry['who']}: {done}{why}")
+
+
+@line_app.command("pause")
+def line_pause(
+    name: Name,
+    until: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="the first day with images")
+    ],
+    plant: PlantOption = None,
+) -> None:
+    """Say that no images are meant before a day; today ends a pause."""
+    from admodels.nights.plant import read_plant
+
+    place = read_plant(plant_folder(plant))
+    place.line(name)
+    with edit_plant(place.folder) as document:
+        document["lines"][name]["paused_until"] = f"{until:%Y-%m-%d}"
+    typer.echo(f"{name}: no images are no alarm before {until:%Y-%m-%d}")
 
 
 @contextmanager

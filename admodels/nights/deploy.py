@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
@@ -53,6 +54,11 @@ def deployments(plant: Path) -> dict[str, list[Deployment]]:
         else:
             own.append(Deployment(entry["bundle"], entry["origin"]))
     return held
+
+
+def history(plant: Path, line: str) -> list[dict[str, Any]]:
+    """What was done for a line, the first deployment first."""
+    return [entry for entry in Chain(plant / DEPLOYMENTS).entries() if entry["line"] == line]
 
 
 class Deployed:
@@ -115,7 +121,7 @@ def deploy(
     if force and not why.strip():
         raise _refusal("`--force` needs a reason", line, "`--why TEXT`, which the history keeps")
     with _source(bundle) as (folder, origin):
-        missing = _missing_images(plant, line, folder)
+        missing = missing_images(plant, line, model_of(plant, line, folder))
         if missing and block.verdicts is None and not force:
             raise _refusal(
                 f"this bundle would give no verdicts: {missing} more normal images are needed to "
@@ -192,9 +198,8 @@ def _is_whole(folder: Path) -> bool:
     return _name_of(folder) == folder.name
 
 
-def _missing_images(plant: Plant, line: str, folder: Path) -> int:
-    """How many calibration images more the budget of the line needs with this bundle."""
-    model = model_of(plant, line, folder)
+def missing_images(plant: Plant, line: str, model: Model) -> int:
+    """How many calibration images more the budget of a line needs with a model of it."""
     count = len(model.calibration_scores)
     if (plant.ledger / JOURNAL).is_file():  # else nothing was ever written there
         with read_ledger(plant.ledger) as ledger:
