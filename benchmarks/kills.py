@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from admodels.nights import feedback, verdicts
+from admodels.nights import feedback
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import check
@@ -64,9 +64,9 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
     for _ in range(2):  # two looks of one run, as `--every` takes them
         with open_ledger(ledger, run) as held:
             score_line(held, LineImages("press", folder), model, Stop())
-            verdicts.ensure_calibration(held, "press", model)
-            verdicts.rebuild(held, "press", cards.ALPHA)
             held.compact("press")
+            cards.judge(held, "press", model)
+            held.merge_judgements("press", "2026-11-30")
             held.finish({"whole": False, "lines": {}})
             run = held.run
         with read_ledger(ledger) as held:
@@ -104,9 +104,9 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
         told.append("the same bytes were scored twice")
     if not found.equals(expected):
         told.append("rows differ from an undisturbed run")
-    judged = pq.read_table(ledger / "verdicts" / "press.parquet").to_pandas()
+    judged = cards.judged(ledger).reset_index()
     if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
-        told.append("verdicts and scores have other keys")
+        told.append("a row was not judged exactly once")
     seen = pd.concat([pd.read_parquet(p, columns=KEYS) for p in ledger.glob("appearance/*/*/*")])
     decoded = found.loc[found["width"].notna(), KEYS].reset_index(drop=True)
     if not seen.sort_values(KEYS).reset_index(drop=True).equals(decoded):
@@ -115,6 +115,7 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
         told += [str(noticed) for noticed in [check(held)] if noticed.faults or noticed.notes]
     told += [] if (ledger.parent / "feedback/press.csv").is_file() else ["the marks are lost"]
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
+    left += [p.name for p in ledger.glob("writing/*")]
     return told + ([f"left behind: {left}"] if left else [])
 
 

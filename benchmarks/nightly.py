@@ -30,7 +30,7 @@ from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
 from admodels.cli import app
 from admodels.images import decode
-from admodels.nights import verdicts
+from admodels.nights import run as night_run
 from admodels.scoring import engine
 from admodels.scoring import rows as scoring_rows
 from admodels.scoring.ledger import Ledger
@@ -76,7 +76,7 @@ def child() -> None:
     timed(scoring_rows, "_read", "read")
     timed(engine, "_keep", "ledger")
     timed(Ledger, "compact", "ledger")
-    timed(verdicts, "rebuild", "ledger")
+    timed(night_run, "judge_look", "ledger")
     try:
         app.main()
     finally:  # ru_maxrss counts the parent from before exec; VmHWM is of the process alone
@@ -159,9 +159,9 @@ def night(place: Path) -> dict[str, float]:
     }
 
 
-def rethreshold_seconds(place: Path) -> float:
+def rejudge_seconds(place: Path) -> float:
     start = time.monotonic()
-    words = ["rethreshold", "--alpha", "0.02", "--write", "--lines", "lines.json"]
+    words = ["rejudge", "bench", "--alpha", "0.02", "--why", "bench", "--lines", "lines.json"]
     subprocess.run(
         [sys.executable, "-c", "from admodels.cli.app import main; main()", *words],
         cwd=place,
@@ -204,7 +204,7 @@ def main() -> None:
             drawn(inbox, count, count + asked.new)
             told[f"next night, {asked.new} new"] = night(place)
         told["nothing new"] = night(place)
-        told["rethreshold, all verdicts"] = rethreshold_seconds(place)
+        told["rejudge, all rows"] = rejudge_seconds(place)
         used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
         told["ledger_mib"] = round(used / 2**20, 1)
     for what, figures in told.items():

@@ -22,7 +22,8 @@ from playwright.sync_api import Browser, sync_playwright
 from skimage import data
 
 from admodels.nights import pictures as overlays
-from admodels.nights import verdicts
+from admodels.nights.calibrations import Calibration, keep_calibration
+from admodels.nights.judgements import judge_look, picture_path
 from admodels.nights.page import render
 from admodels.nights.report import LineReport
 from admodels.scoring import appearances
@@ -64,7 +65,7 @@ def draw(ledger: Ledger, sha256: str, side: int, rng: np.random.Generator) -> No
     y, x = rng.integers(0, np.array(photograph.shape) - 256)
     crop = np.repeat(photograph[y : y + 256, x : x + 256, None], 3, axis=2)
     image = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
-    target = ledger.folder / verdicts.picture_path(LINE, sha256, MODEL, CONTRACT)
+    target = ledger.folder / picture_path(LINE, sha256, MODEL, CONTRACT)
     target.parent.mkdir(parents=True, exist_ok=True)
     found = overlays.panels(image, rng.random((8, 8), np.float32), 0.2, 0.9)
     Image.fromarray(found).save(target, format="JPEG", quality=overlays.QUALITY)
@@ -73,9 +74,9 @@ def draw(ledger: Ledger, sha256: str, side: int, rng: np.random.Generator) -> No
 def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) -> None:
     """One night of `flagged + normal` rows."""
     rng = np.random.default_rng(5)
-    path = verdicts.calibration_path(ledger, LINE, MODEL, CONTRACT)
     scores = tuple(np.linspace(0, 1, CALIBRATION))
-    verdicts.keep_calibration(path, verdicts.Calibration(origin="bundle", scores=scores))
+    own = Calibration(origin="bundle", scores=scores)
+    kept = keep_calibration(ledger, LINE, (MODEL, CONTRACT), own, why="benchmark")
     found = [*rng.uniform(1.01, 3, flagged), *rng.uniform(0, 0.9, normal)]
     digests = [hashlib.sha256(str(at).encode()).hexdigest() for at in range(len(found))]
     common = {"line": LINE, "method": "cpr", "task": "brick", "width": side, "height": side}
@@ -92,6 +93,7 @@ def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) ->
     ]
     with ledger.index.change():
         ledger.write(LINE, rows, appearances.table([]))
+    judge_look(ledger, LINE, "2026-11-26", 0.02, kept, drifted=())
     for at in np.argsort(found)[::-1][:pictures]:
         draw(ledger, digests[at], side, rng)
     known = {"bundle": "cpr/brick", "images": len(rows), "flagged": flagged}

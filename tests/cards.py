@@ -19,7 +19,10 @@ from admodels.foundation.arrays import Records, UInt8
 from admodels.images.decode import Reading
 from admodels.images.describe import appearance, statistics
 from admodels.methods import Detector, MethodParams, Prediction
+from admodels.nights.calibrations import ensure_calibration
+from admodels.nights.judgements import JudgedRows, judge_look
 from admodels.scoring.engine import LineImages, Model
+from admodels.scoring.ledger import Ledger
 from admodels.scoring.single import FolderSummary, score_folder
 from tests import tiny
 
@@ -186,3 +189,17 @@ def run(
 
 def table(out: Path, name: str = "scores") -> pd.DataFrame:
     return pq.read_table(out / f"{name}.parquet").to_pandas().set_index("path", drop=False)
+
+
+def judge(ledger: Ledger, line: str, model: Model, alpha: float = ALPHA) -> JudgedRows:
+    """What a look does after it has scored, for a line that does not drift."""
+    calibration = ensure_calibration(ledger, line, model)
+    return judge_look(ledger, line, "2026-11-30", alpha, calibration, drifted=())
+
+
+def judged(ledger: Path) -> pd.DataFrame:
+    """The first judgement on each row, by path."""
+    paths = sorted(ledger.glob("verdicts/*/*/*.parquet"))
+    tables = [pq.read_table(path).to_pandas() for path in paths]
+    rows = pd.concat(tables) if tables else pd.DataFrame(columns=["path", "judgement"])
+    return rows[rows["judgement"] == 1].set_index("path").sort_index()

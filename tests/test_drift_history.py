@@ -15,13 +15,17 @@ import pandas as pd
 import pytest
 
 from admodels.foundation.arrays import Records
+from admodels.foundation.files import sha256_of
 from admodels.images import decode
-from admodels.nights import calibrate, verdicts
+from admodels.nights import calibrate
+from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.drift import history
 from admodels.nights.drift.records import RUNS_BACK, records_before
+from admodels.nights.rejudge import rejudge
 from admodels.scoring import engine
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.journal import Journal
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.stopping import Stop
 from tests import cards, plants, tiny
@@ -77,8 +81,9 @@ def test_a_dark_night_is_reported_and_its_rows_are_not_trusted() -> None:
     assert (found["alarm"], found["since"], found["past"]) == ("calibration", None, None)
     assert all(value == path.startswith("monday") for path, value in trusted().items())
     with open_ledger(Path("ledger")) as ledger:  # and so it stays with another budget
-        verdicts.rebuild(ledger, "press", 0.5)
-    assert sorted(trusted().values()) == [False] * 30 + [True] * 30
+        assert rejudge(ledger, "press", 0.5, why="a test").rows == 60
+    everything = pd.read_parquet("ledger/verdicts")
+    assert sorted(everything.query("judgement == 2")["trusted"]) == [False] * 30 + [True] * 30
 
 
 @pytest.mark.slow
@@ -98,7 +103,7 @@ def test_times_are_said_in_the_zone_that_is_asked_for() -> None:
     scored_alone()
     with open_ledger(Path("ledger"), "000001") as ledger:
         model = Model.at(MODEL)
-        calibration = verdicts.ensure_calibration(ledger, "press", model)
+        calibration = ensure_calibration(ledger, "press", model)
         zone = ZoneInfo("Asia/Kolkata")
         record = history.judge_runs(ledger, "press", model, calibration, zone)
     since = pd.Timestamp(record["statistics"]["brightness"]["since"]).tz_convert(zone)
@@ -280,6 +285,8 @@ def test_the_side_table_has_what_was_seen_of_every_image_once(monkeypatch) -> No
     # A kill between the two files of a part leaves the first: it is nothing, and goes away.
     stray = Path("ledger/appearance/press/000001/0004.parquet")
     stray.write_bytes(Path("ledger/appearance/press/000001/0001.parquet").read_bytes())
+    names = [f"{table}/press/000001/0004.parquet" for table in ("appearance", "scores")]
+    Journal(Path("ledger")).append("write", dict.fromkeys(names, sha256_of(stray)))
     scored_alone(compacted=True)
     assert len(list(Path("ledger/appearance").rglob("*.parquet"))) == 1
     assert np.array_equal(side_table(), expected)

@@ -11,8 +11,14 @@ from safetensors.numpy import load_file, save_file
 from admodels.foundation.errors import StorageError
 from admodels.foundation.files import write_json
 from admodels.images.describe import APPEARANCE, read_records, write_records
+from admodels.nights.calibrations import (
+    Calibration,
+    calibration_in_force,
+    keep_calibration,
+    read_calibration,
+)
 from admodels.nights.drift import statistics
-from admodels.nights.verdicts import Calibration, keep_calibration, read_calibration, read_drift
+from admodels.nights.drift.history import read_record
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.index import open_part
@@ -127,12 +133,12 @@ def test_a_reference_of_an_older_bundle_lacks_and_does_not_measure_zero(tmp_path
 
 @pytest.fixture
 def calibration(tmp_path: Path) -> Path:
-    path = tmp_path / "calibration/press/m-c.json"
+    own = Calibration(origin="line", scores=(0.5, 1.0), images=("a", "b"))
     with open_ledger(tmp_path) as ledger:
-        kept = Calibration(origin="line", scores=(0.5, 1.0), images=("a", "b"))
-        keep_calibration(ledger, path, kept)
-    assert read_calibration(path).scores == (0.5, 1.0)
-    return path
+        kept = keep_calibration(ledger, "press", ("m", "c"), own, why="a test")
+        assert calibration_in_force(ledger, "press", "m", "c") == kept
+    assert read_calibration(kept.path).content == own
+    return kept.path
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -140,7 +146,9 @@ def test_a_damaged_calibration_is_refused_by_name_with_what_to_do(
     calibration: Path, content: bytes
 ) -> None:
     calibration.write_bytes(content)
-    with pytest.raises(StorageError, match=r"(?s)m-c\.json.*`admodels calibrate`") as refusal:
+    with pytest.raises(
+        StorageError, match=rf"(?s){calibration.name}.*`admodels calibrate`"
+    ) as refusal:
         read_calibration(calibration)
     assert refusal.value.exit_code == 74
 
@@ -152,8 +160,9 @@ def test_a_damaged_record_of_drift_is_left_out_and_named(
     kept = {"images": 3, "trusted": False, "statistics": {}}
     write_json(tmp_path / "000001.json", kept)
     (tmp_path / "000002.json").write_bytes(content)
-    (tmp_path / "._000001.json").write_bytes(b"")
-    assert read_drift(tmp_path) == {"000001": kept}
+    assert read_record(tmp_path / "000001.json") == kept
+    assert read_record(tmp_path / "000002.json") is None
+    assert read_record(tmp_path / "000003.json") is None
     assert "000002.json" in caplog.text
 
 

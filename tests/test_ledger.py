@@ -18,8 +18,7 @@ import pytest
 
 from admodels.bundles.bundle import Bundle
 from admodels.foundation.errors import BusyError, ConfigurationError, StorageError
-from admodels.scoring import engine, tables
-from admodels.scoring import ledger as ledgers
+from admodels.scoring import engine, merging, tables
 from admodels.scoring.discover import State, is_settled
 from admodels.scoring.engine import Counts, LineImages, Model, score_line
 from admodels.scoring.index import open_part
@@ -188,7 +187,8 @@ def test_the_images_of_a_part_that_is_gone_are_scored_again(place: Path) -> None
 
 
 def test_what_a_killed_run_had_not_finished_writing_is_cleared_away(place: Path) -> None:
-    half = place / "ledger" / "scores" / "press" / "000001" / ".0002.parquet.partial"
+    half = place / "ledger" / "writing" / "1.0002.parquet"
+    half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"PAR1")
     assert night(place).old == 7
     assert not half.exists()
@@ -210,7 +210,7 @@ def test_many_parts_of_a_run_become_one_with_the_same_rows(
     place: Path, monkeypatch, held: int, expected: list[int]
 ) -> None:
     monkeypatch.setattr(engine, "ROWS_PER_PART", 2)
-    monkeypatch.setattr(ledgers, "HELD", held)
+    monkeypatch.setattr(merging, "HELD", held)
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", 4)
     night(place, line="weld")
     before = rows(place)

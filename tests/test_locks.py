@@ -12,14 +12,15 @@ import pytest
 
 from admodels.cli import app
 from admodels.foundation.errors import BusyError
-from admodels.nights import feedback, verdicts
-from admodels.nights.verdicts import Calibration, calibration_path, keep_calibration
+from admodels.nights import feedback
+from admodels.nights.calibrations import Calibration, keep_calibration
+from admodels.nights.rejudge import rejudge
 from admodels.scoring import engine, locks
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger, read_ledger
 from admodels.scoring.locks import commit_lock, is_at_work, run_lock
 from admodels.scoring.stopping import Stop
-from tests.cards import card, make_bundle
+from tests.cards import card, judge, make_bundle
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +51,7 @@ def place(tmp_path: Path) -> Path:
     with open_ledger(tmp_path / "ledger") as ledger:
         model = Model.of(make_bundle())
         score_line(ledger, LineImages("press", tmp_path / "in"), model, Stop())
-        verdicts.ensure_calibration(ledger, "press", model)
+        judge(ledger, "press", model)
     return tmp_path
 
 
@@ -71,10 +72,10 @@ def test_a_look_refuses_only_a_second_look(place: Path) -> None:
             pass
         say(place)
         with read_ledger(place / "ledger") as ledger:
-            assert verdicts.change_of_alpha(ledger, "press", 0.5).flagged == 0
-            assert verdicts.rebuild(ledger, "press", 0.5).scored == 6
-            path = calibration_path(ledger, "press", "m", "c")
-            keep_calibration(ledger, path, Calibration(origin="line", scores=(1.0,)))
+            assert rejudge(ledger, "press", 0.5).flagged == 0
+            assert rejudge(ledger, "press", 0.5, why="a try").rows == 6
+            own = Calibration(origin="line", scores=(1.0,))
+            keep_calibration(ledger, "press", ("m", "c"), own, why="a try")
     assert not is_at_work(place / "ledger")
 
 
@@ -173,7 +174,7 @@ def test_doctor_verifies_a_ledger_that_is_named(place: Path, monkeypatch, capsys
         return int(end.value.code or 0), capsys.readouterr().out
 
     code, out = doctor("ledger")
-    assert (code, "3 files verified, 0 damaged" in out) == (0, True)
+    assert (code, "5 files verified, 0 damaged" in out) == (0, True)
     (place / "ledger/scores/press/000001/0001 (copy).parquet").write_bytes(b"x")
     assert doctor("ledger")[0] == 5
     with (place / "ledger/scores/press/000001/0001.parquet").open("r+b") as file:

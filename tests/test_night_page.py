@@ -58,7 +58,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = {"press": line(place / "press", ALL), "weld": line(place / "weld", 0.01)}
     plants.night(lines, place)
     draw(place / "press" / "tuesday", 60, seed=5)
-    verdicts = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
+    verdicts = pd.read_parquet(place / "ledger" / "verdicts" / "press")
     flagged = place / "press" / verdicts[verdicts["is_anomalous"]]["path"].iloc[0]
     for at, name in enumerate(HOSTILE):
         path = place / "press" / f"{name}.png"

@@ -87,7 +87,7 @@ def test_duckdb_reads_and_joins_both_tables_as_pandas_does(plant: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     (plant / "press/a, b.png").write_bytes(b"bad")
     run({"press": line("press"), "weld": line("weld")})
-    scores, verdicts = "'ledger/scores/**/*.parquet'", "'ledger/verdicts/*.parquet'"
+    scores, verdicts = "'ledger/scores/**/*.parquet'", "'ledger/verdicts/*/*/*.parquet'"
     query = f"""SELECT * FROM {scores} NATURAL JOIN {verdicts} ORDER BY {", ".join(KEY)}"""
     found = duckdb.sql(query).df()
     expected = table("scores").merge(table("verdicts"), on=KEY)
@@ -195,9 +195,7 @@ def admodels(monkeypatch, capsys, *words: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_the_commands_calibrate_rethreshold_and_take_feedback(
-    plant: Path, monkeypatch, capsys
-) -> None:
+def test_the_commands_calibrate_rejudge_and_take_feedback(plant: Path, monkeypatch, capsys) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
     run({"press": line("press")})
     draw(plant / "good", 12, seed=7)
@@ -206,11 +204,16 @@ def test_the_commands_calibrate_rethreshold_and_take_feedback(
     told = (0, "press: 12 images, the smallest alpha is 0.0769\n")
     assert admodels(monkeypatch, capsys, *words) == told
     before = table("verdicts")
-    code, out = admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", *where)
-    assert (code, out.splitlines()[-1]) == (0, "a preview")
+    words = ("rejudge", "press", "--alpha", "0.5")
+    code, out = admodels(monkeypatch, capsys, *words, *where)
+    assert (code, out.splitlines()[-1]) == (0, "a preview: `--why TEXT` keeps it")
     assert table("verdicts").equals(before)
-    admodels(monkeypatch, capsys, "rethreshold", "--alpha", "0.5", "--write", *where)
-    assert (table("verdicts")["alpha"] == 0.5).all()
+    assert admodels(monkeypatch, capsys, *words, "--night", "2001-01-01", *where)[0] == 2
+    assert admodels(monkeypatch, capsys, *words, "--why", "more alarms", *where)[0] == 0
+    added = table("verdicts").query("judgement == 2")
+    assert set(added["alpha"]) == {0.5}
+    assert set(added["why"]) == {"more alarms"}
+    assert len(table("verdicts")) == 2 * len(before)
     (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
     code, out = admodels(monkeypatch, capsys, "feedback", "said.csv", *where)
     assert code == 0
@@ -336,7 +339,7 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
     assert (report["images"], report["unreadable"], report["old"]) == (9, 1, 7)
     everything = table("verdicts")["is_anomalous"]
     assert report["flagged"] == everything.sum() > 2
-    assert (table("verdicts")["overlay_path"] != "").sum() == report["flagged"]
+    assert len(list(Path("ledger/overlays/press").glob("*.jpg"))) == report["flagged"]
     page = Path("ledger/pages/000002.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("0005.png", "later/0001.png", "empty.png"))
     again = run({"press": line("press", alpha=0.9)})

@@ -17,13 +17,15 @@ from admodels.bundles.card import read_card
 from admodels.foundation.params import load
 from admodels.images import decode
 from admodels.inference import model
+from admodels.nights.judgements import rows_of_runs
 from admodels.nights.run import Options, nightly
+from admodels.scoring.ledger import read_ledger
 from tests import plants, tiny
 
 OLD = Path(__file__).parent / "old"
 VERSIONS = sorted(path.name for path in OLD.iterdir() if path.is_dir())
 BUNDLES = sorted(path.relative_to(OLD).as_posix() for path in OLD.glob("*/models/*/*"))
-WRITTEN_ONCE = ("scores", "appearance", "calibration", "runs", "drift", "lists")
+WRITTEN_ONCE = ("scores", "appearance", "calibration", "runs", "drift", "lists", "verdicts")
 MEASURED = ["status", "image_sha256", "width", "height", "bit_depth", "brightness", "contrast"]
 
 
@@ -105,6 +107,12 @@ def rows(folder: Path) -> pd.DataFrame:
     return table.set_index(["line", "path"]).sort_index()
 
 
+def assert_same(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Equal, whatever kind of null either has."""
+    plain = [table.astype(object).where(table.notna(), None) for table in (ours, theirs)]
+    pd.testing.assert_frame_equal(*plain)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("index", ["kept", "lost"])
 def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
@@ -124,8 +132,16 @@ def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
     assert len(added) == len(summary["lines"])
     for name, line in summary["lines"].items():
         assert (line["old"], line["images"]) == (len(known.loc[name]), 1), line["told"]
-    judged = rows(plant / "ledger/verdicts").loc[verdicts.index]
-    pd.testing.assert_frame_equal(judged, verdicts)
+    judged = pd.concat(map(pd.read_parquet, (plant / "ledger/verdicts").glob("*/*/*.parquet")))
+    assert set(judged["path"]) == {"a99.png"}
+    assert len(judged) == len(added)
+    with read_ledger(plant / "ledger") as ledger:
+        for name in summary["lines"]:
+            said = rows_of_runs(ledger, name, ["000001", "000002"]).to_pandas()
+            said = said.set_index(["line", "path"]).sort_index()
+            own = verdicts.loc[[name]]
+            columns = ["alpha", "threshold", "p_value", "is_anomalous", "trusted"]
+            assert_same(said[columns], own[columns])
 
 
 @pytest.mark.slow

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 from admodels.methods import Prediction
-from admodels.nights import pictures, verdicts
+from admodels.nights import pictures
+from admodels.nights.judgements import picture_path
 from admodels.scoring import tiling
 from admodels.scoring.candidates import SIDE_PX_MAX
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.stopping import Stop
-from tests.cards import ALPHA, card, make_bundle
+from tests.cards import card, judge, judged, make_bundle
 
 
 def night(place: Path, most: int = 500, **changes: object) -> int:
@@ -26,15 +27,16 @@ def night(place: Path, most: int = 500, **changes: object) -> int:
     source = LineImages("press", place / "in", **changes)
     with open_ledger(place / "ledger") as ledger:
         score_line(ledger, source, model, Stop())
-        calibration = verdicts.ensure_calibration(ledger, "press", model)
-        drawn = pictures.draw(ledger, source, model, calibration, ALPHA, most, Stop())
-        verdicts.rebuild(ledger, "press", ALPHA)
-    return drawn
+        return pictures.draw(ledger, source, model, judge(ledger, "press", model), most, Stop())
 
 
 def table(place: Path) -> pd.DataFrame:
-    found = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
-    return found.set_index("path").sort_index()
+    """The judgements, with the paths of the pictures that there are."""
+    found = judged(place / "ledger")
+    names = ["image_sha256", "model_fingerprint", "contract_fingerprint"]
+    paths = [picture_path("press", *key) for key in found[names].itertuples(index=False)]
+    drawn = [path if (place / "ledger" / path).is_file() else "" for path in paths]
+    return found.assign(overlay_path=drawn)
 
 
 @pytest.fixture
@@ -80,14 +82,14 @@ def test_a_picture_is_drawn_once(place: Path) -> None:
 
 
 def test_a_file_that_changed_since_it_was_scored_gets_no_picture(place: Path, monkeypatch) -> None:
-    inner = verdicts.ensure_calibration
+    inner = pictures.draw
 
     def meanwhile(*words):
         card(place / "in/cam2/part.png", 20)
         (place / "in/cam1/part.png").unlink()
         return inner(*words)
 
-    monkeypatch.setattr(verdicts, "ensure_calibration", meanwhile)
+    monkeypatch.setattr(pictures, "draw", meanwhile)
     assert night(place) == 3
 
 

@@ -16,12 +16,14 @@ from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.inference.conformal import benjamini_hochberg, p_values
 from admodels.nights import calibrate as calibrating
-from admodels.nights import feedback, verdicts
-from admodels.nights.verdicts import Tally
+from admodels.nights import feedback
+from admodels.nights.calibrations import Calibration
+from admodels.nights.judgements import JudgedRows, write_list
+from admodels.nights.rejudge import rejudge
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop
-from tests.cards import card, make_bundle
+from tests.cards import card, judge, judged, make_bundle
 
 ALPHA = 0.2
 LEVELS = range(60, 160, 10)  # the scores of ten cards; the bundle's calibration is 50..130
@@ -33,16 +35,14 @@ def held(place: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def night(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> Tally:
+def night(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> JudgedRows:
     model = Model.of(bundle or make_bundle())
     score_line(ledger, LineImages("press", place / "in"), model, Stop())
-    verdicts.ensure_calibration(ledger, "press", model)
-    return verdicts.rebuild(ledger, "press", ALPHA)
+    return judge(ledger, "press", model)
 
 
 def table(place: Path) -> pd.DataFrame:
-    found = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
-    return found.set_index("path").sort_index()
+    return judged(place / "ledger")
 
 
 def flagged(place: Path) -> list[str]:
@@ -56,7 +56,8 @@ def place(tmp_path: Path) -> Path:
         card(tmp_path / "in" / f"{level:03d}.png", level)
     (tmp_path / "in" / "bad.png").write_bytes(b"bad")
     with held(tmp_path) as ledger:
-        assert night(ledger, tmp_path) == Tally(10, 3, 10, 3)
+        rows = night(ledger, tmp_path)
+        assert (rows.scores_count, rows.flags_count, rows.median_score) == (10, 3, 105)
         ledger.finish({"whole": True, "lines": {"press": {"exit_code": 0}}})
     return tmp_path
 
@@ -86,40 +87,13 @@ def test_a_list_names_the_night_s_worst_first(place: Path) -> None:
     with held(place) as ledger:
         card(place / "in" / "new.png", 200)
         card(place / "in" / "usual.png", 61)
-        night(ledger, place)
-        assert verdicts.write_list(ledger, "press", ALPHA, 0.2) == 1
+        assert write_list(ledger, night(ledger, place), 0.2) == 1
         (path,) = (place / "ledger" / "lists").rglob("*.csv")
     found = pd.read_csv(path)
     assert found[["path", "anomaly_score", "p_value"]].values.tolist() == [["new.png", 200, 0.1]]
 
 
-def test_deleted_verdicts_are_made_again_with_the_same_bytes(place: Path) -> None:
-    path = place / "ledger" / "verdicts" / "press.parquet"
-    before = path.read_bytes()
-    path.unlink()
-    with held(place) as ledger:
-        verdicts.rebuild(ledger, "press", ALPHA)
-    assert path.read_bytes() == before
-
-
-def test_a_preview_says_exactly_what_another_budget_changes(place: Path) -> None:
-    before = set(flagged(place))
-    with held(place) as ledger:
-        told = verdicts.change_of_alpha(ledger, "press", 0.4)
-        assert set(flagged(place)) == before  # a preview
-        verdicts.rebuild(ledger, "press", 0.4)
-        after = set(flagged(place))
-        assert (told.flagged, told.more, told.fewer) == (len(after), len(after - before), 0)
-        assert told.more == 2
-        told = verdicts.change_of_alpha(ledger, "press", 0.1)
-        verdicts.rebuild(ledger, "press", 0.1)
-        assert (told.more, told.fewer) == (0, len(after - set(flagged(place))))
-        told = verdicts.change_of_alpha(ledger, "press", 0.01)
-    assert (told.flagged, told.missing) == (0, 90)
-    assert "90 more normal images" in str(told)
-
-
-def calibrate(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> verdicts.Calibration:
+def calibrate(ledger: Ledger, place: Path, bundle: Bundle | None = None) -> Calibration:
     model = Model.of(bundle or make_bundle())
     return calibrating.calibrate(
         ledger, "press", model, place / "good", place / "manifests", Stop()
@@ -133,10 +107,14 @@ def test_a_line_s_own_calibration_decides_from_then_on(place: Path) -> None:
     with held(place) as ledger:
         found = calibrate(ledger, place)
         assert found.scores == tuple(range(100, 200, 5))
+        before = table(place)
+        for level in LEVELS:
+            card(place / "in" / "later" / f"{level:03d}.png", level, side=48)
         night(ledger, place)
-    assert flagged(place) == []
-    expected = p_values([*LEVELS], [*range(100, 200, 5)])
-    np.testing.assert_array_equal(table(place).drop(index="bad.png")["p_value"], expected)
+    later = table(place).loc["later/060.png":]
+    assert not later["is_anomalous"].any()
+    np.testing.assert_array_equal(later["p_value"], p_values([*LEVELS], [*range(100, 200, 5)]))
+    pd.testing.assert_frame_equal(table(place).loc[before.index], before)
 
 
 def test_what_the_ledger_knows_is_not_scored_for_calibration(place: Path) -> None:
@@ -186,8 +164,8 @@ def test_each_row_is_judged_by_its_own_model_though_one_run_had_two(place: Path)
             night(ledger, place, bundle)
         ledger.compact("press")
         assert len(ledger.parts("press", ledger.run)) == 1
-        verdicts.rebuild(ledger, "press", ALPHA)
-    found = pd.read_parquet(place / "ledger" / "verdicts" / "press.parquet")
+        ledger.merge_judgements("press", "2026-11-30")
+    found = table(place).reset_index()
     scored = found[found["p_value"].notna()]
     by_other = scored["model_fingerprint"].eq("n" * 16)
     assert scored.loc[by_other, "p_value"].eq(1).all()
@@ -256,9 +234,9 @@ def test_alarms_that_were_false_raise_the_threshold_of_the_next_calibration(plac
         heeded = calibrate(ledger, place)
         assert set(heeded.scores) == plain - {135} | {140, 150}
         assert files.sha256_of(defect) not in heeded.images
-        before = set(flagged(place))
-        night(ledger, place)
-    assert set(flagged(place)) <= before - {"140.png"}
+        change = rejudge(ledger, "press", ALPHA)
+    assert change.more == 0
+    assert change.fewer >= 1
 
 
 def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: Path) -> None:

@@ -1,5 +1,6 @@
 """Commands that change verdicts, never scores: calibration, thresholds, what people said."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,9 @@ def calibrate(
     folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
-    """Calibrate a line with its own normal images, and compute all its verdicts anew."""
+    """Calibrate a line with its own normal images, from its next look on."""
     from admodels.inference.conformal import smallest_alpha
     from admodels.nights import calibrate as calibrating
-    from admodels.nights import verdicts
     from admodels.nights.deploy import Deployed
     from admodels.nights.plant import read_plant
     from admodels.scoring.ledger import read_ledger
@@ -33,33 +33,33 @@ def calibrate(
         model, _ = Deployed(place).of(name)
         manifests = Path("data/manifests")
         calibration = calibrating.calibrate(held, name, model, folder, manifests, stop, line.tile)
-        verdicts.rebuild(held, name, line.alpha)
     count = len(calibration.scores)
     typer.echo(f"{name}: {count} images, the smallest alpha is {smallest_alpha(count):.3g}")
 
 
 @app.command()
-def rethreshold(
-    alpha: Annotated[float, typer.Option(min=1e-9, max=1, help="the false-alarm budget")],
-    name: Annotated[str | None, typer.Option("--line", help="default: all lines")] = None,
-    write: Annotated[bool, typer.Option(help="write the verdicts, not only the preview")] = False,
+def rejudge(
+    name: Annotated[str, LINE_NAME],
+    night: Annotated[
+        list[datetime] | None, typer.Option(formats=["%Y-%m-%d"], help="default: all nights")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=1e-9, max=1, help="default: the budget of the line")
+    ] = None,
+    why: Annotated[str, typer.Option(help="kept with the judgement; without it: a preview")] = "",
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
-    """Print what another budget changes, from the ledger alone; nothing is scored."""
-    from admodels.nights import verdicts
+    """Judge rows anew by what counts today, beside what was said; nothing is scored."""
+    from admodels.nights import rejudge as rejudging
     from admodels.nights.plant import read_plant
     from admodels.scoring.ledger import read_ledger
 
     place = read_plant(plant_folder(plant))
-    names = [name] if name else list(place.lines)
+    budget = place.line(name).alpha if alpha is None else alpha
+    nights = {day.date() for day in night or ()}
     with read_ledger(place.ledger) as held:
-        for each in names:
-            typer.echo(verdicts.change_of_alpha(held, each, alpha))
-            if write:
-                verdicts.rebuild(held, each, alpha)
-    typer.echo(
-        f"written; set `alpha: {alpha:g}` in plant.yaml to keep it" if write else "a preview"
-    )
+        typer.echo(rejudging.rejudge(held, name, budget, nights, why))
+    typer.echo("a new judgement is kept" if why else "a preview: `--why TEXT` keeps it")
 
 
 @app.command()

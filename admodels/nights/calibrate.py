@@ -10,10 +10,8 @@ from admodels.foundation.arrays import Records
 from admodels.foundation.errors import DataError, Interrupted
 from admodels.foundation.files import names_text
 from admodels.foundation.progress import progress
-from admodels.images.describe import write_records
 from admodels.nights import feedback
-from admodels.nights.drift.history import reference_path
-from admodels.nights.verdicts import Calibration, calibration_path, keep_calibration
+from admodels.nights.calibrations import Calibration, keep_calibration
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model
 from admodels.scoring.inbox import Folder
@@ -65,10 +63,9 @@ def calibrate(
         scores=tuple(score for _, score in ordered),
         images=tuple(sha256 for sha256, _ in ordered),
     )
-    if looks:
-        with ledger.store(reference_path(ledger, line, *fingerprints)) as (partial,):
-            write_records(partial, np.stack([looks[sha256] for sha256 in sorted(looks)]))
-    keep_calibration(ledger, calibration_path(ledger, line, *fingerprints), calibration)
+    reference = np.stack([looks[sha256] for sha256 in sorted(looks)]) if looks else None
+    why = f"`admodels calibrate` with {approved}"
+    keep_calibration(ledger, line, fingerprints, calibration, reference, why=why)
     return calibration
 
 

@@ -19,8 +19,8 @@ from admodels.bundles.card import read_card
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
 from admodels.inference.conformal import images_missing
+from admodels.nights.calibrations import calibration_in_force
 from admodels.nights.plant import Plant
-from admodels.nights.verdicts import calibration_path, read_calibration
 from admodels.scoring.engine import Model
 from admodels.scoring.journal import NAME as JOURNAL
 from admodels.scoring.journal import Chain, user
@@ -204,6 +204,6 @@ def missing_images(plant: Plant, line: str, model: Model) -> int:
     if (plant.ledger / JOURNAL).is_file():  # else nothing was ever written there
         with read_ledger(plant.ledger) as ledger:
             fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-            own = read_calibration(calibration_path(ledger, line, *fingerprints))
+            own = calibration_in_force(ledger, line, *fingerprints)
         count = count if own is None else len(own.scores)
     return images_missing(count, plant.lines[line].alpha)

@@ -14,12 +14,11 @@ from typing import Any
 from admodels.foundation.errors import BusyError, ConfigurationError
 from admodels.nights.plant import Plant, read_plant
 from admodels.nights.report import LineReport, isolate
-from admodels.nights.run import Options, check_place, finish, look
+from admodels.nights.run import PARTS, Options, check_place, finish, look
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
-PARTS = 64  # of one line, before a look makes them one
 NIGHT_SECONDS = 86_400.0  # after which another night begins
 Publish = Callable[[dict[str, Any]], None]
 
@@ -113,6 +112,7 @@ def _close(ledger: Ledger, night: _Night, plant: Plant, stop: Stop) -> None:
     for name in plant.lines:
         with isolate(name, LineReport()):
             ledger.compact(name)
+            ledger.merge_judgements(name, night.summary["night"])
 
 
 def pause(seconds: float, stop: Stop) -> None:

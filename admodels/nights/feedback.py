@@ -12,7 +12,7 @@ from pathlib import Path
 
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import durable_file, names_text, whole_file
-from admodels.nights.verdicts import judge_group
+from admodels.nights.judgements import rows_of_runs
 from admodels.scoring.inbox import Folder, same_contents
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
@@ -144,8 +144,9 @@ def count_false_alarms(ledger: Ledger, line: str, alpha: float) -> FalseAlarms:
     """What the feedback says of all verdicts of a line."""
     said = read(path_of(ledger, line))
     counts = dict.fromkeys(("scored", "flagged", "reviewed", "false_alarms", "missed"), 0)
-    for _, _, verdicts in judge_group(ledger, line, alpha):
-        columns = (verdicts[name].to_pylist() for name in ("image_sha256", "is_anomalous"))
+    for run in dict.fromkeys(path.parent.name for path in ledger.parts(line)):
+        rows = rows_of_runs(ledger, line, [run])
+        columns = (rows[name].to_pylist() for name in ("image_sha256", "is_anomalous"))
         for sha256, flagged in zip(*columns, strict=True):
             if flagged is not None:
                 counts["scored"] += 1

@@ -4,13 +4,13 @@ One colour scale for a line and a model, from the calibration scores: black is w
 normal images reach, yellow lies beyond all of them. A stretch per image would paint noise.
 """
 
-import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image as Pillow
 
 from admodels.bundles.bundle import Bundle
@@ -19,8 +19,9 @@ from admodels.foundation.arrays import Float32, UInt8
 from admodels.foundation.files import whole_file
 from admodels.images.sheets import outline
 from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
-from admodels.nights.verdicts import Calibration, judge_group, picture_path
-from admodels.scoring import tables, tiling
+from admodels.nights.calibrations import KeptCalibration
+from admodels.nights.judgements import JudgedRows, picture_path
+from admodels.scoring import tiling
 from admodels.scoring.candidates import shrink
 from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.inbox import same_contents
@@ -42,21 +43,15 @@ class PictureRow:
 
 
 def draw(
-    ledger: Ledger,
-    source: LineImages,
-    model: Model,
-    calibration: Calibration,
-    alpha: float,
-    most: int,
-    stop: Stop,
+    ledger: Ledger, source: LineImages, model: Model, judged: JudgedRows, most: int, stop: Stop
 ) -> int:
-    """Draw what this run flagged, and its worst ALWAYS; at most `most`, the worst first.
+    """Draw what tonight flagged, and its worst ALWAYS; at most `most`, the worst first.
 
     The map is not kept when an image is scored, so these few are scored once more.
     """
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     todo: dict[Path, PictureRow] = {}
-    for row in _rows_to_draw(ledger, source.line, fingerprints, alpha, most):
+    for row in rows_to_draw(judged.rows, fingerprints, most):
         path = ledger.folder / picture_path(source.line, row.image_sha256, *fingerprints)
         if not path.exists():
             todo.setdefault(path, row)
@@ -68,7 +63,7 @@ def draw(
     for start in range(0, len(todo), at_once):
         if not stop():
             chunk = list(todo.items())[start : start + at_once]
-            drawn += _draw(chunk, source, bundle, _limits(calibration))
+            drawn += _draw(chunk, source, bundle, _limits(judged.calibration))
     return drawn
 
 
@@ -97,25 +92,20 @@ def _draw(
     return len(canvases)
 
 
-def _rows_to_draw(
-    ledger: Ledger, line: str, fingerprints: tuple[str, str], alpha: float, most: int
-) -> list[PictureRow]:
-    """Rows of tonight by this model: a killed run may have had another."""
-
-    def candidates() -> Iterator[tuple[bool, float, str, str]]:
-        for _, scores, verdicts in judge_group(ledger, line, alpha, ledger.tonight(line)):
-            if tables.model_of(scores) == fingerprints:
-                columns = (
-                    verdicts["is_anomalous"].to_pylist(),
-                    *(scores[n].to_pylist() for n in ("anomaly_score", "path", "image_sha256")),
-                )
-                for flagged, score, path, sha256 in zip(*columns, strict=True):
-                    if score is not None:
-                        yield bool(flagged), score, path, sha256
-
-    worst = heapq.nlargest(most, candidates())
-    kept = [image for rank, image in enumerate(worst) if image[0] or rank < ALWAYS]
-    return [PictureRow(path, sha256) for _, _, path, sha256 in kept]
+def rows_to_draw(rows: pa.Table, fingerprints: tuple[str, str], most: int) -> list[PictureRow]:
+    """Of judged rows those by this model that need a picture: a killed run may have had another."""
+    own = pc.field("model_fingerprint") == fingerprints[0]
+    own &= pc.field("contract_fingerprint") == fingerprints[1]
+    scored = rows.filter(own & pc.field("anomaly_score").is_valid())
+    names = ["is_flagged", "anomaly_score", "path", "image_sha256"]
+    scored = scored.append_column("is_flagged", pc.fill_null(scored["is_anomalous"], False))
+    order = [(name, "descending") for name in names]
+    worst = scored.select(names).take(pc.select_k_unstable(scored, min(most, len(scored)), order))
+    return [
+        PictureRow(row["path"], row["image_sha256"])
+        for rank, row in enumerate(worst.to_pylist())
+        if row["is_flagged"] or rank < ALWAYS
+    ]
 
 
 def _rgb(source: LineImages, row: PictureRow, bundle: Bundle) -> UInt8 | None:
@@ -124,9 +114,9 @@ def _rgb(source: LineImages, row: PictureRow, bundle: Bundle) -> UInt8 | None:
     return None if data is None else decode_image(data, row.path, bundle.contract).rgb
 
 
-def _limits(calibration: Calibration) -> tuple[float, float]:
+def _limits(calibration: KeptCalibration) -> tuple[float, float]:
     """Black and yellow."""
-    scores = np.array(calibration.scores or (0.0, 0.5))
+    scores = calibration.scores if len(calibration.scores) else np.array((0.0, 0.5))
     middle, highest = float(np.median(scores)), float(scores.max())
     return middle, highest + (highest - middle)
 

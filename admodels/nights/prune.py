@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from admodels.foundation.files import sync
 from admodels.nights.history import NightSummary
-from admodels.nights.verdicts import picture_path
+from admodels.nights.judgements import picture_path
 from admodels.scoring import tables
 from admodels.scoring.index import PRUNED, open_part
 from admodels.scoring.ledger import Ledger, summaries
@@ -76,7 +76,17 @@ def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNig
         if pictures:
             pictures -= _pictures(ledger, line, {other})  # the same image came again
     rows = sum(len(group) for _, group in ledger.groups(line, run))
-    return OldNight(line, run, parts, [*filter(Path.is_file, sides), *sorted(pictures)], rows)
+    others = [*filter(Path.is_file, sides), *_judgements(ledger, line, run), *sorted(pictures)]
+    return OldNight(line, run, parts, others, rows)
+
+
+def _judgements(ledger: Ledger, line: str, run: str) -> Iterator[Path]:
+    """The judgements of the nights of which this run is the last that judged rows are of."""
+    folder = folder_name(line)
+    for night, runs in ledger.catalogue.runs_by_night(folder).items():
+        if max(runs, key=int) == run:
+            names = ledger.catalogue.names(f"verdicts/{folder}/{night}")
+            yield from (ledger.folder / name for name in names)
 
 
 def _pictures(ledger: Ledger, line: str, runs: set[str]) -> set[Path]:

@@ -2,13 +2,13 @@
 
 import logging
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from admodels.foundation.errors import BUG, AdmodelsError, StorageError
+from admodels.nights.judgements import JudgedRows
 from admodels.nights.limits import expected_images
 from admodels.scoring.engine import Counts
 
@@ -51,12 +51,21 @@ class LineReport:
     exit_code: int = 0
     messages: list[str] = field(default_factory=list)
 
-    def take(self, counts: Counts, before: Counter[str]) -> None:
-        """Take over what the engine counted, and the statuses of rows that were there before."""
+    def take(self, counts: Counts) -> None:
+        """Take over what the engine counted."""
         self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
         self.unsettled, self.reused = counts.unsettled, counts.reused
-        self.statuses = dict(sorted((counts.statuses + before).items()))
+
+    def take_rows(self, judged: JudgedRows) -> None:
+        """Take over what is said of the rows of tonight."""
+        self.statuses = dict(sorted(judged.statuses.items()))
         self.images, self.unreadable = expected_images(self.statuses)
+        self.median_score = judged.median_score
+        self.calibration = str(judged.calibration.content)
+        self.calibration_sha256 = judged.calibration.sha256
+        if (len(judged.calibration.scores) + 1) * judged.alpha >= 1:
+            self.flagged = judged.flags_count
+            self.expected_false_alarms = round(judged.alpha * judged.scores_count, 2)
 
     def with_files_of(self, look: "LineReport") -> "LineReport":
         """This report, with the files that a later look saw, none of which was new."""

@@ -22,13 +22,13 @@ from admodels.foundation.errors import (
     AdmodelsError,
     ConfigurationError,
 )
-from admodels.foundation.files import sha256_of
-from admodels.nights import pictures as overlays
-from admodels.nights import verdicts
+from admodels.nights import pictures
+from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
+from admodels.nights.judgements import judge_look, write_list
 from admodels.nights.limits import Limit
-from admodels.nights.page import content, render
+from admodels.nights.page import render
 from admodels.nights.plant import Plant, PlantLine, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.scoring import integrity
@@ -39,6 +39,7 @@ from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
+PARTS = 64  # of a line and a night, before a look makes them one
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
 
 
@@ -115,6 +116,7 @@ def look(
 ) -> dict[str, Any]:
     """Look once at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
+    night = plant.calendar.night_of(began).isoformat()
     deployed = Deployed(plant)
     checked = integrity.check_daily(ledger)
     # Lines of one bundle follow each other, so that it is loaded once.
@@ -127,27 +129,34 @@ def look(
                     raise fault
                 model, report.bundle = deployed.of(name)
                 source = _source(plant, name, options)
-                _score(ledger, source, model, options, stop, report)
-                ledger.compact(name, parts)  # first: judging reads all parts, several times
-                if before and before.exit_code in DONE and before.statuses == report.statuses:
+                has_new = _score(ledger, source, model, options, stop, report)
+                if before and before.exit_code in DONE and not has_new:
                     reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
-                    _judge(ledger, source, model, line, options, stop, report)
+                    ledger.compact(name, parts)
+                    _judge(ledger, source, model, line, night, options, stop, report)
     codes = {report.exit_code for report in reports.values()}
     code = _worst(codes | ({ALARM} if checked.notes else set()))
-    return {
+    return _origin() | {
         "run": ledger.run,
+        "night": night,
         "whole": not stop(),
         "exit_code": SIGNALLED + stop.signal if stop() else code,
-        "command": printable(shlex.join(sys.orig_argv)),
-        "directory": printable(str(Path.cwd())),
-        "versions": {name: version(name) for name in PACKAGES},
         "started": began.isoformat(timespec="seconds"),
-        "host": os.uname().nodename,
         "seconds": round(time.monotonic() - start, 2),
         "ledger": [*checked.notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
         "unclaimed": _count_files_of_no_line(plant),
         "lines": {name: reports[name].content() for name in plant.lines if name in reports},
+    }
+
+
+def _origin() -> dict[str, Any]:
+    """What runs, and where."""
+    return {
+        "command": printable(shlex.join(sys.orig_argv)),
+        "directory": printable(str(Path.cwd())),
+        "versions": {name: version(name) for name in PACKAGES},
+        "host": os.uname().nodename,
     }
 
 
@@ -176,13 +185,15 @@ def _score(
     options: Options,
     stop: Stop,
     report: LineReport,
-) -> None:
+) -> bool:
+    """Score what is new; whether there was anything."""
     start = time.monotonic()
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
-        before = ledger.statuses_of_tonight(source.line)
-        report.take(score_line(ledger, source, model, stop, options.engine), before)
+        counts = score_line(ledger, source, model, stop, options.engine)
+        report.take(counts)
+        return bool(counts.statuses)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
 
@@ -192,28 +203,23 @@ def _judge(
     source: LineImages,
     model: Model,
     line: PlantLine,
+    night: str,
     options: Options,
     stop: Stop,
     report: LineReport,
 ) -> None:
-    name, alpha = source.line, line.alpha
-    calibration = verdicts.ensure_calibration(ledger, name, model)
+    name = source.line
+    calibration = ensure_calibration(ledger, name, model)
     drift = history.judge_runs(ledger, name, model, calibration)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
+    drifted = history.runs_in_drift(ledger, name)
+    rows = judge_look(ledger, name, night, line.alpha, calibration, drifted)
+    ledger.merge_judgements(name, night, PARTS)
+    report.take_rows(rows)
     if report.images:
-        kept = (calibration, alpha, options.pictures, stop)
-        report.pictures = overlays.draw(ledger, source, model, *kept)
-    tally = verdicts.rebuild(ledger, name, alpha)
-    report.median_score = content.median_score(ledger, name)
-    report.calibration = f"{len(calibration.scores)} images of the {calibration.origin}"
-    report.calibration_sha256 = sha256_of(
-        verdicts.calibration_path(ledger, name, model.model_fingerprint, model.contract_fingerprint)
-    )
-    if (len(calibration.scores) + 1) * alpha >= 1:
-        report.flagged = tally.run_flagged
-        report.expected_false_alarms = round(alpha * tally.run_scored, 2)
+        report.pictures = pictures.draw(ledger, source, model, rows, options.pictures, stop)
     if line.fdr is not None:
-        report.listed = verdicts.write_list(ledger, name, alpha, line.fdr)
+        report.listed = write_list(ledger, rows, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
     report.messages += _alarms(report, options.limits)
     report.exit_code = ALARM if report.messages else 0

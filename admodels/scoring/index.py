@@ -4,9 +4,8 @@ The parts are the truth. Only the stamps of files stand nowhere else: without th
 read again, but not scored again.
 """
 
-import logging
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +17,9 @@ import pyarrow.parquet as pq
 
 from admodels.foundation.errors import StorageError
 from admodels.foundation.files import sync
+from admodels.scoring import catalogue
+from admodels.scoring.catalogue import Catalogue
+from admodels.scoring.journal import Journal
 from admodels.scoring.tables import (
     KEY,
     ROWS_PER_GROUP,
@@ -27,10 +29,10 @@ from admodels.scoring.tables import (
     parquet_file,
 )
 
-LOG = logging.getLogger(__name__)
 WAIT_SECONDS = 60.0  # for a reader, or for the moment in which a run commits
 CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger than a short one
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL,
   PRIMARY KEY(sha, model, contract)) WITHOUT ROWID;
@@ -39,6 +41,8 @@ CREATE TABLE IF NOT EXISTS rows(line TEXT, path TEXT, sha TEXT, model TEXT, cont
 CREATE TABLE IF NOT EXISTS seen(line TEXT, path TEXT, sha TEXT, stamp TEXT,
   PRIMARY KEY(line, path)) WITHOUT ROWID;
 """
+    + catalogue.SCHEMA
+)
 ANSWERED = ("scored", "unscorable")  # statuses that answer for the bytes; the latter with no number
 INSERT_ROW = "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)"
 STRAY_STAMP = (
@@ -54,7 +58,9 @@ CONTENTS = [
     "SELECT * FROM parts ORDER BY name",
     "SELECT * FROM rows ORDER BY line, path, sha, model, contract",
     "SELECT * FROM scores ORDER BY sha, model, contract",
+    *catalogue.CONTENTS,
 ]
+PROBE = "SELECT 1 FROM parts, scores, rows, seen, files, judged, folded LIMIT 1"
 READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
 PRUNED = pa.schema([SCORES.field(name) for name in READ_COLUMNS])  # what stays of an old part
 
@@ -70,25 +76,23 @@ class Double:
 class Index:
     """One SQLite file; every change waits for `commit`, and is undone if the process dies."""
 
-    def __init__(
-        self, path: Path, folder: Path, known: Callable[[], Container[str]], *, writes: bool = True
-    ) -> None:
-        """Open or rebuild it; `folder` holds the parts, `LINE/RUN/NNNN.parquet`.
+    def __init__(self, path: Path, journal: Journal, *, writes: bool = True) -> None:
+        """Open it, and read what the ledger's `journal` has since it was left, or rebuild it.
 
-        Of these only those in `known()` count, which is asked where the index does not know one.
         Unless it `writes` it is as the last run left it.
 
         Raises:
-            StorageError: a part of the ledger is damaged.
+            StorageError: a part of the ledger, or its journal, is damaged.
             sqlite3.Error: it only reads, and there is no index that can be read.
         """
-        self._folder, self._known, self.path = folder, known, path
+        self._journal, self._folder, self.path = journal, journal.folder / "scores", path
         self.doubles: list[Double] = []
         if not writes:
             self._base = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", WAIT_SECONDS, uri=True
             )
-            self._base.execute("SELECT 1 FROM parts, scores, rows, seen LIMIT 1").fetchone()
+            self._base.execute(PROBE).fetchone()
+            self.catalogue = Catalogue(self._base, journal)
             return
         try:
             self._open(path)
@@ -101,30 +105,39 @@ class Index:
         self._base.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._base.execute("PRAGMA trusted_schema = OFF")
         self._base.executescript(SCHEMA)
-        self.refresh()
+        self.catalogue = Catalogue(self._base, self._journal)
+        self.follow()
 
-    def refresh(self) -> None:
-        """Read the parts that a killed run left into the index, or all of them if one is gone."""
-        held = {p.relative_to(self._folder).as_posix() for p in self._folder.glob("*/*/*.parquet")}
-        pruned = self._folder.with_name("pruned")
-        held |= {f"../pruned/{p.relative_to(pruned)}" for p in pruned.glob("*/*/*.parquet")}
-        mine = {name for (name,) in self._base.execute("SELECT name FROM parts")}
-        if mine == held:
-            return
-        known = self._known()
-        for name in sorted(held - mine):
-            if name not in known:
-                LOG.warning("%s is left out: the ledger did not write it", self._folder / name)
-        held = {name for name in held if name in known}
-        if mine - held:
+    def follow(self) -> None:
+        """Take in the parts that the journal has since the index was left, all if one is gone."""
+        try:
+            files = self.catalogue.read()
+        except StorageError:  # another journal, or a damaged one: read from its start that says so
+            files = self._start_over()
+        parts = {_part(name): sha256 for name, sha256 in files.items() if _is_part(name)}
+        if any(sha256 is None and self._holds(name) for name, sha256 in parts.items()):
+            parts = {
+                _part(name): sha256 for name, sha256 in self._start_over().items() if _is_part(name)
+            }
+        for name in sorted(name for name, sha256 in parts.items() if sha256 is not None):
+            if not self._holds(name) and (self._folder / name).exists():  # else: the check says so
+                with self.change():
+                    self._absorb(name)
+                    self.add_part(name)
+        if files:
             with self.change():
-                for table in ("parts", "scores", "rows"):
-                    self._base.execute(f"DELETE FROM {table}")
-            mine = set()
-        for name in sorted(held - mine):
-            with self.change():
-                self._absorb(name)
-                self.add_part(name)
+                self.catalogue.fold()
+
+    def _start_over(self) -> dict[str, str | None]:
+        with self.change():
+            self.catalogue.start_over()
+            for table in ("parts", "scores", "rows"):
+                self._base.execute(f"DELETE FROM {table}")
+        return self.catalogue.read()
+
+    def _holds(self, name: str) -> bool:
+        query = "SELECT 1 FROM parts WHERE name = ?"
+        return self._base.execute(query, (name,)).fetchone() is not None
 
     def _absorb(self, name: str) -> None:
         positions: list[int] = []
@@ -154,10 +167,16 @@ class Index:
         self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", scores)
         return doubles
 
-    def parts(self, line: str) -> list[str]:
-        """The names of the parts of a line's folder that count, in the order they were written."""
+    def parts(self, folder: str) -> list[str]:
+        """The names of the parts in LINE or LINE/RUN that count, in the order they were written."""
         query = "SELECT name FROM parts WHERE name >= ? || '/' AND name < ? || '0' ORDER BY name"
-        return [name for (name,) in self._base.execute(query, (line, line))]
+        return [name for (name,) in self._base.execute(query, (folder, folder))]
+
+    def first_run(self, line: str) -> int | None:
+        """The first run of which a line's folder has a part, None where it has none."""
+        query = "SELECT min(name) FROM parts WHERE name >= ? || '/' AND name < ? || '0'"
+        (name,) = self._base.execute(query, (line, line)).fetchone()
+        return None if name is None else int(name.split("/")[1])
 
     @property
     def checked_on(self) -> date | None:
@@ -272,6 +291,15 @@ class Index:
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(("scores/", "pruned/"))
+
+
+def _part(name: str) -> str:
+    """The name of a part in the index, from `scores` on, of that in the journal."""
+    return name.removeprefix("scores/") if name.startswith("scores/") else f"../{name}"
 
 
 def delete(path: Path) -> None:

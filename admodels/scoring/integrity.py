@@ -22,7 +22,11 @@ from admodels.scoring.ledger import ASIDE, OURS, Ledger
 from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
-DERIVED = ("runs", "drift")  # folders whose damaged files are set aside: nights go on without them
+DERIVED = (
+    "runs",
+    "drift",
+    "lists",
+)  # folders whose damaged files are set aside: nights go on without them
 RESTORE = (
     "restore it from the backup (its sha256 is in journal.jsonl); where there is none: move a part "
     "away, its images are then scored again; move a calibration away, then calibrate the line again"
@@ -39,8 +43,13 @@ class Check:
 
     def fault_of(self, ledger: Path, line: str) -> StorageError | None:
         """The error of a line whose parts or calibration were changed."""
-        own = [name for name in self.faults if name.split("/")[1:2] == [folder_name(line)]]
+        own = [name for name in self.faults if _folder(name) == folder_name(line)]
         return _fault(ledger / own[0], self.faults[own[0]], len(own) - 1) if own else None
+
+
+def _folder(name: str) -> str:
+    """The line's folder in the name of a file."""
+    return name.split("/")[1].removesuffix(".parquet")
 
 
 def _fault(path: Path, reason: str, others: int) -> StorageError:
@@ -102,13 +111,14 @@ def _compare_index(ledger: Ledger, result: Check) -> None:
     """Make the index of all parts anew, and keep the old one only where both are equal."""
     path = ledger.folder / ".index.check.sqlite"
     delete(path)
-    fresh = Index(path, ledger.scores, ledger.known_parts)
+    fresh = Index(path, ledger.journal)
     for double in fresh.doubles:
         _take_out(ledger, double)
         text = f"scores/{double.part}: {len(double.positions)} rows stood twice and were taken out"
         result.notes.append(text)
     fresh.doubles = []
-    fresh.refresh()  # a part of doubles alone is gone
+    fresh.follow()  # a part of doubles alone is gone
+    ledger.index.follow()
     if ledger.index.equals(fresh):
         fresh.close()
         delete(path)

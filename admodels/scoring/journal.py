@@ -64,14 +64,25 @@ class Chain:
         Raises:
             StorageError: a line is not as it was written: what was said before is not to be known.
         """
-        chain = ""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.endswith(b"\n"):
-                        entry = self._entry(line, number, chain)
-                        chain = entry["chain"]
-                        yield entry
+        return (entry for _, entry in self.since(0, ""))
+
+    def since(self, place: int, chain: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(where it ends, line) of every line from the byte `place` on, which follows `chain`.
+
+        Raises:
+            StorageError: a line is not as it was written, or none of this journal ends there.
+        """
+        if place > (self.path.stat().st_size if self.path.exists() else 0):
+            raise self._damage(f"byte {place}")
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            end, after = file.seek(place), f" after byte {place}" if place else ""
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    entry = self._entry(line, f"line {number}{after}", chain)
+                    chain, end = entry["chain"], end + len(line)
+                    yield end, entry
 
     def _last(self) -> tuple[dict[str, Any], int]:
         """The last line, empty if there is none, and where the next one begins."""
@@ -88,17 +99,20 @@ class Chain:
         lines = tail[: tail.rfind(b"\n") + 1].splitlines()
         if not lines:
             return {}, 0
-        before = self._entry(lines[-2], "the last but one")["chain"] if len(lines) > 1 else ""
-        return self._entry(lines[-1], "the last", before), end
+        before = self._entry(lines[-2], "the last line but one")["chain"] if len(lines) > 1 else ""
+        return self._entry(lines[-1], "the last line", before), end
 
-    def _entry(self, line: bytes, number: object, chain: str | None = None) -> dict[str, Any]:
+    def _entry(self, line: bytes, name: str, chain: str | None = None) -> dict[str, Any]:
         with suppress(ValueError, TypeError, KeyError, RecursionError):
             entry: dict[str, Any] = json.loads(line)
             is_whole = isinstance(entry["chain"], str) and self._is_whole(entry)
             if is_whole and (chain is None or entry["chain"] == _chain(chain, entry)):
                 return entry
-        raise StorageError(
-            f"line {number} of {self.path.name} is not as it was written",
+        raise self._damage(name)
+
+    def _damage(self, name: str) -> StorageError:
+        return StorageError(
+            f"{name} of {self.path.name} is not as it was written",
             where=self.path,
             expected="lines that follow from each other by their `chain`",
             next_step=self.next_step,
@@ -135,9 +149,13 @@ class Journal(Chain):
             hashes.update(entry["files"])
         return {name: sha256 for name, sha256 in hashes.items() if sha256 is not None}
 
+    def last(self) -> dict[str, Any]:
+        """The last line, empty if there is none."""
+        return self._last()[0]
+
     def settle(self) -> None:
         """Cancel the last change in the journal if its process died before the change was done."""
-        last, _ = self._last()
+        last = self.last()
         if last.get("do") not in MOVES:
             return
         now = {name: sha256_or_none(self.folder / name) for name in last["files"]}

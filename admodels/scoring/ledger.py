@@ -2,7 +2,7 @@
 
 scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
 appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
-verdicts/LINE.parquet          derived from scores and calibration, rewritten whole
+verdicts/LINE/NIGHT/NNNN.parquet   judgements on these rows; an older version kept LINE.parquet
 runs/RUN.json                  what a run did, with times and host; whole once its page stands
 journal.jsonl                  the sha256 of every file (`admodels.scoring.journal`)
 index.sqlite                   a cache (`admodels.scoring.index`)
@@ -13,17 +13,18 @@ reads the part into the index. So no row is lost, doubled or half written. Files
 does not know do not count.
 """
 
+import os
 import re
 import shutil
 import sqlite3
 import stat
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from admodels.foundation.errors import DONE, BusyError, ConfigurationError, StorageError
 from admodels.foundation.files import durable_file, read_json, sha256_of, sync, write_json
@@ -33,15 +34,23 @@ from admodels.scoring.index import Index, open_part
 from admodels.scoring.journal import Journal
 from admodels.scoring.lines import folder_name
 from admodels.scoring.locks import commit_lock, run_lock
+from admodels.scoring.merging import can_merge, full_groups
 from admodels.scoring.tables import ScoreRow
 
-HELD = 256  # batches: each costs memory of its own, however small
 OURS = re.compile(  # the names of files that the journal knows
     r"(scores|appearance|pruned)/[^/]+/\d+/\d{4,}\.parquet"
-    r"|runs/\d+\.json|drift/[^/]+/\d+\.json|calibration/[^/]+/\w+-\w+\.(json|safetensors)"
+    r"|verdicts/[^/]+/\d{4}-\d\d-\d\d/\d{4,}\.parquet|verdicts/[^/]+\.parquet"
+    r"|runs/\d+\.json|drift/[^/]+/\d+\.json|lists/\d+/[^/]+\.csv"
+    r"|calibration/[^/]+/(\w+-\w+|[0-9a-f]{64})\.(json|safetensors)"
+    r"|calibration/[^/]+/in_force/\d{4,}\.json"
 )
 ASIDE = "damaged"  # below it stand files that were changed since they were written
-FOLDERS = ("scores", "appearance", "pruned", "runs", "drift", "calibration")
+FOLDERS = (
+    *("scores", "appearance", "pruned", "verdicts", "lists"),
+    *("runs", "drift", "calibration"),
+)
+OF_OLD = {"verdicts": "*.parquet", "lists": "*/*.csv"}  # that an older journal does not name
+WRITING = "writing"  # files without a name yet; what a dead process left there goes
 
 
 class Ledger:
@@ -58,12 +67,15 @@ class Ledger:
                 self._repair()
                 self._adopt()
                 self.journal.settle()
-        self.index = Index(folder / "index.sqlite", self.scores, self.known_parts, writes=is_run)
-        patterns = ("runs/*.json", f"{ASIDE}/runs/*.json", "scores/*/*")
-        taken = [path.stem for pattern in patterns for path in folder.glob(pattern)]
-        last = max((int(name) for name in taken if name.isdigit()), default=0)
+        self.index = Index(folder / "index.sqlite", self.journal, writes=is_run)
+        self.catalogue = self.index.catalogue
+        if is_run:
+            self._adopt_verdicts()
+        last = self.catalogue.last_run
+        while (folder / "runs" / f"{last + 1:06d}.json").exists():
+            last += 1
         self.run = run if run and int(run) == last else f"{last + 1:06d}"
-        self._before, self._ends = summaries(folder), dict[Path, dict[str, Any]]()
+        self._ends = dict[int, dict[str, Any]]()
 
     @contextmanager
     def commit(self) -> Iterator[None]:
@@ -88,10 +100,12 @@ class Ledger:
 
         A power cut cannot undo it: journal and files are on the disk before the names are.
         """
-        partials = [path.with_name(f".{path.name}.partial") for path in targets]
+        writing = self.folder / WRITING
+        partials = [writing / f"{number}.{path.name}" for number, path in enumerate(targets)]
         names = [path.relative_to(self.folder).as_posix() for path in targets]
         with self.commit():
             try:
+                writing.mkdir(exist_ok=True)
                 for path in targets:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 yield partials
@@ -120,32 +134,42 @@ class Ledger:
         paths = (path for name in FOLDERS for path in (self.folder / name).rglob("*"))
         return sorted(p.relative_to(self.folder).as_posix() for p in paths if p.is_file())
 
-    def known_parts(self) -> set[str]:
-        """The parts that should be there, by their names below `scores`."""
-        names = self.journal.hashes()
-        parts = {name.removeprefix("scores/") for name in names if name.startswith("scores/")}
-        return parts | {f"../{name}" for name in names if name.startswith("pruned/")}
-
     def _adopt(self) -> None:
         """Take over the files of a ledger that has no journal: of an older version, or lost."""
-        names = [name for name in self.files() if OURS.fullmatch(name)]
-        if names and not self.journal.path.exists():
+        if self.journal.path.exists():
+            return
+        if names := [name for name in self.files() if OURS.fullmatch(name)]:
             self.journal.append("adopt", {name: sha256_of(self.folder / name) for name in names})
+
+    def _adopt_verdicts(self) -> None:
+        """Take over the verdicts and lists that an older version did not name in its journal."""
+        old = [name for name in OF_OLD if not self.catalogue.knows(name)]
+        paths = (path for name in old for path in (self.folder / name).glob(OF_OLD[name]))
+        names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
+        if names := [name for name in names if OURS.fullmatch(name)]:
+            with self.commit():
+                hashes = {name: sha256_of(self.folder / name) for name in names}
+                self.journal.append("adopt", hashes)
 
     def tonight(self, line: str) -> tuple[str, ...]:
         """The runs that this one reports: itself, and all since the last that reported the line.
 
-        The others died, were stopped before their end, or failed on this line.
+        The others died, were stopped before their end, or failed on this line. Runs before the
+        first that has rows of the line are left out.
         """
-        last = 0
-        for path in self._before:
-            if path not in self._ends:
-                self._ends[path] = _end(path)
-            end = self._ends[path]
+        now, first = int(self.run), self.index.first_run(folder_name(line))
+        runs = [now]
+        for number in range(now - 1, (now if first is None else first) - 1, -1):
+            end = self._end(number)
             if end["whole"] and end["codes"].get(line) in DONE:
-                last = int(path.stem)
                 break
-        return tuple(f"{number:06d}" for number in range(last + 1, int(self.run) + 1))
+            runs.append(number)
+        return tuple(f"{number:06d}" for number in reversed(runs))
+
+    def _end(self, run: int) -> dict[str, Any]:
+        if run not in self._ends:
+            self._ends[run] = _end(self.folder / "runs" / f"{run:06d}.json")
+        return self._ends[run]
 
     def write(self, line: str, rows: list[ScoreRow], seen: pa.Table) -> None:
         """Write a part of rows and one of their appearances; inside `index.change()` only."""
@@ -162,8 +186,9 @@ class Ledger:
 
     def parts(self, line: str, run: str = "*") -> list[Path]:
         """The parts of a line, or those of one run, in the order they were written."""
-        names = self.index.parts(folder_name(line))
-        return [self.scores / name for name in names if run in ("*", name.split("/")[1])]
+        folder = folder_name(line)
+        names = self.index.parts(folder if run == "*" else f"{folder}/{run}")
+        return [self.scores / name for name in names]
 
     def groups(self, line: str, run: str = "*") -> Iterator[tuple[str, pa.Table]]:
         """(run, rows of one model) of a line, or of one of its runs, a group at a time.
@@ -173,38 +198,60 @@ class Ledger:
             StorageError: a part is damaged.
         """
         for path in self.parts(line, run):
-            if not self._is_run and not path.exists():
-                raise BusyError(
-                    "a run merges the parts of this line",
-                    where=path.parent,
-                    expected="the parts that were there a moment ago",
-                    next_step="run this again",
-                )
+            self._check_place(path)
             with open_part(path) as file:
                 for batch in tables.batches(file, tables.SCORES):
                     for group in tables.by_model(pa.Table.from_batches([batch])):
                         yield path.parent.name, group
 
-    def statuses_of_tonight(self, line: str) -> Counter[str]:
-        """The statuses of rows of tonight that earlier runs wrote."""
-        statuses = Counter[str]()
-        for run in self.tonight(line):
-            for _, rows in self.groups(line, run):
-                statuses.update(rows["status"].to_pylist())
-        return statuses
+    def _check_place(self, path: Path) -> None:
+        if not self._is_run and not path.exists():
+            raise BusyError(
+                "a run merges the parts of this line",
+                where=path.parent,
+                expected="the parts that were there a moment ago",
+                next_step="run this again",
+            )
+
+    def write_judgements(self, line: str, night: str, rows: pa.Table) -> None:
+        """Write judgements on rows of a line as a file of that night."""
+        home = self.folder / "verdicts" / folder_name(line) / night
+        step = tables.ROWS_PER_GROUP
+        groups = (rows[start : start + step] for start in range(0, len(rows), step))
+        with self.commit():
+            numbers = [int(path.stem) for path in home.glob("*.parquet") if path.stem.isdigit()]
+            target = home / f"{max(numbers, default=0) + 1:04d}.parquet"
+            with self.store(target) as (partial,):
+                runs = rows["run"].unique().to_pylist()
+                tables.write(partial, tables.JUDGEMENTS, groups, runs)
+
+    def judgements(self, line: str, runs: Iterable[str]) -> pa.Table:
+        """The judgements on all rows of `runs`, in the order in which they were written.
+
+        Raises:
+            BusyError: beside a run, which merges the files meanwhile.
+            StorageError: a file is damaged.
+        """
+        wanted = pc.field("run").isin(list(runs))
+        judgements = [tables.JUDGEMENTS.empty_table()]
+        for name in self.catalogue.judgements(folder_name(line), runs):
+            self._check_place(self.folder / name)
+            with open_part(self.folder / name, tables.JUDGEMENTS) as file:
+                batches = list(tables.batches(file, tables.JUDGEMENTS))
+            judgements.append(pa.Table.from_batches(batches, tables.JUDGEMENTS).filter(wanted))
+        return pa.concat_tables(judgements)
 
     def compact(self, line: str, at_most: int = 1) -> None:
-        """Merge the parts of this run, or of all runs if `at_most` is 1, that has more parts.
+        """Merge the parts of each run of tonight that has more.
 
         The old folder and the new one change places by two renames; a process that dies between
         them leaves the first half of its run's name empty until the next start.
         """
-        by_run: dict[Path, list[Path]] = {}
-        for path in self.parts(line, "*" if at_most == 1 else self.run):
-            by_run.setdefault(path.parent, []).append(path)
-        for home, old in by_run.items():
+        for run in self.tonight(line):
+            old = self.parts(line, run)
+            home = self.scores / folder_name(line) / run
             side = self.appearance / home.relative_to(self.scores)
-            if len(old) > at_most and _can_merge((home, side), old):
+            if len(old) > at_most and can_merge((home, side), old, tables.SCORES):
                 with self.commit():
                     # The side table first: later it would have parts without one of `scores`.
                     self._merge(side, APPEARANCES)
@@ -212,13 +259,22 @@ class Ledger:
                     names = [path.relative_to(self.scores).as_posix() for path in old[1:]]
                     self.index.forget_parts(names)
 
+    def merge_judgements(self, line: str, night: str, at_most: int = 1) -> None:
+        """Merge the files of judgements of a line's night if there are more."""
+        home = self.folder / "verdicts" / folder_name(line) / night
+        with self.commit():
+            old = sorted(home.glob("*.parquet"))
+            if len(old) > at_most and can_merge((home,), old, tables.JUDGEMENTS):
+                self._merge(home, tables.JUDGEMENTS)
+
     def _merge(self, home: Path, schema: pa.Schema) -> None:
         old = sorted(home.glob("*.parquet"))
         if not old:
             return
         new = self._compacting / home.relative_to(self.folder)
+        runs = set[str]().union(*map(tables.runs_of, old))
         with durable_file(new / "0001.parquet") as partial:
-            tables.write(partial, schema, _full_groups(old, schema))
+            tables.write(partial, schema, full_groups(old, schema), runs)
         names = [path.relative_to(self.folder).as_posix() for path in old]
         merged = (home / "0001.parquet").relative_to(self.folder).as_posix()
         files = dict.fromkeys(names) | {merged: sha256_of(new / "0001.parquet")}
@@ -240,13 +296,13 @@ class Ledger:
             home = self.folder / old.relative_to(self._compacting).with_suffix("")
             if not home.exists():
                 old.with_suffix("").rename(home)
-        shutil.rmtree(self._compacting, ignore_errors=True)
-        for table in (self.scores, self.appearance):
-            for half in table.glob("*/*/.*.partial"):
-                half.unlink()
-        for side in self.appearance.glob("*/*/*.parquet"):
-            if not (self.scores / side.relative_to(self.appearance)).exists():
-                side.unlink()
+        for left in (self._compacting, self.folder / WRITING):
+            shutil.rmtree(left, ignore_errors=True)
+        for name in self.journal.last().get("files", {}):
+            if name.startswith("appearance/"):
+                side = self.folder / name
+                if not (self.scores / side.relative_to(self.appearance)).exists():
+                    side.unlink(missing_ok=True)
 
     def finish(self, content: dict[str, object]) -> None:
         """Write the summary of the run."""
@@ -262,33 +318,6 @@ def _end(summary: Path) -> dict[str, Any]:
     # Damaged, or set aside by the check of this run: as if unreported.
     except (FileNotFoundError, StorageError, TypeError, LookupError, AttributeError):
         return {"whole": False, "codes": {}}
-
-
-def _can_merge(homes: tuple[Path, ...], parts: list[Path]) -> bool:
-    """Whether nothing else stands in a run's folders, which go, and no part lacks a column."""
-    names = {path.name for path in parts}
-    if any(path.name not in names for home in homes for path in home.glob("*")):
-        return False
-    for path in parts:
-        with open_part(path) as file:
-            if file.schema_arrow.names != tables.SCORES.names:
-                return False
-    return True
-
-
-def _full_groups(paths: list[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of many small parts in few large groups, which are smaller and faster to read."""
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for path in paths:
-        with open_part(path, schema) as file:
-            for batch in tables.batches(file, schema):
-                if held and (len(held) == HELD or count + len(batch) > tables.ROWS_PER_GROUP):
-                    yield pa.Table.from_batches(held)
-                    held, count = [], 0
-                held.append(batch)
-                count += len(batch)
-    yield pa.Table.from_batches(held, schema)
 
 
 @contextmanager
@@ -350,5 +379,8 @@ def _index_errors(folder: Path) -> Iterator[None]:
 
 def summaries(ledger: Path) -> list[Path]:
     """The summaries of nights that came to their end, newest first: by number, not by the clock."""
-    paths = [path for path in ledger.glob("runs/*.json") if path.stem.isdigit()]
-    return sorted(paths, key=lambda path: int(path.stem), reverse=True)
+    folder = ledger / "runs"
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        names = [entry.name.removesuffix(".json") for entry in entries]
+    numbers = sorted((name for name in names if name.isdigit()), key=int, reverse=True)
+    return [folder / f"{number}.json" for number in numbers]

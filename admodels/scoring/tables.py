@@ -77,6 +77,23 @@ VERDICTS = pa.schema(
 )
 
 
+JUDGEMENTS = pa.schema(  # how often a row is judged: 1 is what was said when it was seen
+    [
+        *KEY,
+        *_columns("run", pa.string(), nullable=False),
+        *_columns("judged_at", pa.timestamp("us", "UTC"), nullable=False),
+        *_columns("alpha", pa.float64(), nullable=False),
+        *_columns("threshold p_value", pa.float64(), nullable=True),
+        *_columns("is_anomalous", pa.bool_(), nullable=True),
+        *_columns("trusted", pa.bool_(), nullable=False),
+        *_columns("calibration", pa.string(), nullable=False),
+        *_columns("judgement", pa.int32(), nullable=False),
+        *_columns("who why", pa.string(), nullable=False),
+    ]
+)
+RUNS_KEY = b"admodels.runs"  # in the metadata of a file of judgements
+
+
 def scores(rows: Iterable[ScoreRow]) -> Iterator[pa.Table]:
     """`rows` as tables of at most `ROWS_PER_GROUP`, so that memory does not grow with them."""
     left = iter(rows)
@@ -89,22 +106,31 @@ def verdicts(group: pa.Table, calibration: Float64, alpha: float, trusted: bool 
 
     `trusted`: the images do not drift. A row without a score is not trusted in any case.
     """
-    limit, count = threshold(calibration, alpha), len(group)
-    score = group["anomaly_score"].to_numpy()
-    unscored = np.isnan(score)
-    p_value = np.ones(count)
-    p_value[~unscored] = p_values(score[~unscored], calibration)
-    undecided = unscored | (limit is None)
+    opinion = opinions(group["anomaly_score"], calibration, alpha)
+    scored = pc.is_valid(opinion["p_value"])
     columns = [
         *(group[field.name] for field in KEY),
+        *opinion.columns,
+        pc.and_(scored, trusted),
+        pa.array([""] * len(group), pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=VERDICTS)
+
+
+def opinions(score: pa.ChunkedArray, calibration: Float64, alpha: float) -> pa.Table:
+    """Alpha, threshold, p-value and is_anomalous of each score, null where nothing can be said."""
+    limit, count = threshold(calibration, alpha), len(score)
+    values = score.to_numpy()
+    unscored = np.isnan(values)
+    p_value = np.ones(count)
+    p_value[~unscored] = p_values(values[~unscored], calibration)
+    columns = [
         pa.array(np.full(count, alpha)),
         pa.array([limit] * count, pa.float64()),
         pa.array(p_value, mask=unscored),
-        pa.array(p_value <= alpha, mask=undecided),
-        pa.array(~unscored & trusted),
-        pa.array([""] * count, pa.string()),
+        pa.array(p_value <= alpha, mask=unscored | (limit is None)),
     ]
-    return pa.Table.from_arrays(columns, schema=VERDICTS)
+    return pa.Table.from_arrays(columns, ["alpha", "threshold", "p_value", "is_anomalous"])
 
 
 def model_of(group: pa.Table) -> tuple[str, str]:
@@ -121,12 +147,25 @@ def by_model(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows if len(models) == 1 else rows.filter(own[0] & own[1])
 
 
-def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Parquet, one row group each, with page checksums; the same rows give the same bytes."""
+def write(
+    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], runs: Iterable[str] = ()
+) -> None:
+    """Parquet, one row group each, with page checksums; the same rows give the same bytes.
+
+    `runs`: whose rows they are, for a reader that looks for some.
+    """
     stamped = schema.with_metadata({VERSION_KEY: str(SCHEMA_VERSION)})
+    if runs:
+        stamped = stamped.with_metadata(stamped.metadata | {RUNS_KEY: " ".join(sorted(runs))})
     with pq.ParquetWriter(path, stamped, compression="zstd", write_page_checksum=True) as writer:
         for group in groups:
             writer.write_table(group)
+
+
+def runs_of(path: Path) -> set[str]:
+    """The runs whose rows a table says that it holds."""
+    with parquet_file(path) as file:
+        return set((file.schema_arrow.metadata or {}).get(RUNS_KEY, b"").decode().split())
 
 
 def parquet_file(path: Path) -> pq.ParquetFile:

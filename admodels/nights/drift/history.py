@@ -19,17 +19,18 @@ import pyarrow.compute as pc
 
 from admodels.foundation.arrays import Float64, Records
 from admodels.images.describe import read_records
+from admodels.nights.calibrations import KeptCalibration
 from admodels.nights.drift.hints import hint
 from admodels.nights.drift.records import (
     Record,
     drift_folder,
     read_record,
+    read_records_of,
     records_before,
     runs_before,
 )
 from admodels.nights.drift.repeats import repeats
 from admodels.nights.drift.statistics import PAST_NIGHTS, Comparison, judge, values
-from admodels.nights.verdicts import Calibration, calibration_path
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.engine import Model
 from admodels.scoring.index import open_part
@@ -41,7 +42,7 @@ IMAGES_AT_MOST = 2000  # of a night, evenly spread: more would not make a change
 
 
 def judge_runs(
-    ledger: Ledger, line: str, model: Model, calibration: Calibration, zone: tzinfo = UTC
+    ledger: Ledger, line: str, model: Model, calibration: KeptCalibration, zone: tzinfo = UTC
 ) -> Record:
     """Judge the runs of tonight, and late ones without a record; the record of tonight.
 
@@ -56,7 +57,7 @@ def judge_runs(
         before = read_record(drift / f"{home.name}.json") if home.name in tonight else None
         record: Record = before or {}
         if not before or home.name == ledger.run or before["images"] != _images_of(home):
-            reference = _reference(ledger, line, model, calibration)
+            reference = _reference(model, calibration)
             record = _judge_run(home, drift, model, reference, zone)
             record |= {"line": line, "run": home.name}
             if before and not before["trusted"] and not record["statistics"]:  # by another model
@@ -77,6 +78,12 @@ def _homes_to_judge(
             yield seen / run
 
 
+def runs_in_drift(ledger: Ledger, line: str) -> set[str]:
+    """The runs of tonight in which the line did not look or score like its reference."""
+    records = read_records_of(ledger, line, ledger.tonight(line))
+    return {record["run"] for record in records if not record["trusted"]}
+
+
 def worst_run(runs: list[Record]) -> Record | None:
     """Of the records of several runs: the last with an alarm, else the last."""
     return max(runs, key=lambda record: (not record["trusted"], record["run"]), default=None)
@@ -92,11 +99,10 @@ class _Reference:
     identity: str
 
 
-def _reference(ledger: Ledger, line: str, model: Model, calibration: Calibration) -> _Reference:
+def _reference(model: Model, calibration: KeptCalibration) -> _Reference:
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-    own = reference_path(ledger, line, *fingerprints)
+    own, scores = calibration.reference, calibration.scores
     appearances = read_records(own) if own.is_file() else model.reference()
-    scores = np.array(calibration.scores, np.float64)
     if appearances is None:
         return _Reference(None, scores, "", "")
     content = b"".join([appearances.tobytes(), scores.tobytes(), *map(str.encode, fingerprints)])
@@ -184,8 +190,3 @@ def _past(drift: Path, run: str, reference: str) -> dict[str, list[tuple[float, 
         for name, comparison in night["statistics"].items():
             past.setdefault(name, []).append((comparison["night"], comparison["effect"]))
     return past
-
-
-def reference_path(ledger: Ledger, line: str, model: str, contract: str) -> Path:
-    """Where the appearances of a line's own calibration images stand."""
-    return calibration_path(ledger, line, model, contract).with_suffix(".safetensors")

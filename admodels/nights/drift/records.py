@@ -4,7 +4,7 @@ A run is found by its number, so that reading costs the same however many runs c
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ def read_record(path: Path) -> Record | None:
         return record
     LOG.warning("%s is left out: it is no record of drift", path)
     return None
+
+
+def read_records_of(ledger: Ledger, line: str, runs: Iterable[str]) -> list[Record]:
+    """The records that there are of some runs of a line."""
+    paths = (drift_folder(ledger, line) / f"{run}.json" for run in runs)
+    return [record for path in paths if (record := read_record(path)) is not None]
 
 
 def runs_before(run: str) -> Iterator[str]:

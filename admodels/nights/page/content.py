@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
+from admodels.nights.calibrations import calibration_in_force, calibration_of
 from admodels.nights.drift.history import worst_run
-from admodels.nights.drift.records import drift_folder, read_record
+from admodels.nights.drift.records import read_records_of
 from admodels.nights.history import NightSummary
-from admodels.nights.pictures import ALWAYS
-from admodels.nights.verdicts import (
-    calibration_path,
-    judge_group,
+from admodels.nights.judgements import (
+    count_true,
+    opinion_of_today,
     picture_path,
-    read_calibration,
+    rows_of_runs,
 )
-from admodels.scoring import tables
+from admodels.nights.pictures import ALWAYS
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, summaries
 
@@ -40,18 +40,15 @@ PARTS_LEAST = 5  # of each line, however many lines there are
 UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # parts that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
-COLUMNS = [
-    tables.SCORES.field(name)
-    for name in ("path", "image_sha256", "status", "reason", "anomaly_score", "width", "height")
-]
-JUDGED = [tables.VERDICTS.field(name) for name in ("p_value", "is_anomalous")]
-SCHEMA = pa.schema([*COLUMNS, *JUDGED])
+SHOWN = ["path", "image_sha256", "anomaly_score", "width", "height", "p_value", "is_anomalous"]
+SHOWN += ["today"]
 
 
 @dataclass(frozen=True)
 class LineNight:
     """A line in one night; `parts` are what its page shows of it, the worst first.
 
+    `more_today` of its rows would be flagged today and were not, `fewer_today` the other way round.
     `report` and `before` are what runs/RUN.json holds of it, in this night and the one before.
     `drift` is the content of drift/LINE/RUN.json, None where nothing was compared.
     """
@@ -66,6 +63,8 @@ class LineNight:
     unreadable_count: int
     changes: list[str]
     past: list[Json]
+    more_today: int
+    fewer_today: int
 
 
 def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
@@ -99,16 +98,6 @@ def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
     return [json.loads(text) for path, text in texts.items() if path not in damaged]
 
 
-def median_score(ledger: Ledger, line: str) -> float | None:
-    """Of the images of tonight; a trend is made of those of many nights."""
-    groups = [
-        rows["anomaly_score"].drop_null()
-        for run in ledger.tonight(line)
-        for _, rows in ledger.groups(line, run)
-    ]
-    return float(np.median(np.concatenate(groups))) if sum(map(len, groups)) else None
-
-
 def line_nights(ledger: Ledger, nights: list[Json]) -> list[LineNight]:
     """Every line of the first of `nights`, compared with those after it, which are older."""
     reports = nights[0]["lines"]
@@ -128,17 +117,18 @@ def _report(night: Json, line: str) -> Json:
 
 
 def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most: int) -> LineNight:
-    rows = _rows(ledger, name, report["runs"], report)
+    rows = rows_of_runs(ledger, name, report["runs"])
+    rows = rows.append_column("today", opinion_of_today(ledger, name, report["runs"], rows))
+    then, today = (pc.fill_null(rows[key], False) for key in ("is_anomalous", "today"))
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    records = (read_record(drift_folder(ledger, name) / f"{run}.json") for run in report["runs"])
-    drifts = [record for record in records if record is not None]
+    drifts = read_records_of(ledger, name, report["runs"])
     before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
     return LineNight(
         name,
         report,
         before,
         worst_run(drifts),
-        _flagged_count(rows)
+        count_true(rows["is_anomalous"])
         if rows["is_anomalous"].null_count < len(rows)
         else report.get("flagged"),
         _worst(ledger, name, report, rows, most),
@@ -146,20 +136,9 @@ def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most:
         len(unreadable),
         list(_changes(ledger, name, report, before, rows)),
         past,
+        count_true(pc.and_not(today, then)),
+        count_true(pc.and_not(then, today)),
     )
-
-
-def _rows(ledger: Ledger, line: str, runs: list[str], report: Json) -> pa.Table:
-    """The rows of a line in some runs with their verdicts, as the calibration stands now."""
-    groups = [
-        pa.table([*(scores[f.name] for f in COLUMNS), *(verdicts[f.name] for f in JUDGED)], SCHEMA)
-        for _, scores, verdicts in judge_group(ledger, line, report["alpha"], tuple(runs))
-    ]
-    return pa.concat_tables(groups) if groups else SCHEMA.empty_table()
-
-
-def _flagged_count(rows: pa.Table) -> int:
-    return int(pc.sum(rows["is_anomalous"]).as_py() or 0)
 
 
 def _worst(
@@ -172,16 +151,18 @@ def _worst(
     if not len(rows):
         return []
     unjudged = rows["is_anomalous"].null_count == len(rows)
-    wanted = min(UNJUDGED if unjudged else _flagged_count(rows) + ALWAYS, most)
+    flagged = max(count_true(rows[key]) for key in ("is_anomalous", "today"))
+    wanted = min(UNJUDGED if unjudged else flagged + ALWAYS, most)
     order = [("anomaly_score", "descending"), ("path", "ascending"), ("image_sha256", "ascending")]
     worst = rows.take(pc.select_k_unstable(rows, wanted, order))  # sorting all would copy all
     worst = worst.filter(pc.field("anomaly_score").is_valid())
     key = (report.get("model_fingerprint") or "", report.get("contract_fingerprint") or "")
-    kept = read_calibration(calibration_path(ledger, line, *key))
-    scores = kept.scores if kept and kept.scores else rows["anomaly_score"].drop_null().to_numpy()
-    normal = np.array(scores)
+    then = report.get("calibration_sha256") or ""
+    kept = calibration_of(ledger, line, then) or calibration_in_force(ledger, line, *key)
+    normal = kept.scores if kept else np.empty(0)
+    normal = normal if len(normal) else rows["anomaly_score"].drop_null().to_numpy()
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
-    parts: list[dict[str, Any]] = worst.drop_columns(["status", "reason"]).to_pylist()
+    parts: list[dict[str, Any]] = worst.select(SHOWN).to_pylist()
     for row, beyond in zip(parts, excess.tolist(), strict=True):
         picture = picture_path(line, row["image_sha256"], *key)
         row["picture"] = picture if (ledger.folder / picture).is_file() else ""
@@ -207,9 +188,10 @@ def _changes(
     for what in new:
         if new[what] != old.get(what):
             yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
-    earlier = _rows(ledger, line, before["runs"], report)
-    now, then = _flagged_count(earlier), before.get("flagged")
-    if then is not None and now != then:
+    earlier = rows_of_runs(ledger, line, before["runs"])
+    today = opinion_of_today(ledger, line, before["runs"], earlier)
+    now, then = count_true(today), count_true(earlier["is_anomalous"])
+    if now != then:
         yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
     key = ["path", "image_sha256"]
     kept = [*key, "is_anomalous"]

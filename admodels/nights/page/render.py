@@ -77,7 +77,7 @@ def _columns(
 ) -> dict[str, list[Any]]:
     """What the script gets: a column for each fact, the worst part first."""
     rows = [row for _, row in parts]
-    names = ("image_sha256", "is_anomalous", "picture", "width", "height")
+    names = ("image_sha256", "is_anomalous", "today", "picture", "width", "height")
     return {
         "lines": [line.name for line in lines],
         "trusted": [line.drift is None or line.drift["trusted"] for line in lines],

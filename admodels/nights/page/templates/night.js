@@ -17,9 +17,11 @@
     element.append(...inside);
     return element;
   };
-  const verdict = (at) => ({ true: "flagged", false: "not flagged" })[data.is_anomalous[at]] || "no verdict";
+  const words = (flag) => ({ true: "flagged", false: "not flagged" })[flag] || "no verdict";
+  const verdict = (at) => words(data.is_anomalous[at]);
+  const today = (at) => data.today[at] === data.is_anomalous[at] ? "" : ` (today: ${words(data.today[at])})`;
   const figures = (at) => `score ${data.anomaly_score[at].toPrecision(3)}, ${data.excess[at].toFixed(1)}x`;
-  const facts = (at) => `${verdict(at)}, ${data.lines[data.line[at]]}, ${figures(at)}`;
+  const facts = (at) => `${verdict(at)}${today(at)}, ${data.lines[data.line[at]]}, ${figures(at)}`;
   const large = (at) => data.picture[at] && `../${data.picture[at]}`;
   const small = (at) => (thumbnails[at] ? `data:image/webp;base64,${thumbnails[at]}` : large(at));
 
@@ -68,7 +70,7 @@
     const item = made("li", { className: data.is_anomalous[at] ? "flagged" : "" },
       picture,
       made("p", { className: "file" }, made("bdi", { textContent: data.path[at] })),
-      made("p", { className: "soft" }, made("b", { textContent: verdict(at) }),
+      made("p", { className: "soft" }, made("b", { textContent: verdict(at) + today(at) }),
         data.trusted[data.line[at]] ? " " : ", not trustworthy, ", made("bdi", { textContent: data.lines[data.line[at]] }), made("br"), figures(at)),
       made("div", { className: "mark" }, ...buttons));
     item.dataset.at = at;
