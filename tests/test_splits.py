@@ -249,3 +249,20 @@ def test_a_calibration_part_that_is_too_small_says_how_many_are_missing():
     found, shortage = sizes([*learnable(60), *own])
     assert found == [35, 6, 3, 19]
     assert shortage == Shortage("images", to_calibrate=16)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_collect_copied_neither_calibrates_nor_tests(seed):
+    """People chose these images by what they looked at, often by a score."""
+    copied = []
+    for number in range(12):
+        image, row = pair(f"copy {number}")
+        path = f"normal/{row.image_sha256}.png"
+        copied.append(
+            (replace(image, image_path=path), replace(row, image_path=path, image_id=path))
+        )
+    shared_out, _ = share_out([*copied, *learnable(108)], USUAL, 0.05, seed, "tiny")
+    names = paths(row for _, row in copied)
+    assert shared_out["test"]
+    assert not names & paths(shared_out["calibration"] + shared_out["test"])
+    assert names <= paths(shared_out["train"] + shared_out["validation"])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import PurePosixPath
 from typing import Literal
 
 from admodels.foundation.errors import DataError
@@ -92,7 +93,8 @@ def share_out(
 ) -> tuple[Rows, Shortage]:
     """The rows of each of `SPLITS`, and how many more normal images would be needed.
 
-    Units of learnable normal images are ordered by sha256("<seed>:<image_sha256 or group>"). The
+    Units of learnable normal images are ordered by sha256("<seed>:<image_sha256 or group>"), those
+    of images that `admodels collect` copied after all others. The
     first of them calibrate, unless the data set has a calibration part: `calibration_share` of
     them, or as many as `alpha` needs if `min_normal_images` are left to learn from. Where the data
     set has no normal images to test with, the next ones test: as many as calibrate, at most
@@ -195,7 +197,17 @@ def _units(
     units: dict[str, Unit] = {}
     for row in sorted(rows, key=lambda row: row.image_path):
         units.setdefault(first(keys[row.image_path]), []).append(row)
-    return [units[key] for key in sorted(units, key=lambda key: rank(key, seed))]
+    ordered = sorted(units, key=lambda key: rank(key, seed))
+    return [units[key] for key in sorted(ordered, key=lambda key: _is_chosen(units[key]))]
+
+
+def _is_chosen(unit: Unit) -> bool:
+    """Whether `admodels collect` copied an image of the unit, which it names by its content.
+
+    People chose these by what they looked at, often by a score: they must neither calibrate nor
+    test while there are others.
+    """
+    return any(PurePosixPath(row.image_path).stem == row.image_sha256 for row in unit)
 
 
 def _share(total: int, share: float) -> int:
