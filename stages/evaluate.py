@@ -21,6 +21,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
+from admodels.images.decode import erode_mask, resize_mask
 from admodels.images.shape import Shape, ratios
 from admodels.inference import model
 from admodels.synthesis.foreground import foreground
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Tiles = list[UInt8]
+MASK_RULES = {"nearest": resize_mask, "eroded": erode_mask}
 
 
 def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
@@ -40,7 +42,7 @@ def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) ->
 
 
 def _score_images(
-    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape
+    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape, rule: str
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
 
@@ -74,7 +76,7 @@ def _score_images(
         refused=refused,
         anomaly_scores=scores,
         anomaly_maps=maps,
-        masks=None if unmasked else load.load_masks(rows, root, shape),
+        masks=None if unmasked else load.load_masks(rows, root, shape, MASK_RULES[rule]),
         drawn=np.array([row.image_id in drawn for row in rows], dtype=bool),
     )
     return scored_set, tiles, rebuilt
@@ -146,7 +148,8 @@ def main(method: str, task: str) -> None:
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
     start = time.monotonic()
     rows = tested or normal
-    scored, tiles, rebuilt = _score_images(fitted, rows, block.mask_shape(ratios(rows)[1]))
+    shape = block.mask_shape(ratios(rows)[1])
+    scored, tiles, rebuilt = _score_images(fitted, rows, shape, block.ground_truth_rule)
     speed = len(rows) / (time.monotonic() - start)
     measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
     note = "" if tested else "no test image: these validation images watched the training"

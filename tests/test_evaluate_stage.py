@@ -50,7 +50,8 @@ def row(root: Path, name: str, rgb: np.ndarray, mask: np.ndarray | None) -> Mani
 PARAMS = """
 run: {methods: [draem], tasks: [stripes]}
 seed: 7
-evaluate: {mask_px: 32, aupro_fpr_limit: 0.3, alpha: 0.25, overlay_images: 4,
+evaluate: {mask_px: 32, ground_truth_rule: nearest, aupro_fpr_limit: 0.3,
+           alpha: 0.25, overlay_images: 4,
            power: {images: 2, diameter_shares: [0.5, 0.1], contrasts: [60.0]}}
 """
 
@@ -250,7 +251,9 @@ def test_12_bits_are_measured_through_the_window_of_the_bundle(
     raw, fitted = Path("data/raw/grey_cards"), cards.windowed((0, 4095))
     cards.deep_card(raw / "a.png", 70 << 4)
     found = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
-    assert evaluate_stage._score_images(fitted, [found], 32)[0].anomaly_scores.tolist() == [70]
+    assert evaluate_stage._score_images(fitted, [found], (32, 32), "nearest")[
+        0
+    ].anomaly_scores.tolist() == [70]
     for threshold, caught in ((69.9, 1), (70.1, 0)):
         table = evaluate_stage._power(fitted, [found], POWER, threshold)
         assert table.set_index("contrast")["caught"][0] == caught

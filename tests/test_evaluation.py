@@ -17,7 +17,14 @@ from stages import report as report_stage
 
 CALIBRATION = np.arange(19) / 19  # the largest is 18/19
 POWER = Power(images=2, diameter_shares=(0.1, 0.5), contrasts=(60.0,))
-BLOCK = Evaluate(mask_px=32, aupro_fpr_limit=0.5, alpha=0.05, overlay_images=3, power=POWER)
+BLOCK = Evaluate(
+    mask_px=32,
+    ground_truth_rule="nearest",
+    aupro_fpr_limit=0.5,
+    alpha=0.05,
+    overlay_images=3,
+    power=POWER,
+)
 
 
 def toy() -> ScoredSet:

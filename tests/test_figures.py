@@ -167,7 +167,14 @@ def overlays(
         masks=masks,
     )
     power = Power(images=1, diameter_shares=(0.1,), contrasts=(9.0,))
-    block = Evaluate(mask_px=64, aupro_fpr_limit=0.3, alpha=0.5, overlay_images=3, power=power)
+    block = Evaluate(
+        mask_px=64,
+        ground_truth_rule="nearest",
+        aupro_fpr_limit=0.3,
+        alpha=0.5,
+        overlay_images=3,
+        power=power,
+    )
     calibration = np.linspace(0, 1, calibration_images)
     measured = measure.evaluate(scored, calibration, block)
     return figures.overlays(scored, measured, [noise(i) for i in range(3)], rebuilt or [], 3)

@@ -92,7 +92,14 @@ def test_a_square_preparation_is_written_as_it_always_was() -> None:
 
 def test_masks_keep_the_ratio_and_nearly_square_ones_are_square() -> None:
     power = Power(images=1, diameter_shares=(0.1,), contrasts=(20.0,))
-    block = Evaluate(mask_px=256, aupro_fpr_limit=0.3, alpha=0.05, overlay_images=1, power=power)
+    block = Evaluate(
+        mask_px=256,
+        ground_truth_rule="nearest",
+        aupro_fpr_limit=0.3,
+        alpha=0.05,
+        overlay_images=1,
+        power=power,
+    )
     assert block.mask_shape(1.0) == block.mask_shape(1.01) == (256, 256)
     assert block.mask_shape(2.75) == (160, 432)
 

@@ -311,6 +311,24 @@ def test_masks_are_resized_to_the_value_at_the_nearest_pixel_centre():
     assert decode.resize_mask(mask, (2, 2)).dtype == np.bool_
 
 
+def test_an_eroded_mask_keeps_the_pixels_that_are_marked_as_a_whole():
+    mask = np.zeros((8, 8), dtype=np.bool_)
+    mask[2:6, 1:4] = True  # halving reads the 2 x 2 blocks: one column of blocks is half marked
+    expected = np.zeros((4, 4), dtype=np.bool_)
+    expected[1:3, 1] = True
+    np.testing.assert_array_equal(decode.erode_mask(mask, (4, 4)), expected)
+    assert not decode.erode_mask(mask, (2, 2))[0, 0]
+
+
+def test_an_eroded_disc_shrinks_as_the_official_reading_measured():
+    y, x = np.mgrid[:1024, :1024]
+    disc = (y - 511.5) ** 2 + (x - 511.5) ** 2 <= 37**2
+    sizes = [
+        np.count_nonzero(rule(disc, (256, 256))) for rule in (decode.erode_mask, decode.resize_mask)
+    ]
+    assert 250 <= sizes[0] < 265 <= sizes[1] <= 272
+
+
 def test_loading_keeps_the_order_of_many_rows(tmp_path):
     found = [found_in(tmp_path, f"{i:02}.png", np.full((9, 9, 3), i, np.uint8)) for i in range(40)]
     rows = [row_of(one, tmp_path) for one in found][::-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Evaluate(Strict):
     """Params block `evaluate`: what every method of the project is measured with."""
 
     mask_px: int = Field(ge=32, le=4096)
+    ground_truth_rule: Literal["nearest", "eroded"]
     aupro_fpr_limit: float = Field(gt=0, le=1)
     alpha: float = Field(gt=0, lt=1)
     overlay_images: int = Field(ge=1, le=100)

@@ -391,6 +391,16 @@ def resize_mask(mask: Bool, shape: Shape) -> Bool:
     return np.asarray(scaled, dtype=np.bool_)
 
 
+def erode_mask(mask: Bool, shape: Shape) -> Bool:
+    """An (H, W) bool mask as `shape` bool: bilinear, and only what stays whole is marked.
+
+    This is how the authors of DRAEM and of DiffusionAD read ground truth: they resize 0 and 255
+    and cut off the fraction. A region shrinks, and one that is smaller than a pixel is gone.
+    """
+    levels = mask.astype(np.uint8) * 255
+    return np.asarray(cv2.resize(levels, shape[::-1], interpolation=cv2.INTER_LINEAR) == 255)
+
+
 def write_png(path: Path, array: NDArray[Any]) -> None:
     """Write (H, W, 3) RGB uint8, (H, W) uint8 or (H, W) bool (as 0 and 255), as a PNG."""
     plain = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array

@@ -58,8 +58,13 @@ def load_images(
     return stack_arrays(planes, rows, (3, *shape), np.uint8, label)
 
 
-def load_masks(rows: list[ManifestRow], root: Path, shape: Shape) -> Bool:
-    """The masks of the rows, in order, as (N, *shape) bool; no mask is all False.
+def load_masks(
+    rows: list[ManifestRow],
+    root: Path,
+    shape: Shape,
+    resize: Callable[[Bool, Shape], Bool] = resize_mask,
+) -> Bool:
+    """The masks of the rows, in order, as (N, *shape) bool by `resize`; no mask is all False.
 
     Raises:
         DataError: a file is missing, is not that of the manifest, is not binary, or has another
@@ -78,7 +83,7 @@ def load_masks(rows: list[ManifestRow], root: Path, shape: Shape) -> Bool:
                 expected=f"{row.width} x {row.height}, as {row.image_path}",
                 next_step=f"fix the mask, then `admodels task refresh {root.name}`",
             )
-        return resize_mask(mask, shape)
+        return resize(mask, shape)
 
     label = f"read masks of {root.name}"
     return stack_arrays(plane, rows, shape, np.bool_, label)
