@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from admodels.nights import feedback
+from admodels.nights import marks
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import check
@@ -70,7 +70,7 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
             held.finish({"whole": False, "lines": {}})
             run = held.run
         with read_ledger(ledger) as held:
-            feedback.take(held, folder.with_name("marks.csv"))
+            marks.append(held, folder.with_name("marks.csv"), ["press"])
     with open_ledger(ledger) as held:
         check(held)
 
@@ -113,7 +113,7 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
         told.append("the side table is not of the images that were decoded")
     with open_ledger(ledger) as held:
         told += [str(noticed) for noticed in [check(held)] if noticed.faults or noticed.notes]
-    told += [] if (ledger.parent / "feedback/press.csv").is_file() else ["the marks are lost"]
+    told += [] if (ledger / marks.NAME).is_file() else ["the marks are lost"]
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
     left += [p.name for p in ledger.glob("writing/*")]
     return told + ([f"left behind: {left}"] if left else [])

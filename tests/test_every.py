@@ -124,13 +124,13 @@ def test_other_commands_have_their_turn_between_two_looks(plant: Path, monkeypat
     (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
 
     def mark() -> None:
-        from admodels.nights import feedback
+        from admodels.nights import marks
 
         with read_ledger(LEDGER) as ledger:
-            assert feedback.take(ledger, plant / "said.csv") == {"press": 1}
+            assert marks.append(ledger, plant / "said.csv", ["press"]) == {"press": 1}
 
     looks(monkeypatch, mark)
-    assert (plant / "feedback/press.csv").is_file()
+    assert (LEDGER / "marks.jsonl").is_file()
 
 
 def test_the_dead_man_asks_for_the_last_look(plant: Path, monkeypatch) -> None:

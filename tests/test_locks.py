@@ -12,7 +12,7 @@ import pytest
 
 from admodels.cli import app
 from admodels.foundation.errors import BusyError
-from admodels.nights import feedback
+from admodels.nights import marks
 from admodels.nights.calibrations import Calibration, keep_calibration
 from admodels.nights.rejudge import rejudge
 from admodels.scoring import engine, locks
@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Path:
 def say(place: Path) -> None:
     (place / "said.csv").write_text("line,path,verdict\npress,1.png,fine\n", encoding="utf-8")
     with read_ledger(place / "ledger") as ledger:
-        assert feedback.take(ledger, place / "said.csv") == {"press": 1}
+        assert marks.append(ledger, place / "said.csv", ["press"]) == {"press": 1}
 
 
 @pytest.mark.slow
@@ -88,9 +88,9 @@ def test_a_write_waits_for_another_and_reading_does_not(place: Path) -> None:
             assert sum(len(group) for _, group in ledger.groups("press")) == 6
         writer.join(0.5)
         assert writer.is_alive()
-        assert not (place / "feedback").exists()
+        assert not (place / "ledger/marks.jsonl").exists()
     writer.join(10)
-    assert (place / "feedback/press.csv").is_file()
+    assert (place / "ledger/marks.jsonl").is_file()
 
 
 def test_a_write_that_cannot_have_its_turn_ends_with_75(

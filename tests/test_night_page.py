@@ -16,7 +16,7 @@ from admodels.cli import app
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.images import decode
-from admodels.nights import feedback, history
+from admodels.nights import history, marks
 from admodels.nights.limits import Limit
 from admodels.nights.page import content, render
 from admodels.nights.run import Options
@@ -309,7 +309,7 @@ def test_marks_outlast_the_page_and_feedback_takes_what_is_saved(
     shutil.copytree(ledger, tmp_path / "ledger")
     with open_ledger(tmp_path / "ledger") as held:
         assert held.index.last("press", "=cmd|' !C calc'!A0.png") == row["image_sha256"]
-        assert feedback.take(held, tmp_path / "verdicts.csv") == {"press": 1}
+        assert marks.append(held, tmp_path / "verdicts.csv", ["press"]) == {"press": 1}
 
 
 @pytest.mark.parametrize(

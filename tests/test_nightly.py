@@ -217,8 +217,9 @@ def test_the_commands_calibrate_rejudge_and_take_feedback(plant: Path, monkeypat
     (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
     code, out = admodels(monkeypatch, capsys, "feedback", "said.csv", *where)
     assert code == 0
-    assert out.startswith("press: ")
-    assert (plant / "feedback/press.csv").is_file()
+    assert out == "press: 1 marks are kept; see `admodels promise press`\n"
+    code, out = admodels(monkeypatch, capsys, "promise", "press", *where)
+    assert (code, out) == (0, "press: no night was audited yet, and no alarm is marked\n")
     assert admodels(monkeypatch, capsys, "calibrate", "weld", "good", *where)[0] == 2
 
 

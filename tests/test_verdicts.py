@@ -1,6 +1,5 @@
 """Verdicts from the ledger: calibration of a line, another budget, lists, what people say."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,15 +10,12 @@ import pandas as pd
 import pytest
 
 from admodels.bundles.bundle import Bundle
-from admodels.datasets import read_layout
 from admodels.foundation import files, manifest
 from admodels.foundation.errors import DataError
 from admodels.inference.conformal import benjamini_hochberg, p_values
 from admodels.nights import calibrate as calibrating
-from admodels.nights import feedback
 from admodels.nights.calibrations import Calibration
 from admodels.nights.judgements import JudgedRows, write_list
-from admodels.nights.rejudge import rejudge
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop
@@ -173,95 +169,3 @@ def test_each_row_is_judged_by_its_own_model_though_one_run_had_two(place: Path)
     assert list(scored.loc[~by_other, "path"][scored["is_anomalous"].eq(True)]) == (
         ["130.png", "140.png", "150.png", "m.png"]
     )
-
-
-def say(place: Path, rows: list[tuple[str, str]], columns: str = "line,path,verdict") -> Path:
-    path = place / "said.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([columns.split(","), *(("press", *row) for row in rows)])
-    return path
-
-
-def test_what_people_say_gives_the_realised_rate(place: Path) -> None:
-    assert flagged(place) == ["130.png", "140.png", "150.png"]
-    rows = [("130.png", "defect"), ("140.png", "defect"), ("120.png", "fine"), ("060.png", "")]
-    with held(place) as ledger:
-        assert feedback.take(ledger, say(place, rows)) == {"press": 3}
-        feedback.take(ledger, say(place, [("140.png", "fine"), ("070.png", "defect")]))
-        told = feedback.count_false_alarms(ledger, "press", ALPHA)
-    assert (told.scored, told.flagged, told.reviewed, told.false_alarms) == (10, 3, 2, 1)
-    assert told.missed == 1
-    false = 3 * 1 / 2
-    assert told.rate == pytest.approx(false / (10 - (3 - false) - 1))
-    assert (place / "feedback" / "press.csv").read_text().count("\n") == 5
-
-
-def test_feedback_by_hash_says_the_same(place: Path) -> None:
-    sha256 = files.sha256_of(place / "in" / "120.png")
-    with held(place) as ledger:
-        path = say(place, [(sha256, "fine")], "line,image_sha256,verdict")
-        assert feedback.take(ledger, path) == {"press": 1}
-        assert feedback.read(feedback.path_of(ledger, "press")) == {sha256: "fine"}
-
-
-@pytest.mark.parametrize(
-    ("row", "columns"),
-    [
-        (("120.png", "good"), "line,path,verdict"),
-        (("none.png", "fine"), "line,path,verdict"),
-        (("../../x", "fine"), "line,image_sha256,verdict"),
-        (("120.png", "fine"), "line,file,judgement"),
-    ],
-)
-def test_feedback_that_cannot_be_understood_is_refused_whole(
-    place: Path, row: tuple[str, str], columns: str
-) -> None:
-    with held(place) as ledger, pytest.raises(DataError, match="nothing of it was taken"):
-        feedback.take(ledger, say(place, [("130.png", "fine"), row], columns))
-    assert not (place / "feedback").exists()
-
-
-def test_alarms_that_were_false_raise_the_threshold_of_the_next_calibration(place: Path) -> None:
-    for level in range(55, 145, 10):
-        card(place / "good" / f"{level}.png", level)
-    defect = card(place / "in" / "defect.png", 135)
-    with held(place) as ledger:
-        night(ledger, place)
-        plain = set(calibrate(ledger, place).scores)
-        assert 135 in plain
-        rows = [("defect.png", "defect"), ("140.png", "fine"), ("150.png", "fine")]
-        feedback.take(ledger, say(place, rows))
-        heeded = calibrate(ledger, place)
-        assert set(heeded.scores) == plain - {135} | {140, 150}
-        assert files.sha256_of(defect) not in heeded.images
-        change = rejudge(ledger, "press", ALPHA)
-    assert change.more == 0
-    assert change.fewer >= 1
-
-
-def test_what_was_called_fine_is_learnt_from_and_then_calibrates_no_more(place: Path) -> None:
-    card(place / "good" / "a.png", 100)
-    rows = [("130.png", "fine"), ("140.png", "fine"), ("150.png", "fine"), ("120.png", "defect")]
-    source = place / "source"
-    with held(place) as ledger:
-        feedback.take(ledger, say(place, rows))
-        (place / "in" / "130.png").unlink()
-        assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
-        assert feedback.collect(ledger, "press", place / "in", source) == (2, 1)
-        shas = {level: files.sha256_of(place / "in" / f"{level}.png") for level in (140, 150)}
-        found = read_layout("folder", "", source).images
-        assert {(f.image_path, f.label, f.part) for f in found} == {
-            (f"normal/{sha256}.png", "normal", "learn") for sha256 in shas.values()
-        }
-        feedback.take(ledger, say(place, [("140.png", "defect")]))
-        assert feedback.collect(ledger, "press", place / "in", source) == (1, 1)
-        assert [f.image_path for f in read_layout("folder", "", source).images] == [
-            f"normal/{shas[150]}.png"
-        ]
-        assert set(calibrate(ledger, place).scores) == {100, 130, 150}
-        row = manifest.ManifestRow(
-            "b", "normal/b.png", shas[150], 1, 1, "RGB", 8, "normal", *[""] * 5
-        )
-        (place / "manifests" / "grey_cards").mkdir(parents=True)
-        manifest.write(place / "manifests" / "grey_cards" / "train.csv", [row])
-        assert set(calibrate(ledger, place).scores) == {100, 130}

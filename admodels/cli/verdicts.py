@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from admodels.cli.options import PLANT, plant_folder
+from admodels.cli.options import LEDGER, PLANT, ledger_folder, plant_folder
 
 app = typer.Typer()
 
@@ -16,7 +16,9 @@ LINE_NAME = typer.Argument(metavar="LINE", help="a line of the plant")
 @app.command()
 def calibrate(
     name: Annotated[str, LINE_NAME],
-    folder: Annotated[Path, typer.Argument(help="normal images of the line, approved by a person")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="normal images, approved by a person; default: audits")
+    ] = None,
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
     """Calibrate a line with its own normal images, from its next look on."""
@@ -64,19 +66,39 @@ def rejudge(
 
 @app.command()
 def feedback(
-    table: Annotated[Path, typer.Argument(help="CSV: line, path or image_sha256, verdict")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV: line, path or image_sha256, verdict, section and night")
+    ],
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
-    """Keep what people said of images (fine, defect); print the false-alarm rate that it shows."""
-    from admodels.nights import feedback as said
+    """Keep what people said of images: fine, defect or unsure; all rows of the table or none."""
+    from admodels.nights import marks
     from admodels.nights.plant import read_plant
     from admodels.scoring.ledger import read_ledger
 
     place = read_plant(plant_folder(plant))
     with read_ledger(place.ledger) as held:
-        for name in said.take(held, table):
-            typer.echo(said.count_false_alarms(held, name, place.line(name).alpha))
-            typer.echo(f"kept in {said.path_of(held, name)}; `admodels calibrate` uses it")
+        for name, count in marks.append(held, table, place.lines).items():
+            typer.echo(f"{name}: {count} marks are kept; see `admodels promise {name}`")
+
+
+@app.command()
+def promise(
+    name: Annotated[str, LINE_NAME],
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
+) -> None:
+    """Print what the promise of a line was worth: false alarms and missed defects of its audit."""
+    from admodels.nights.audit import audit_nights
+    from admodels.nights.marks import figures_of_line
+    from admodels.scoring.ledger import read_ledger
+
+    with read_ledger(ledger_folder(plant, ledger)) as held:
+        known = figures_of_line(held, name, audit_nights(held).get(name, []))
+    for each in known:
+        typer.echo("\n  ".join([str(each), *each.sentences()]))
+    if not known:
+        typer.echo(f"{name}: no night was audited yet, and no alarm is marked")
 
 
 @app.command()
@@ -86,13 +108,13 @@ def collect(
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
     """Add the images that people called fine to those that a task learns from."""
-    from admodels.nights import feedback as said
+    from admodels.nights import marks
     from admodels.nights.plant import read_plant
     from admodels.scoring.ledger import read_ledger
 
     place = read_plant(plant_folder(plant))
     place.line(name)
     with read_ledger(place.ledger) as held:
-        kept, gone = said.collect(held, name, place.inbox(name), folder)
+        kept, gone = marks.collect(held, name, place.inbox(name), folder)
     typer.echo(f"{kept} images are in {folder / 'normal'}, {gone} are no longer to be found")
     typer.echo("`admodels task refresh` of its task, then `dvc repro`, learns from them")

@@ -26,6 +26,7 @@ from admodels.datasets._layout import read_layout as read_layout
 from admodels.datasets._masks import masks_of as masks_of
 from admodels.datasets._names import is_normal as is_normal
 from admodels.datasets._names import refuse_unclear as refuse_unclear
+from admodels.datasets._tables import TableRow as TableRow
 from admodels.datasets._tables import read_table as read_table
 from admodels.datasets._trainable import categories as categories
 from admodels.datasets._trainable import check_trainable as check_trainable

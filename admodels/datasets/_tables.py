@@ -26,28 +26,32 @@ MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 NEXT_STEP = "fix the table (a spreadsheet saves it as `CSV UTF-8`), then run this again"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row's cells by their column, stripped of blanks, and the line of the file it ends on."""
 
     line: int
     cells: dict[str, str]
 
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+def read_table(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, others: bool = False
+) -> list[TableRow]:
     """The rows of a CSV that any spreadsheet saved; a column of `optional` that it lacks is empty.
+
+    `others`: columns beside these may be there, too.
 
     Raises:
         DataError: no CSV, other columns, or a row with more cells or fewer; names the line.
     """
     lines = _lines(path, text_of(path))
     number, header = next(lines, (1, []))
-    columns = _columns(header, required, optional, f"{path}, line {number}")
+    columns = _columns(header, required, None if others else optional, f"{path}, line {number}")
     bare, read = dict.fromkeys(optional, ""), []
     for number, cells in lines:
         if any(cells[len(columns) :]) or len(cells) < len(columns):
             wrong = f"{len(cells)} cells for {len(columns)} columns"
             raise unclear(wrong, f"{path}, line {number}", f"columns {', '.join(columns)}")
-        read.append(Row(number, bare | dict(zip(columns, cells, strict=False))))
+        read.append(TableRow(number, bare | dict(zip(columns, cells, strict=False))))
     return read
 
 
@@ -91,15 +95,20 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(
-    header: list[str], required: Sequence[str], optional: Sequence[str], where: str
+    header: list[str], required: Sequence[str], optional: Sequence[str] | None, where: str
 ) -> list[str]:
-    """The column names in lower case, without the empty ones that spreadsheets put at the end."""
+    """The column names in lower case, without the empty ones that spreadsheets put at the end.
+
+    `optional` is None where other columns may be there.
+    """
     while header and not header[-1]:
         header = header[:-1]
     columns = [name.casefold() for name in header]
-    is_complete = set(required) <= set(columns) <= {*required, *optional}
+    allowed = columns if optional is None else [*required, *optional]
+    is_complete = set(required) <= set(columns) <= set(allowed)
     if not is_complete or len({*columns}) < len(columns):
-        expected = f"columns {', '.join(required)}, at will {', '.join(optional) or 'none'}"
+        at_will = "others" if optional is None else ", ".join(optional) or "none"
+        expected = f"columns {', '.join(required)}, at will {at_will}"
         raise unclear(f"columns {header}", where, expected)
     return columns
 
@@ -122,7 +131,7 @@ def image_of(cells: dict[str, str], where: object) -> DatasetImage:
 def unclear(fault: str, where: object, expected: str) -> DataError:
     """The refusal of a table, with the place in it."""
     return DataError(
-        f"the dataset's table is unclear: {fault}",
+        f"the table is unclear: {fault}",
         where=where,
         expected=expected,
         next_step=NEXT_STEP,

@@ -47,7 +47,7 @@ def images_of(files: Files, normal_folders: Sequence[str]) -> list[DatasetImage]
     return [_from_split(row, above, table) for row in rows if row.cells["object"] == files.category]
 
 
-def _from_split(row: _tables.Row, above: str, table: object) -> DatasetImage:
+def _from_split(row: _tables.TableRow, above: str, table: object) -> DatasetImage:
     """The row in our words; a word that is none of theirs stays, and is refused."""
     cells = row.cells
     label, kind = WORDS.get(cells["label"], (cells["label"], ""))

@@ -1,6 +1,8 @@
 """The scores of a line's own normal images: what its false-alarm promise should rest on."""
 
+import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ from admodels.foundation.arrays import Records
 from admodels.foundation.errors import DataError, Interrupted
 from admodels.foundation.files import names_text
 from admodels.foundation.progress import progress
-from admodels.nights import feedback
+from admodels.nights import marks
+from admodels.nights.audit import audit_nights, what_was_said
 from admodels.nights.calibrations import Calibration, keep_calibration
+from admodels.nights.promise import fine_of_audit
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Model
 from admodels.scoring.inbox import Folder
@@ -20,6 +24,7 @@ from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
 
+LOG = logging.getLogger(__name__)
 LEARNT_FROM = ("train", "validation")
 
 
@@ -27,36 +32,40 @@ def calibrate(
     ledger: Ledger,
     line: str,
     model: Model,
-    approved: Path,
+    approved: Path | None,
     manifests: Path,
     stop: Stop,
     tile: Tile | None = None,
 ) -> Calibration:
-    """Keep the scores of the images in `approved` as the line's calibration of this model.
+    """Calibrate a line's model with `approved`, a folder of images, and with its audited nights.
 
-    Images that people called fine count too: they had been flagged, so they can only raise the
-    threshold, and the promise holds. Those called a defect are left out, and so are those that the
-    model has learnt from since.
+    Both are chosen regardless of their score, which the promise needs. Of complete audit nights
+    only what people marked as fine counts, and nothing that the model has learnt from since.
 
     Raises:
-        DataError: an image cannot be scored, the model learnt from it, or none is left.
+        DataError: an image cannot be scored, the model learnt from it, people chose it by a mark,
+            or none is left.
         Interrupted: by a signal.
     """
-    scores, looks = _scores(ledger, line, model, approved, stop, tile)
+    scores, looks = dict[str, float](), dict[str, Records]()
     learnt = _learnt(manifests / model.task)
-    if known := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
-        reason = f"the model learnt from {len(known)} of the images: {names_text(known)}"
-        raise _refusal(reason, approved, "images that training has not seen")
+    if approved is not None:
+        scores, looks = _scores(ledger, line, model, approved, stop, tile)
+        if known := [learnt[sha256] for sha256 in scores.keys() & learnt.keys()]:
+            reason = f"the model learnt from {len(known)} of the images: {names_text(known)}"
+            raise _refusal(reason, approved, "images that training has not seen")
+        _refuse_marked(ledger, line, scores, approved)
+        _warn_of_choice(ledger, line, scores, approved)
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-    for sha256, verdict in feedback.read(feedback.path_of(ledger, line)).items():
+    audited = 0
+    for sha256 in _fine_of_audit(ledger, line):
         score = ledger.index.score(sha256, *fingerprints)
-        if verdict == feedback.DEFECT:
-            scores.pop(sha256, None)
-            looks.pop(sha256, None)
-        elif sha256 not in learnt and score is not None and math.isfinite(score):
+        if sha256 not in learnt and score is not None and math.isfinite(score):
+            audited += sha256 not in scores
             scores[sha256] = score
     if not scores:
-        raise _refusal("no image to calibrate with", approved, "normal images of this line")
+        where = approved or ledger.folder / "nights"
+        raise _refusal("no image to calibrate with", where, "normal images of this line")
     ordered = sorted(scores.items(), key=lambda item: (item[1], item[0]))
     calibration = Calibration(
         origin="line",
@@ -64,9 +73,49 @@ def calibrate(
         images=tuple(sha256 for sha256, _ in ordered),
     )
     reference = np.stack([looks[sha256] for sha256 in sorted(looks)]) if looks else None
-    why = f"`admodels calibrate` with {approved}"
+    why = f"`admodels calibrate` with {approved or 'no folder'}, {audited} images of audits"
     keep_calibration(ledger, line, fingerprints, calibration, reference, why=why)
     return calibration
+
+
+def _refuse_marked(ledger: Ledger, line: str, images: Collection[str], approved: Path) -> None:
+    """Refuse a folder that holds images which marks have chosen."""
+    marked = marks.images_ever_marked(ledger) | marks.read(ledger, line).of("defect", "unsure")
+    copied = {Path(name).stem for name in Folder(approved).files().names}  # as `collect` names them
+    if chosen := (marked | copied).intersection(images):
+        raise DataError(
+            f"people marked {len(chosen)} of the images, or `admodels collect` copied them: "
+            "whoever marks an image has seen its score",
+            where=approved,
+            expected="images that were taken regardless of their score, such as all of one shift",
+            next_step="take another folder; to leave out these images alone would choose, too",
+        )
+
+
+def _warn_of_choice(ledger: Ledger, line: str, images: Collection[str], approved: Path) -> None:
+    """Warn where the ledger has judged images of the folder and flagged none of them."""
+    said = what_was_said(ledger, line, images).values()
+    judged = [image for image in said if image.is_anomalous is not None]
+    if judged and not any(image.is_anomalous for image in judged):
+        chance = math.prod(1 - image.basis.alpha for image in judged)
+        LOG.warning(
+            "%s: the ledger has judged %d of the images and flagged none, which chance does in "
+            "%.1f %% of all cases: if verdicts chose them, more will be flagged than promised",
+            *(approved, len(judged), 100 * chance),
+        )
+
+
+def _fine_of_audit(ledger: Ledger, line: str) -> list[str]:
+    """What people marked as fine in complete audit nights, while no night is marked in part."""
+    nights = audit_nights(ledger).get(line, [])
+    fine, begun = fine_of_audit(nights, marks.read(ledger, line).audit)
+    if begun:
+        LOG.warning(
+            "%s: no audited night counts while the set of %s is marked in part: people choose by "
+            "looks which sets they complete. Complete it, then calibrate again",
+            *(line, names_text(begun)),
+        )
+    return fine
 
 
 def _scores(

@@ -73,6 +73,10 @@ class Share:
         """None where nothing was counted."""
         return self.count / self.of if self.of else None
 
+    def __str__(self) -> str:
+        low, high = percent(self.low), percent(self.high)
+        return f"{percent(self.value)} ({low} to {high})" if self.value is not None else "unknown"
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -161,6 +165,75 @@ class Figures:
     def is_broken(self) -> bool:
         """Whether more fine images are flagged than any chance of the calibration explains."""
         return self.realised is not None and self.audit.false_alarms.low > self.realised[1]
+
+    def __str__(self) -> str:
+        basis = self.basis
+        return (
+            f"{self.line}, model {basis.model_fingerprint[:8]}, calibration "
+            f"{basis.calibration[:8] or 'none'} of {basis.calibration_images} images, budget "
+            f"{100 * basis.alpha:g} %"
+        )
+
+    def sentences(self) -> list[str]:
+        """What people read of it; an interval holds the true share in 95 of 100 cases."""
+        lines = [self._broken()] if self.is_broken else []
+        lines += [self._range(), self._nights()]
+        if self.audit.images:
+            lines += [self._false_alarms(), *self._missed()]
+        if self.alarms.images:
+            share = self.alarms.precision
+            lines.append(
+                f"Alarms: {share.count:,} of {share.of:,} marked alarms are defects, {share}. This "
+                "says nothing of images that were not flagged."
+            )
+        return lines
+
+    def _broken(self) -> str:
+        assert self.realised is not None
+        low, high = percent(self.audit.false_alarms.low), percent(self.realised[1])
+        return f"Promise broken: at least {low} of the fine images are flagged, not up to {high}."
+
+    def _range(self) -> str:
+        budget = f"Budget: {100 * self.basis.alpha:g} %"
+        if self.realised is None:
+            return f"{budget}, which {self.basis.calibration_images} images cannot promise."
+        low, high = map(percent, self.realised)
+        images = f"one calibration of {self.basis.calibration_images:,} images"
+        return f"{budget} on average; with {images} the rate lies between {low} and {high}."
+
+    def _false_alarms(self) -> str:
+        share = self.audit.false_alarms
+        return f"False alarms: {share.count:,} of {share.of:,} fine audit images, {share}."
+
+    def _missed(self) -> list[str]:
+        missed, of_defects = self.audit.missed, self.audit.missed_of_defects
+        rate = "unknown" if missed.value is None else f"{1000 * missed.value:.3g} in 1,000 parts"
+        first = (
+            f"Missed defects: {missed.count:,} of {missed.of:,} audit images, {rate}, at most "
+            f"{1000 * missed.high:.3g}."
+        )
+        if of_defects is None:
+            known = f"{self.audit.defects} defects are known"
+            return [first, f"Share of the defects that is missed: {known}, {DEFECTS_LEAST} needed."]
+        count = f"{of_defects.count:,} of {of_defects.of:,}"
+        return [first, f"Share of the defects that is missed: {count}, {of_defects}."]
+
+    def _nights(self) -> str:
+        words = f"Complete audits: {self.nights}"
+        if self.begun:
+            words += f", {self.begun} marked in part, which count nowhere until they are complete"
+        if self.unmarked:
+            words += f", {self.unmarked} without a mark"
+        low, high = self.sizes
+        if low != high:
+            words += f". Each night weighs the same, though they have {low:,} to {high:,} images"
+        return f"{words}."
+
+
+def percent(share: float) -> str:
+    """Such as 5 %, 12.6 % or 0.05 %."""
+    value = 100 * share
+    return f"{round(value, 1):g} %" if value >= 0.1 or not value else f"{value:.2g} %"
 
 
 def figures(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from admodels.foundation.errors import meaning
 from admodels.foundation.files import write_text
+from admodels.nights.page.audit import line_audits
 from admodels.nights.page.content import (
     Json,
     LineNight,
@@ -57,6 +58,7 @@ def write(ledger: Ledger, run: str | None = None) -> Path:
         "data": _columns(parts, lines),
         "first": thumbnails[:FIRST],
         "rest": thumbnails[FIRST:],
+        "audits": line_audits(ledger, [line.name for line in lines], nights[0].get("night", "")),
         "statuses": sorted({row["status"] for line in lines for row in line.unreadable}),
     }
     _write(page, "night.html", **content)

@@ -29,12 +29,32 @@
   let marks = {};
   try { marks = JSON.parse(localStorage.getItem(STORE)) || {}; } catch { /* private, or blocked */ }
   const key = (at) => JSON.stringify([data.lines[data.line[at]], data.image_sha256[at]]);
-  const mark = (at, word) => {
-    if (marks[key(at)] === word) delete marks[key(at)]; else marks[key(at)] = word;
+  const keep = (known, word) => {
+    if (marks[known] === word) delete marks[known]; else marks[known] = word;
     try { localStorage.setItem(STORE, JSON.stringify(marks)); } catch { /* then until it is closed */ }
+    tell();
+  };
+  const mark = (at, word) => {
+    keep(key(at), word);
     for (const item of cards.children) press(item, Number(item.dataset.at));  // copies are marked with it
     if (open === at) press(zoom, at);
-    tell();
+  };
+  // Marks of the audit are of one night, and apart from those of the gallery: the key has the night.
+  const audited = [...document.querySelectorAll("#audit li")];
+  const auditKey = (item) => JSON.stringify(JSON.parse(item.dataset.mark));
+  const pressAudit = () => {
+    for (const item of audited)
+      for (const button of item.querySelectorAll("button"))
+        button.ariaPressed = String(marks[auditKey(item)] === button.dataset.does);
+    for (const holder of document.querySelectorAll("[data-audit]")) {
+      const own = audited.filter((item) => JSON.parse(item.dataset.mark)[0] === holder.dataset.audit);
+      const missing = own.filter((item) => !marks[auditKey(item)]).length;
+      holder.textContent = `${own.length - missing} of ${own.length} marked in this browser${missing ? "; the night does not count yet" : ""}`;
+    }
+  };
+  const markAudit = (item, word) => {
+    keep(auditKey(item), word);
+    pressAudit();
   };
   const ours = () => Object.entries(marks).map(([known, word]) => [...JSON.parse(known), word])
     .filter(([line]) => data.lines.includes(line));
@@ -44,7 +64,8 @@
   };
   const save = () => {
     const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
-    const rows = [["line", "image_sha256", "verdict"], ...ours()];
+    const places = ([line, sha256, ...rest]) => [line, sha256, rest.pop(), rest.length ? "audit" : "", ...rest, ""].slice(0, 5);
+    const rows = [["line", "image_sha256", "verdict", "section", "night"], ...ours().map(places)];
     const text = rows.map((row) => `${row.map(quoted).join(",")}\r\n`).join("");
     const address = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
     made("a", { href: address, download: "verdicts.csv" }).click();
@@ -192,7 +213,14 @@
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", () => setTimeout(filter));
   byId("overlay").addEventListener("click", overlay);
-  byId("save").addEventListener("click", save);
+  for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", save);
+  for (const item of audited) {
+    item.addEventListener("click", (event) => event.target.dataset.does && markAudit(item, event.target.dataset.does));
+    item.addEventListener("keydown", (event) => {
+      const word = { f: "fine", d: "defect", u: "unsure" }[event.key];
+      if (word && !event.ctrlKey && !event.metaKey && !event.altKey) markAudit(item, word);
+    });
+  }
   byId("more").addEventListener("click", () => {
     const first = drawn;
     more();
@@ -201,7 +229,8 @@
   const take = () => {
     thumbnails = [...document.querySelectorAll(".thumbnails")].flatMap((block) => JSON.parse(block.textContent));
   };
-  filters.hidden = byId("help").hidden = false;
+  for (const part of [filters, byId("help"), ...document.querySelectorAll("#audit [hidden]")]) part.hidden = false;
+  pressAudit();
   take();
   filter();
   document.addEventListener("DOMContentLoaded", take);
