@@ -22,7 +22,7 @@ from admodels.foundation.errors import (
     AdmodelsError,
     ConfigurationError,
 )
-from admodels.nights import pictures
+from admodels.nights import audit, pictures
 from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
@@ -128,7 +128,7 @@ def look(
                 if fault := checked.fault_of(ledger.folder, name):
                     raise fault
                 model, report.bundle = deployed.of(name)
-                source = _source(plant, name, options)
+                source = _source(ledger, plant, name, night, options)
                 has_new = _score(ledger, source, model, options, stop, report)
                 if before and before.exit_code in DONE and not has_new:
                     reports[name] = before.with_files_of(report)  # what was judged stands
@@ -164,7 +164,7 @@ def _worst(codes: set[int]) -> int:
     return next((code for code in WORST_FIRST if code in codes), 0)
 
 
-def _source(plant: Plant, name: str, options: Options) -> LineImages:
+def _source(ledger: Ledger, plant: Plant, name: str, night: str, options: Options) -> LineImages:
     line = plant.lines[name]
     return LineImages(
         name,
@@ -175,6 +175,7 @@ def _source(plant: Plant, name: str, options: Options) -> LineImages:
         line.tile,
         line.exclude,
         line.page,
+        audit.candidates(ledger, name, night, plant.audit),
     )
 
 
