@@ -17,7 +17,7 @@ from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.foundation.files import read_json
 from admodels.foundation.params import parse
 from admodels.nights.calibrations import KeptCalibration, calibration_in_force, calibration_of
-from admodels.nights.judgements import judged_rows
+from admodels.nights.judgements import rows_of_runs
 from admodels.nights.promise import AuditImage, AuditNight, Basis
 from admodels.scoring.candidates import Candidates, picture_path, rank
 from admodels.scoring.ledger import Ledger
@@ -42,8 +42,8 @@ def draw(ledger: Ledger, line: str, night: str, count: int) -> list[AuditImage]:
     Raises:
         StorageError: a file of the ledger is damaged.
     """
-    runs = ledger.catalogue.judged_runs(folder_name(line)).get(night, ())
-    rows = judged_rows(ledger, line, sorted(runs)).filter(pc.field("p_value").is_valid())
+    runs = ledger.catalogue.runs_by_night(folder_name(line)).get(night, ())
+    rows = rows_of_runs(ledger, line, sorted(runs)).filter(pc.field("p_value").is_valid())
     contents = rows["image_sha256"].unique().to_pylist()
     chosen = sorted(contents, key=lambda sha256: rank(line, night, sha256))[:count]
     said = _said_of(ledger, line, rows, chosen)
@@ -63,12 +63,12 @@ def what_was_said(
     said: dict[str, AuditImage] = {}
     runs = {path.parent.name for path in ledger.parts(line)}
     if night:
-        runs &= ledger.catalogue.judged_runs(folder_name(line)).get(night, set())
+        runs &= ledger.catalogue.runs_by_night(folder_name(line)).get(night, set())
     for run in sorted(runs, reverse=True):
         missing = [sha256 for sha256 in image_sha256s if sha256 not in said]
         if not missing:
             break
-        rows = judged_rows(ledger, line, [run]).filter(pc.field("p_value").is_valid())
+        rows = rows_of_runs(ledger, line, [run]).filter(pc.field("p_value").is_valid())
         said |= _said_of(ledger, line, rows, missing)
     return said
 
