@@ -311,6 +311,14 @@ def test_a_folder_with_images_that_people_marked_is_refused(place: Path, verdict
         calibrated(place)
 
 
+def test_a_folder_with_marks_of_an_older_version_or_another_line_is_refused(place: Path) -> None:
+    path = card(place / "approved" / "a.png", 77)
+    (place / "feedback").mkdir()
+    (place / "feedback/weld.csv").write_text(f"image_sha256,verdict\n{sha(path)},fine\n")
+    with pytest.raises(DataError, match="people marked 1"):
+        calibrated(place)
+
+
 def test_a_folder_with_what_collect_copied_is_refused_though_no_mark_is_known(place: Path) -> None:
     path = card(place / "approved" / "a.png", 99)
     path.rename(path.with_name(f"{sha(path)}.png"))
