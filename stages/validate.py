@@ -12,6 +12,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json, write_text
 from admodels.foundation.licences import is_non_commercial
 from admodels.images.reading import DECODER, Reading
+from admodels.images.shape import Aspect
 from admodels.sources.source import Task
 from admodels.validation import checks, page
 from admodels.validation.checks import Needs, Validate
@@ -32,7 +33,12 @@ def _write_report(
 ) -> DataError | None:
     """Write data/validation/<task>/, also where the images are refused; the reason if they are."""
     least, alpha = params.read("split.min_normal_images", int), params.read("evaluate.alpha", float)
-    needs = Needs(least, alpha, block.licence, images.shortage)
+    methods = params.read("run.methods", tuple[str, ...])
+    aspects: dict[str, Aspect] = {
+        method: params.read(f"methods.{method}.aspect", Aspect)  # type: ignore[arg-type]
+        for method in methods
+    }
+    needs = Needs(least, alpha, block.licence, images.shortage, aspects)
     findings, judgement = checks.findings(images.table, images.pairs, bounds, needs)
     refusal = checks.refusal(task, findings) or images.no_splits
     about = {

@@ -1,12 +1,14 @@
 """Overlays of what is worth a look, and large images in tiles without seams."""
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from admodels.methods import Prediction
@@ -18,7 +20,7 @@ from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.stopping import Stop
-from tests.cards import card, judge, judged, make_bundle
+from tests.cards import Brightness, card, judge, judged, make_bundle
 
 
 def night(place: Path, most: int = 500, **changes: object) -> int:
@@ -217,3 +219,22 @@ def test_a_tiled_line_has_scores_and_a_calibration_of_its_own(place: Path) -> No
 def test_a_tile_that_is_none_is_refused(tile_px: int, overlap_px: int) -> None:
     with pytest.raises(ValueError, match="_px"):
         Tile(tile_px=tile_px, overlap_px=overlap_px)
+
+
+def test_windows_have_the_ratio_of_what_the_detector_sees_and_the_pixels_of_the_tile() -> None:
+    tile, square = Tile(tile_px=96, overlap_px=24), make_bundle()
+    assert tiling.axes(tile, square.contract) == (tile, tile)
+    wide = square.contract.model_copy(update={"shape_px": (32, 96)})
+    tall, long = tiling.axes(tile, wide)
+    assert (tall.tile_px, long.tile_px) == (55, 166)
+    assert (tall.overlap_px, long.overlap_px) == (13, 41)
+    params = square.params.model_copy(update={"aspect": "keep", "shape_px": (32, 96)})
+    detector = Brightness(params, device=torch.device("cpu"), precision=torch.float32)
+    bundle = replace(square, params=params, contract=wide, detector=detector)
+    rgb = np.zeros((120, 500, 3), np.uint8)
+    rgb[90:110, 400:450] = 200
+    score, anomaly_map = tiling.score_tiles(bundle, rgb, tile, with_map=True)
+    bright = np.argwhere(anomaly_map > 150)
+    assert np.abs(bright.min(0) - (90, 400)).max() <= 3
+    assert np.abs(bright.max(0) - (109, 449)).max() <= 3
+    assert 200 * 20 * 50 / (55 * 166) * 0.9 < score < 200 * 20 * 50 / (55 * 166) * 1.1

@@ -22,6 +22,8 @@ VALIDATION = Path("data/validation/tiny")
 MANIFESTS = Path("data/manifests/tiny")
 PARAMS = f"""
 seed: 7
+run: {{methods: [draem]}}
+methods: {{draem: {{aspect: square}}}}
 tasks:
   tiny: {{dataset: mvtec_ad, category: '', kind: texture, licence: CC0-1.0,
          source: {{kind: path, location: somewhere, sha256: {"a" * 64}}}}}
@@ -30,6 +32,7 @@ validate:
   orientation: stored
   size_tolerance: 1.25
   ratio_tolerance: 1.05
+  max_stretch: 1.25
   min_side_px: 32
   min_brightness: 5.0
   max_brightness: 250.0
@@ -41,7 +44,7 @@ validate:
   severity: {{image_decodes: error, mask_present: error, mask_decodes: error, mask_binary: error,
              mask_size: error, mask_not_empty: error, mask_share: warning,
              test_has_both_labels: warning, no_duplicates: warning,
-             same_size: warning, same_mode: warning, same_bit_depth: warning,
+             same_size: warning, kept_ratio: warning, same_mode: warning, same_bit_depth: warning,
              fits_rules: warning, side: error,
              brightness: warning, contrast: warning,
              no_near_duplicates: warning, no_near_leakage: warning, same_session: warning,
@@ -287,6 +290,7 @@ def plant_what_one_run_can_find() -> dict[str, list[str]]:
     return {
         "image_decodes": learnt[:3],
         "same_size": [learnt[3], learnt[6]],
+        "kept_ratio": [learnt[6]],
         "same_mode": learnt[4:6],
         "same_bit_depth": [learnt[5]],
         "side": [learnt[6]],
@@ -368,7 +372,7 @@ def test_names_of_any_kind_are_names_and_what_is_no_image_is_passed_over(tiny: P
 def test_images_of_two_sizes_are_a_warning_unless_params_say_error(tiny: Path) -> None:
     save("train/good/000.png", np.full((40, 60, 3), 90, np.uint8) + np.arange(3, dtype=np.uint8))
     validate.main("tiny")
-    assert set(failed()) == {"same_size", "contrast"}
+    assert set(failed()) == {"same_size", "kept_ratio", "contrast"}
     text = PARAMS.replace("same_size: warning", "same_size: error")
     Path("params.yaml").write_text(text, encoding="utf-8")
     refused("train/good/000.png")

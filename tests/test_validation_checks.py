@@ -22,7 +22,14 @@ from admodels.validation.table import image_table
 
 SHARED = Path(os.environ.get("ADMODELS_SHARED_DATA") or Path(__file__).parents[2] / "shared/data")
 WARNINGS = {
-    *("test_has_both_labels", "no_duplicates", "same_size", "same_mode", "same_bit_depth"),
+    *(
+        "test_has_both_labels",
+        "no_duplicates",
+        "same_size",
+        "kept_ratio",
+        "same_mode",
+        "same_bit_depth",
+    ),
     *("fits_rules", "mask_share"),
     *("no_near_duplicates", "no_near_leakage", "same_session", "no_likely_defects"),
     *("enough_for_alpha", "licence_stated", "commercial_use"),
@@ -32,6 +39,7 @@ BOUNDS = {
     "orientation": "stored",
     "size_tolerance": 1.25,
     "ratio_tolerance": 1.05,
+    "max_stretch": 1.25,
     "min_side_px": 32,
     "min_brightness": 5.0,
     "max_brightness": 250.0,
@@ -128,6 +136,27 @@ FIRST = "train/good/000.png"
 
 
 @pytest.mark.slow
+def test_a_method_that_squares_images_far_from_square_is_a_warning_that_names_it() -> None:
+    made = [(found, replace(row, width=90, height=60), facts) for found, row, facts in clean()]
+    assert failed(judged(made)) == {}
+    keep = replace(NEEDS, aspects={"cpr": "keep", "draem": "keep"})
+    assert failed(judged(made, needs=keep)) == {}
+    both = replace(NEEDS, aspects={"cpr": "keep", "draem": "square"})
+    finding = judged(made, needs=both)["kept_ratio"]
+    assert (finding.severity, finding.unexpected_count) == ("warning", len(made))
+    assert "made square for draem" in finding.seen
+    assert "`aspect: keep`" in finding.step
+
+
+@pytest.mark.slow
+def test_an_image_of_another_ratio_than_the_one_in_the_middle_is_named() -> None:
+    made = clean()
+    found, row, facts = made[4]
+    made[4] = (found, replace(row, width=48, height=64), facts)
+    assert failed(judged(made))["kept_ratio"] == [found.image_path]
+
+
+@pytest.mark.slow
 def test_each_of_many_planted_faults_is_found_and_names_its_image_alone() -> None:
     made, planted_faults = clean(), {}
     faults: list[tuple[str, dict[str, object], dict[str, object]]] = [
@@ -188,6 +217,7 @@ def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:
     findings = failed(judged(made))
     assert findings == {
         "same_size": [f"train/good/00{i}.png" for i in range(4)],
+        "kept_ratio": [f"train/good/00{i}.png" for i in range(4)],
         "side": ["train/good/003.png"],
         "brightness": ["train/good/002.png"],
     }
@@ -393,7 +423,10 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
     ("root", "warned"),
     [
         ("mvtec_ad/bottle", []),
-        ("magnetic_tile", ["same_size", "no_near_leakage"]),  # one tile, exposed twice
+        (
+            "magnetic_tile",
+            ["same_size", "kept_ratio", "no_near_leakage"],
+        ),  # one tile, exposed twice
     ],
 )
 def test_real_data_pass(root: str, warned: list[str]) -> None:

@@ -73,7 +73,7 @@ class MethodParams(Strict):
             raise ValueError("shape_px: only where aspect is keep")
         if any(side % self.side_multiple() for side in self.shape):
             raise ValueError(f"the sides {self.shape} are no multiples of {self.side_multiple()}")
-        if min(self.shape) < self.shortest_px():
+        if self.shape_px and min(self.shape_px) < self.shortest_px():
             raise ValueError(f"the sides {self.shape}: one is below {self.shortest_px()}")
         return self
 

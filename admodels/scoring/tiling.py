@@ -1,5 +1,7 @@
 """Large images in windows that overlap: one score and one map for the whole image.
 
+A window has the pixels of a square of `tile_px` and the ratio of what the detector sees.
+
 The map is a weighted mean of the windows' maps. A window's weight falls to nearly nothing at its
 edge, so no edge shows in the sum, and windows that agree give exactly what they agree on.
 """
@@ -12,7 +14,9 @@ import numpy as np
 
 from admodels import methods
 from admodels.bundles.bundle import Bundle
+from admodels.bundles.card import Preparation
 from admodels.foundation.arrays import Float32, UInt8
+from admodels.images.shape import SHORTEST_PX
 from admodels.inference import model
 from admodels.scoring.lines import Tile
 
@@ -22,6 +26,17 @@ MAP_PX_MAX = 2048  # the longest side of a map, which bounds its memory
 def fingerprint(contract: str, tile: Tile) -> str:
     """The fingerprint of a preparation of images (`contract`) that cuts them into these tiles."""
     return hashlib.sha256(f"{contract} {tile!r}".encode()).hexdigest()[:16]
+
+
+def axes(tile: Tile, preparation: Preparation) -> tuple[Tile, Tile]:
+    """The tile along the height and along the width: a square as it is, else as long as wanted."""
+    height, width = preparation.shape
+    ratios = (height / width) ** 0.5, (width / height) ** 0.5
+    sides = [max(SHORTEST_PX, round(tile.tile_px * ratio)) for ratio in ratios]
+    tall, wide = (
+        Tile(tile_px=side, overlap_px=tile.overlap_px * side // tile.tile_px) for side in sides
+    )
+    return tall, wide
 
 
 def starts(length: int, tile: Tile) -> list[int]:
@@ -40,7 +55,8 @@ def score_tiles(
     edges to fill one.
     """
     height, width = rgb.shape[:2]
-    below, beside = max(0, tile.tile_px - height), max(0, tile.tile_px - width)
+    window = axes(tile, bundle.contract)
+    below, beside = max(0, window[0].tile_px - height), max(0, window[1].tile_px - width)
     padded = rgb
     if below or beside:
         padded = np.asarray(cv2.copyMakeBorder(rgb, 0, below, 0, beside, cv2.BORDER_REFLECT))
@@ -48,26 +64,27 @@ def score_tiles(
     shape = [round(side * scale) for side in padded.shape[:2]] if with_map else [0, 0]
     total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     best = -np.inf
-    for place, anomaly_map, score in _windows(bundle, padded, tile):
+    for place, anomaly_map, score in _windows(bundle, padded, window):
         best = max(best, score) if np.isfinite(score) else np.nan
         if with_map:
-            _add(total, weights, anomaly_map, place, tile, scale)
+            _add(total, weights, anomaly_map, place, window, scale)
     if not with_map:
         return best, total
     return best, (total / weights)[: round(height * scale), : round(width * scale)]
 
 
 def _windows(
-    bundle: Bundle, rgb: UInt8, tile: Tile
+    bundle: Bundle, rgb: UInt8, window: tuple[Tile, Tile]
 ) -> Iterator[tuple[tuple[int, int], Float32, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
     chunk = methods.images_at_once(bundle.detector)
-    rows, columns = (starts(length, tile) for length in rgb.shape[:2])
+    rows, columns = (starts(*side) for side in zip(rgb.shape[:2], window, strict=True))
+    tall, wide = (side.tile_px for side in window)
     places = [(top, left) for top in rows for left in columns]
     for start in range(0, len(places), chunk):
         chosen = places[start : start + chunk]
-        windows = (rgb[y : y + tile.tile_px, x : x + tile.tile_px] for y, x in chosen)
-        planes = [model.prepare_image(window, bundle.contract) for window in windows]
+        cuts = (rgb[y : y + tall, x : x + wide] for y, x in chosen)
+        planes = [model.prepare_image(cut, bundle.contract) for cut in cuts]
         scored = model.score_planes(bundle, planes)
         yield from zip(chosen, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
 
@@ -77,12 +94,12 @@ def _add(
     weights: Float32,
     anomaly_map: Float32,
     place: tuple[int, int],
-    tile: Tile,
+    window: tuple[Tile, Tile],
     scale: float,
 ) -> None:
     ends = [
-        (round(start * scale), min(round((start + tile.tile_px) * scale), length))
-        for start, length in zip(place, total.shape, strict=True)
+        (round(start * scale), min(round((start + side.tile_px) * scale), length))
+        for start, length, side in zip(place, total.shape, window, strict=True)
     ]
     (top, bottom), (left, right) = ends
     resized = model.map_to_image(anomaly_map, bottom - top, right - left)

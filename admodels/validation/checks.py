@@ -3,8 +3,8 @@
 Great Expectations (`judge`) checks the table of the images (`table`), which has one row per image.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from admodels.foundation.licences import is_non_commercial, is_stated
 from admodels.foundation.manifest import SPLITS
 from admodels.foundation.params import Strict
 from admodels.images.decode import Orientation
+from admodels.images.shape import Aspect
 from admodels.inference.conformal import images_needed, smallest_alpha
 from admodels.pages.words import visible
 from admodels.validation import similarity
@@ -45,6 +46,7 @@ class Severities(Strict):
     test_has_both_labels: Severity
     no_duplicates: Severity
     same_size: Severity
+    kept_ratio: Severity
     same_mode: Severity
     same_bit_depth: Severity
     fits_rules: Severity
@@ -66,6 +68,7 @@ class Validate(Strict):
     orientation: Orientation
     size_tolerance: float = Field(ge=1, le=100)
     ratio_tolerance: float = Field(ge=1, le=100)
+    max_stretch: float = Field(ge=1, le=100)
     min_side_px: int = Field(ge=1)
     min_brightness: float = Field(ge=0, le=GREY_LEVELS)
     max_brightness: float = Field(ge=0, le=GREY_LEVELS)
@@ -87,13 +90,15 @@ class Validate(Strict):
 class Needs:
     """What the images are wanted for: the false-alarm budget to promise, under which licence.
 
-    `shortage`: how many more images that takes, None where they could not be split.
+    `shortage`: how many more images that takes, None where they could not be split. `aspects`: of
+    the methods that will learn from them.
     """
 
     min_normal_images: int
     alpha: float
     licence: str
     shortage: Shortage | None = None
+    aspects: Mapping[str, Aspect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def checks(
         *_mask_checks(bounds.max_mask_share),
         *_split_checks(table, needs.min_normal_images),
         *_pixel_checks(table, bounds),
+        _stretch_check(table, bounds.max_stretch, needs.aspects),
         *_look_checks(table, bounds),
         *_use_checks(table, needs),
     ]
@@ -180,6 +186,22 @@ def _pixel_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:
         Check("brightness", "between", "brightness", brightness, facts=light),
         Check("contrast", "between", "contrast", (contrast, None), facts={"least": contrast}),
     ]
+
+
+def _stretch_check(table: "pd.DataFrame", most: float, aspects: Mapping[str, Aspect]) -> Check:
+    """How many times longer a method makes one side against the other.
+
+    A method with `aspect: keep` has one shape for all images: that of the image in the middle.
+    """
+    ratio = table["width"].astype(float) / table["height"].astype(float)
+    usual = ratio[table["is_learnable"] == 1].quantile(0.5, interpolation="lower")
+    squaring = sorted(method for method, aspect in aspects.items() if aspect == "square")
+    targets = [1.0] * bool(squaring) + [usual] * (len(squaring) < max(1, len(aspects)))
+    table["stretch"] = np.maximum.reduce([np.maximum(ratio / to, to / ratio) for to in targets])
+    who = (
+        f"every image is made square for {', '.join(squaring)}" if squaring else "all get one shape"
+    )
+    return Check("kept_ratio", "between", "stretch", (None, most), facts={"most": most, "who": who})
 
 
 def _look_checks(table: "pd.DataFrame", bounds: Validate) -> list[Check]:

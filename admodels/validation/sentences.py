@@ -100,6 +100,12 @@ SENTENCES = {
         "{images} {are} not {usual}, as most are.",
         OTHER_KIND,
     ),
+    "kept_ratio": Sentences(
+        "No method stretches an image more than {most:g} times along one side.",
+        "{images} {are} stretched more than {most:g} times along one side: {who}.",
+        "Set `aspect: keep` of these methods, which gives all images the ratio of the one in the "
+        "middle; give images of another ratio a task of their own.",
+    ),
     "same_mode": Sentences(
         "Every image is, as most are, of the mode {usual}.",
         "{images} {are} not of the mode {usual}, as most are.",

@@ -71,6 +71,8 @@ class Params(BackboneParams):
             raise ValueError("dropped_blocks: no block of the histogram grid would be left")
         if self.score_pixels > math.prod(self.shape):
             raise ValueError("score_pixels: more than the image has")
+        if int(4 * self.blur_sigma_px) >= min(self.shape):
+            raise ValueError("blur_sigma_px: its window is larger than the image")
         return self
 
     def side_multiple(self) -> int:

@@ -26,6 +26,8 @@ class Params(BackboneParams):
             raise ValueError("tap_strides: the second is the larger")
         if self.coreset_share * self.pool_cells < 1:
             raise ValueError("coreset_share: no patch of the pool would be left")
+        if int(4 * self.blur_sigma_px) >= min(self.shape):
+            raise ValueError("blur_sigma_px: its window is larger than the image")
         return self
 
     def side_multiple(self) -> int:
