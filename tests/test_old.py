@@ -18,6 +18,7 @@ from admodels.foundation.params import load
 from admodels.images import decode
 from admodels.inference import model
 from admodels.nights.judgements import rows_of_runs
+from admodels.nights.page import render
 from admodels.nights.run import Options, nightly
 from admodels.scoring.ledger import read_ledger
 from tests import plants, tiny
@@ -171,3 +172,16 @@ def test_drift_that_is_judged_again_from_an_older_ledger_is_the_same(plant: Path
             for key, value in finding.items():
                 same = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
                 assert now["statistics"][name][key] == same, (name, key)
+
+
+def test_the_page_of_a_night_of_an_older_ledger_shows_what_was_said_then(plant: Path) -> None:
+    then = pd.read_parquet(plant / "ledger/verdicts/press.parquet")
+    with read_ledger(plant / "ledger") as ledger:
+        for run in ("000001", "000002"):
+            page = render.write(ledger, run)
+            paths = {p for _, g in ledger.groups("press", run) for p in g["path"].to_pylist()}
+            rows = rows_of_runs(ledger, "press", [run]).to_pandas()
+            expected = then[then["path"].isin(paths)]["is_anomalous"].eq(True).sum()
+            assert rows["is_anomalous"].eq(True).sum() == expected
+            assert f"Night {run}" in page.read_text(encoding="utf-8")
+    assert not list((plant / "ledger/verdicts").glob("*/*"))
