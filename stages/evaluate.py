@@ -112,6 +112,7 @@ def _power(
 def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UInt8 | None) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
+        write_json(partial / "intervals.json", measured.intervals)
         (partial / "curves").mkdir()
         for name, curve in measured.curves.items():
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")

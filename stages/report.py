@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from admodels.evaluation.table import METRICS, round_figure
+from admodels.evaluation.table import BY_TYPE, METRICS, MORE, round_figure
 from admodels.foundation import params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json, write_text
@@ -46,13 +46,20 @@ def _text(path: Path, stage: str) -> str:
 
 
 def _metrics(texts: Texts) -> dict[str, Any]:
-    cells = {m: {task: json.loads(t) for task, t in of.items()} for m, of in texts.items()}
+    cells = {m: {task: _figures(text) for task, text in of.items()} for m, of in texts.items()}
     return {m: {**of, "mean": _mean(list(of.values()))} for m, of in cells.items()}
+
+
+def _figures(text: str) -> dict[str, Any]:
+    """What of a cell can be better or worse; its counts of images and its intervals stay there."""
+    cell = json.loads(text)
+    keys = (*(metric.key for metric in (*METRICS, *MORE)), BY_TYPE)
+    return {key: cell.get(key) for key in keys}
 
 
 def _mean(cells: list[dict[str, Any]]) -> dict[str, float | None]:
     """The mean of each headline number over the tasks where it is defined."""
-    keys = [metric.key for metric in METRICS]
+    keys = [metric.key for metric in (*METRICS, *MORE)]
     defined = {key: [cell[key] for cell in cells if cell[key] is not None] for key in keys}
     return {key: round_figure(sum(v) / len(v)) if v else None for key, v in defined.items()}
 

@@ -103,6 +103,7 @@ def test_the_evaluate_stage_writes_its_files_the_same_every_time(
         "curves/pr.csv",
         "curves/pro.csv",
         "curves/roc.csv",
+        "intervals.json",
         "metrics.json",
         "overlays.png",
         "power.csv",

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.evaluation.power import Power
-from admodels.evaluation.table import METRICS, Metric
+from admodels.evaluation.table import METRICS, MORE, Metric
 from admodels.foundation.errors import DataError
 from stages import report as report_stage
 
@@ -59,6 +59,9 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
         "pixel_ap": round((1 + 1 + 2 * 4 / 24) / 4, 6),
         # 2/3 of the regions until the rate 3/20, then straight to (1, 1): 2/3 + 7/51 at 1/2
         "aupro": round((1 / 2 * 2 / 3 + 7 / 20 * 7 / 51 / 2) / 0.5, 6),
+        "aupro_at_5": round(2 / 3, 6),
+        "recall_at_1": None,  # of three normal images none can show 1 %
+        "recall_at_5": None,
         "false_alarm_rate": round(1 / 3, 6),
         "false_alarm_low": 0.008404,  # Clopper and Pearson, 1 of 3: published tables say 0.84 %
         "false_alarm_high": 0.905701,
@@ -71,6 +74,20 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
         "test_normal": 3,
         "test_anomalous": 3,
     }
+
+
+def test_every_figure_of_a_toy_set_lies_in_its_interval() -> None:
+    found = measure.evaluate(toy(), CALIBRATION, BLOCK)
+    figures = {metric.key for metric in (*METRICS, *MORE)} - {"false_alarm_rate"}
+    assert set(found.intervals) == figures
+    assert found.intervals["recall_at_1"] is found.intervals["recall_at_5"] is None
+    for name, limits in found.intervals.items():
+        if limits is not None:
+            assert 0 <= limits[0] <= found.metrics[name] <= limits[1] <= 1
+    assert found.intervals["recall"][0] <= 0.094299  # the exact interval of 2 in 3
+    assert found.intervals["recall"][1] >= 0.991596
+    nothing = measure.evaluate(ScoredSet.empty(32), CALIBRATION, BLOCK)
+    assert nothing.intervals == dict.fromkeys(figures)
 
 
 def test_the_image_table_has_the_verdict_of_every_image() -> None:
@@ -209,7 +226,7 @@ def test_false_alarms_count_one_image_of_each_group() -> None:
 
 def cell(method: str, task: str, history: str, **changes: float | None) -> None:
     """The files of one cell that the report reads."""
-    numbers = dict.fromkeys((metric.key for metric in METRICS), 0.5) | changes
+    numbers = dict.fromkeys((metric.key for metric in (*METRICS, *MORE)), 0.5) | changes
     content = {**numbers, "recall_by_defect_type": {"hole": 1.0}, "test_normal": 3}
     folder = Path("data/evaluation", method, task)
     (folder / "curves").mkdir(parents=True)
@@ -254,7 +271,9 @@ def test_the_report_nests_every_cell_and_means_what_is_defined() -> None:
     assert found["one"]["b"]["image_auroc"] == 0.9
     assert found["one"]["b"]["aupro"] is None
     assert found["one"]["a"]["recall_by_defect_type"] == {"hole": 1.0}
-    assert set(found["one"]["mean"]) == {metric.key for metric in METRICS}
+    figures = {metric.key for metric in (*METRICS, *MORE)}
+    assert set(found["one"]["mean"]) == figures
+    assert set(found["one"]["a"]) == figures | {"recall_by_defect_type"}  # and no count
     assert found["one"]["mean"]["image_auroc"] == 0.75
     assert found["one"]["mean"]["aupro"] == 0.75
     assert found["two"]["mean"]["pixel_ap"] is None

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ CELL = {
     "images_missing": 0,
 }
 NOTHING_PROMISED = CELL | {"calibration_images": 8, "images_missing": 11, "recall": None}
+EXACT = {"false_alarm_high": 0.25}
 COST = {"train": {"seconds": 1234.4, "peak_mib": 2048.0}, "evaluate": {"seconds": 9.6}}
 FINDINGS = [
     {"name": "image_decodes", "severity": "error", "success": True, "expected": "It decodes."},
@@ -220,6 +222,18 @@ def test_a_curve_runs_from_corner_to_corner_and_a_long_one_is_thinned_to_its_end
     assert (loss[0], loss[-1]) == ("46.0,10.0", "310.0,100.0")
     assert 200 < len(loss) < 300
     assert curves[3].split()[1:3] == ["72.4,100.0", "98.8,100.0"]
+
+
+def test_every_figure_of_a_task_stands_beside_its_interval(full):
+    write(full, "data/evaluation/draem/bottle/metrics.json", {"false_alarm_low": 0.0, **EXACT})
+    intervals = {"image_auroc": [0.9, 0.995], "image_ap": None}
+    write(full, "data/evaluation/draem/bottle/intervals.json", intervals)
+    page = reporting.write_report(full).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><th scope=.row.>(.*?)</th><td.*?>(.*?)</td>", page)
+    assert ("image AUROC", "0.988 (0.900 to 0.995)") in rows
+    assert ("image AP", "0.900") in rows
+    assert ("false alarms", "0.000 (0.000 to 0.250)") in rows
+    assert ("recall at 1% alarms", "n/a") in rows
 
 
 def test_the_table_to_print_is_aligned(full):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels.evaluation import metrics
-from admodels.evaluation.intervals import exact_interval
+from admodels.evaluation import metrics, resampling
+from admodels.evaluation.intervals import auroc_interval, exact_interval
 from admodels.evaluation.power import Power
+from admodels.evaluation.resampling import Figures, Interval
 from admodels.evaluation.table import DECIMALS, round_figure
 from admodels.foundation.arrays import Bool, Float32, Float64
 from admodels.foundation.params import Strict
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 200
 MASK_MULTIPLE = 16
+STRICT_FPR_LIMIT = 0.05  # of a second AUPRO, where most maps still differ
+IMAGE_FIGURES: Figures = {
+    "image_ap": metrics.average_precision,
+    "image_f1_max": metrics.f1_max,
+    "recall_at_1": partial(metrics.recall_at, rate=0.01),
+    "recall_at_5": partial(metrics.recall_at, rate=0.05),
+}
 
 
 class Evaluate(Strict):
@@ -39,6 +48,15 @@ class Evaluate(Strict):
     def mask_shape(self, ratio: float) -> Shape:
         """About `mask_px`^2 pixels at that width over height; a nearly square image is square."""
         return shape_of(ratio, self.mask_px, math.gcd(self.mask_px, MASK_MULTIPLE))
+
+
+def _pixel_figures(block: Evaluate) -> Figures:
+    return {
+        "pixel_auroc": metrics.auroc,
+        "pixel_ap": metrics.average_precision,
+        "aupro": partial(metrics.aupro, limit=block.aupro_fpr_limit),
+        "aupro_at_5": partial(metrics.aupro, limit=STRICT_FPR_LIMIT),
+    }
 
 
 @dataclass(frozen=True)
@@ -74,10 +92,12 @@ class ScoredSet:
 class Evaluation:
     """`metrics` as written to metrics.json, `curves` roc, pr (of images) and pro (of pixels).
 
-    `images` has one row per image; `threshold` is None where alpha cannot be held.
+    `intervals` are those of 95 % of the figures in `metrics`, None where there is none. `images`
+    has one row per image; `threshold` is None where alpha cannot be held.
     """
 
     metrics: dict[str, Any]
+    intervals: dict[str, Interval | None]
     curves: dict[str, pd.DataFrame]
     images: pd.DataFrame
     threshold: float | None
@@ -100,11 +120,8 @@ def evaluate(
     verdicts = None if threshold is None else scores > threshold
     measured = {
         "image_auroc": metrics.auroc(image_ranks),
-        "image_ap": metrics.average_precision(image_ranks),
-        "image_f1_max": metrics.f1_max(image_ranks),
-        "pixel_auroc": metrics.auroc(pixel_ranks),
-        "pixel_ap": metrics.average_precision(pixel_ranks),
-        "aupro": metrics.aupro(pixel_ranks, block.aupro_fpr_limit),
+        **{name: figure(image_ranks) for name, figure in IMAGE_FIGURES.items()},
+        **{name: figure(pixel_ranks) for name, figure in _pixel_figures(block).items()},
         **_false_alarms(scored, verdicts),
         "recall": _share(verdicts, scored.anomalous),
         "smallest_alpha": conformal.smallest_alpha(len(calibration_scores)),
@@ -120,6 +137,7 @@ def evaluate(
     why = {"fault": fault} if fault else {}
     return Evaluation(
         {**rounded, "recall_by_defect_type": by_type, **counts, **why},
+        _intervals(scored, image_ranks, pixel_ranks, calibration_scores, block),
         _curves(image_ranks, pixel_ranks, block.aupro_fpr_limit),
         _image_frame(scored, conformal.p_values(scores, calibration_scores), verdicts),
         threshold,
@@ -131,6 +149,34 @@ def _pixel_ranking(scored: ScoredSet) -> metrics.Ranking | None:
         return None
     weights = metrics.region_weights(scored.masks)
     return metrics.ranking(scored.anomaly_maps, scored.masks, weights)
+
+
+def _intervals(
+    scored: ScoredSet,
+    image_ranks: metrics.Ranking | None,
+    pixel_ranks: metrics.Ranking | None,
+    calibration: Float64,
+    block: Evaluate,
+) -> dict[str, Interval | None]:
+    """Of every figure but the share of false alarms, which has an exact one of its own."""
+    scores, anomalous = scored.anomaly_scores.astype(np.float64), scored.anomalous
+    counts, pixel_figures = resampling.draw(anomalous), _pixel_figures(block)
+    names = ("image_auroc", *IMAGE_FIGURES, *pixel_figures)
+    limits: dict[str, Interval | None] = dict.fromkeys(names)
+    if image_ranks:
+        limits["image_auroc"] = auroc_interval(scores, anomalous)
+        limits |= resampling.image_intervals(scores, anomalous, image_ranks, counts, IMAGE_FIGURES)
+    if pixel_ranks and scored.masks is not None:
+        maps, masks = scored.anomaly_maps, scored.masks
+        limits |= resampling.pixel_intervals(maps, masks, pixel_ranks, counts, pixel_figures)
+    drawn = counts[:, anomalous]
+    limits["recall"] = resampling.recall_interval(
+        scores[anomalous], drawn, calibration, block.alpha
+    )
+    return {
+        name: pair and (round(pair[0], DECIMALS), round(pair[1], DECIMALS))
+        for name, pair in limits.items()
+    }
 
 
 def _share(verdicts: Bool | None, among: Bool) -> float | None:

@@ -13,6 +13,7 @@ from admodels.foundation.arrays import Bool, Float64, Int64
 from admodels.foundation.errors import DataError
 
 Curve = tuple[Float64, Float64]  # x, y
+ROUNDING = 1e-9  # of a number times a rate
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Ranking:
 
     `found` (S,) anomalous ones >= the score, of `anomalous`; `covered` (S,) the same as a weighted
     share in 0..1; `false` and `false_above` (S,) normal ones >= and > it, of `normal`.
+    `thresholds` (S,) are the scores.
     """
 
     found: Int64
@@ -29,6 +31,7 @@ class Ranking:
     false_above: Int64
     anomalous: int
     normal: int
+    thresholds: NDArray[np.floating]
 
 
 def ranking(
@@ -66,6 +69,7 @@ def ranking(
         false_above=len(negative) - np.searchsorted(negative, thresholds, side="right"),
         anomalous=len(positive),
         normal=len(negative),
+        thresholds=thresholds,
     )
 
 
@@ -93,6 +97,17 @@ def f1_max(ranks: Ranking | None) -> float | None:
         return None
     f1 = 2 * ranks.found / (ranks.found + ranks.false + ranks.anomalous)
     return float(f1.max())
+
+
+def recall_at(ranks: Ranking | None, rate: float) -> float | None:
+    """The highest recall with at most that share of the normal ones at or above the threshold.
+
+    None below 1 / `rate` normal ones, which could show no such share but 0.
+    """
+    if ranks is None or ranks.normal * rate < 1 - ROUNDING:
+        return None
+    allowed = ranks.false <= ranks.normal * rate + ROUNDING
+    return float(ranks.covered[allowed].max(initial=0.0))
 
 
 def region_weights(masks: Bool) -> Float64:
@@ -149,10 +164,17 @@ def aupro(ranks: Ranking | None, limit: float) -> float | None:
 
 def thin(curve: Curve, points: int) -> Curve:
     """At most `points` >= 2 points of a curve, evenly along its length, both ends among them."""
+    if len(curve[0]) <= points:
+        return curve
+    kept = thin_places(curve, points)
+    return curve[0][kept], curve[1][kept]
+
+
+def thin_places(curve: Curve, points: int) -> Int64:
+    """The places, ascending, of the points of a curve that `thin` keeps."""
     x, y = curve
     if len(x) <= points:
-        return x, y
+        return np.arange(len(x))
     way = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
     near = np.searchsorted(way, np.linspace(0.0, way[-1], points - 1))
-    kept = np.unique(np.append(near, len(x) - 1))
-    return x[kept], y[kept]
+    return np.unique(np.append(near, len(x) - 1))

@@ -3,13 +3,14 @@
 `metrics.json` has a few counts besides, and the recall of every defect type. No torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 DECIMALS = 6  # of a written figure: readable, and above the last digits of a sum
 DECIMALS_SHOWN = 3  # of a figure in a table for people
 NOT_DEFINED = "n/a"
+BY_TYPE = "recall_by_defect_type"  # shares by name, beside the figures of a cell
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ METRICS = (
     Metric("recall", ("", "recall"), "higher"),
 )
 
+MORE = (  # beside those of the tables
+    Metric("recall_at_1", ("recall at", "1% alarms"), "higher"),
+    Metric("recall_at_5", ("recall at", "5% alarms"), "higher"),
+    Metric("aupro_at_5", ("AUPRO", "to 5%"), "higher"),
+)
+
 
 def round_figure(value: float | None) -> float | None:
     """A figure as it is written; None where it is not defined."""
@@ -51,6 +58,14 @@ def interval_text(cell: Mapping[str, Any]) -> str:
     low, high = (figure_text(cell[key]) for key in ("false_alarm_low", "false_alarm_high"))
     alarms = round(rate * images)
     return f"{figure_text(rate)} ({alarms} of {images}; exact 95% interval {low} to {high})"
+
+
+def figure_with_interval(value: float | None, limits: Sequence[float] | None) -> str:
+    """A figure as people read it, with its interval where there is one."""
+    if value is None or limits is None:
+        return figure_text(value)
+    low, high = map(figure_text, limits)
+    return f"{figure_text(value)} ({low} to {high})"
 
 
 def gaps(cell: Mapping[str, Any], to_test: int = 0) -> list[str]:

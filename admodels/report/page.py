@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
-from admodels.evaluation.table import METRICS, NOT_DEFINED, figure_text, gaps, interval_text
+from admodels.evaluation.table import (
+    METRICS,
+    MORE,
+    NOT_DEFINED,
+    figure_text,
+    figure_with_interval,
+    gaps,
+    interval_text,
+)
 from admodels.foundation.files import whole_folder, write_text
 from admodels.foundation.licences import licence_text
 from admodels.foundation.params import Run, load, parse
@@ -58,8 +66,14 @@ class _Results:
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     def cell(self, method: str, task: str) -> dict[str, Any]:
-        metrics: dict[str, Any] = self.metrics.get(method, {}).get(task, {})
-        return metrics
+        """The figures in reports/, and what the cell's own files add: counts and intervals."""
+        folder = f"data/evaluation/{method}/{task}"
+        figures = self.metrics.get(method, {}).get(task, {})
+        counts = self.json(f"{folder}/metrics.json") if figures and task != "mean" else {}
+        return {**counts, **figures}
+
+    def intervals(self, method: str, task: str) -> dict[str, Any]:
+        return self.json(f"data/evaluation/{method}/{task}/intervals.json")
 
     def is_trained(self, method: str, task: str) -> bool:
         return bool(self.cost.get(method, {}).get(task, {}).get("train"))
@@ -150,6 +164,8 @@ def _promise(results: _Results, task: str) -> str:
     cell = next((cell for cell in cells if cell), None)
     if cell is None:
         return NOT_RUN
+    if "calibration_images" not in cell:
+        return "The counts of images are not here: `dvc pull`, or `dvc checkout data/evaluation`."
     images, alpha = cell["calibration_images"], results.params["evaluate"]["alpha"]
     shortage = results.shortage(task)
     unit, missing = shortage.get("unit", "images"), shortage.get("to_calibrate")
@@ -210,6 +226,8 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "gaps": _gaps(results, task),
         "sheet_title": _sheet_title(cells_run),
         "nothing": NOT_DEFINED if cells_run else NOT_RUN,
+        "has_run": bool(cells_run),
+        "figures": _figures_with_intervals(results, task),
         "false_alarms": {m: interval_text(results.cell(m, task)) for m in methods},
         "licence": _licence(results, task),
         "recalls": {name: [figure_text(recalls[m].get(name)) for m in methods] for name in types},
@@ -226,6 +244,21 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "data_page": f"../../data/validation/{task}/index.html",
         "methods": methods,
     }
+
+
+def _figures_with_intervals(results: _Results, task: str) -> dict[str, list[str]]:
+    """A row for each figure, a text for each method."""
+    rows: dict[str, list[str]] = {}
+    for metric in (*METRICS, *MORE):
+        texts = []
+        for method in results.run.methods:
+            cell, limits = results.cell(method, task), results.intervals(method, task)
+            own = [cell.get("false_alarm_low"), cell.get("false_alarm_high")]
+            if metric.key == "false_alarm_rate" and None not in own:
+                limits = {metric.key: own}
+            texts.append(figure_with_interval(cell.get(metric.key), limits.get(metric.key)))
+        rows[" ".join(metric.title).strip()] = texts
+    return rows
 
 
 def _sheet_title(cells: list[dict[str, Any]]) -> str:
