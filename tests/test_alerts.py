@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from admodels.cli import app
 from admodels.nights import alerts
 from admodels.nights.alerts import alert, send
+from admodels.nights.history import NightSummary
 
 SECRET = "s3cr3t"
 BAD_LINE = {"exit_code": 5, "images": 812, "unreadable": 40, "flagged": 12}
@@ -345,3 +346,41 @@ def test_the_command_ends_with_0_whatever_happens(tmp_path: Path, monkeypatch, c
     assert stderr.startswith("alert: ADMODELS_ALERT_WEBHOOK: ")
     assert "Connection refused" in stderr
     assert SECRET not in stderr
+
+
+def test_the_link_leads_to_where_the_pages_are_served_and_its_secret_is_in_no_message(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    ledger = kept(tmp_path / "plant/ledger", page="/plant/ledger/pages/000012.html")
+    plant = {"schema": 1, "timezone": "UTC", "page_url": "https://${TOKEN}@pages/night/"}
+    (ledger.parent / "plant.yaml").write_text(json.dumps(plant), encoding="utf-8")
+    monkeypatch.setenv("TOKEN", SECRET)
+    with served(Webhook) as (server, address):
+        monkeypatch.setenv(alerts.WEBHOOK, f"http://{address}/200")
+        for _ in range(2):
+            monkeypatch.setattr(sys, "argv", ["admodels", "alert", "--plant", str(ledger.parent)])
+            with pytest.raises(SystemExit):
+                sys.exit(app.main())
+            monkeypatch.delenv("TOKEN", raising=False)
+    with_link, without = (got["text"] for got in server.got)
+    assert f"page: https://{SECRET}@pages/night/000012.html" in with_link
+    assert "page: /plant/ledger/pages/000012.html" in without
+    printed = capsys.readouterr()
+    assert printed.err == "alert: no link to the page: TOKEN is not set\n"
+    assert SECRET not in printed.out + printed.err
+
+
+def test_a_night_is_a_few_words_for_people_and_names_steer_no_terminal() -> None:
+    lines = NIGHT["lines"] | {"\x1b[2J": NIGHT["lines"]["weld"]}
+    night = NightSummary.of(json.dumps(NIGHT | {"page": "/p/000012.html", "lines": lines}))
+    assert alerts.summary_text(night).splitlines() == [
+        "night 000012, 2026-11-26 01:30 UTC, on press",
+        "exit code 5: done, with an alarm",
+        "next: look at the lines, cameras and inboxes that are named",
+        "page: /p/000012.html",
+        "lines: 3; 1012 images, 40 unreadable, 12 flagged",
+        "- press_3: exit code 5, 812 images, 40 unreadable, 12 flagged; "
+        "more than allowed: unreadable>2%",
+        "- weld: 100 images, 0 unreadable, no verdicts",
+        "- ?[2J: 100 images, 0 unreadable, no verdicts",
+    ]

@@ -7,11 +7,16 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from admodels.datasets import sample
 from admodels.foundation.params import load
+from admodels.nights.run import Options, nightly
+from admodels.scoring.engine import LineImages, Model
+from admodels.scoring.single import score_folder
+from tests import plants
 
 pytestmark = pytest.mark.slow  # real runs of the whole pipeline, about a minute and a half
 
@@ -25,11 +30,14 @@ EVERY_STAGE = {
 }
 
 
-def run(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "ADMODELS_DEVICE": "cpu"}
+    return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "ADMODELS_DEVICE": "cpu"}
+
+
+def run(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words, cwd=tree, env=environment, capture_output=True, text=True, check=False
+        words, cwd=tree, env=environment(), capture_output=True, text=True, check=False
     )
 
 
@@ -180,3 +188,52 @@ def test_the_lock_of_a_fresh_clone_is_current(built: Path, tmp_path: Path) -> No
     done = run(tmp_path / "clone", "dvc", "repro", "--allow-missing", "--dry")
     assert done.returncode == 0, done.stderr
     assert "Running stage" not in done.stdout
+
+
+def test_no_command_of_dvc_changes_what_a_night_scores_with(tree: Path, tmp_path: Path) -> None:
+    """An experiment at work, a checkout of another bundle, a training that dies: four nights."""
+    models, photos = tree / "data/models", sorted((tree / "photos/test").rglob("*.png"))
+    inbox, place, press = tmp_path / "inbox", tmp_path / "plant", "draem/bricks"
+    inbox.mkdir()
+    plants.write_plant(place, {"press": plants.line(inbox, bundle=press)}, models)
+    shutil.copytree(models / press, tmp_path / "then")
+    arriving = iter(photos)
+
+    def night() -> dict[str, object]:
+        photo = next(arriving)
+        shutil.copyfile(photo, inbox / f"{photo.parent.name}_{photo.name}")
+        line: dict[str, object] = nightly(place, Options(0.0))["lines"]["press"]
+        assert (line["exit_code"] in (0, 5), line["images"]) == (True, 1), line["told"]
+        return line
+
+    before = (models / press / "bundle.json").read_bytes()
+    experiment = subprocess.Popen(
+        ["dvc", "exp", "run", "-S", "methods.draem.length=3"],
+        cwd=tree,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    beside = 0
+    while experiment.poll() is None and beside < 6:
+        night()
+        beside += experiment.poll() is None
+    assert beside
+    assert experiment.wait() == 0, experiment.stderr.read()
+    assert (models / press / "bundle.json").read_bytes() != before
+    night()
+    append(tree / "stages/train.py", "raise SystemExit(1)\n")
+    assert run(tree, "dvc", "repro").returncode != 0
+    assert not (models / press).exists()
+    night()
+    run(tree, "git", "checkout", "-q", ".")
+    assert run(tree, "dvc", "checkout", "--force").returncode == 0
+    assert (models / press / "bundle.json").read_bytes() == before
+    night()
+    source = LineImages("press", inbox)
+    score_folder(source, Model.at(tmp_path / "then"), tmp_path / "out", alpha=0.2)
+    columns = ["path", "anomaly_score", "model_fingerprint"]
+    nights = pd.read_parquet(place / "ledger/scores")[columns].sort_values("path")
+    alone = pd.read_parquet(tmp_path / "out/scores.parquet")[columns].sort_values("path")
+    pd.testing.assert_frame_equal(nights.reset_index(drop=True), alone.reset_index(drop=True))

@@ -1,5 +1,7 @@
 """Commands that score: a folder, a night, files as they arrive; page and alert of a night."""
 
+import json
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +15,7 @@ from admodels.foundation.logs import log_as
 if TYPE_CHECKING:
     from admodels.scoring.engine import Engine
 
+LOG = logging.getLogger(__name__)
 app = typer.Typer()
 
 SETTLE = typer.Option(min=0, help="files changed more recently wait for the next run")
@@ -87,8 +90,8 @@ def nightly(
             summary = night.nightly(folder, options)
         else:
             seconds = age_of(every, "--every").total_seconds()
-            summary = look_every(folder, options, seconds, _print_json)
-    _print_json(summary)
+            summary = look_every(folder, options, seconds, _print_night)
+    _print_night(summary)
     raise typer.Exit(summary["exit_code"])
 
 
@@ -144,8 +147,20 @@ def alert(
     """Report a night that needs people (ADMODELS_ALERT_WEBHOOK, _SMTP); ends with 0."""
     from admodels.nights import alerts
 
-    for fault in alerts.alert(ledger_folder(plant, ledger), log, code, always):
+    place, url = ledger_folder(plant, ledger), None
+    try:
+        url = None if ledger else _page_url(place.parent)
+    except ConfigurationError as error:  # no reason to be silent
+        typer.echo(f"alert: no link to the page: {error.fault}", err=True)
+    for fault in alerts.alert(place, log, code, always, url):
         typer.echo(f"alert: {fault}", err=True)
+
+
+def _page_url(plant: Path) -> str | None:
+    from admodels.nights.plant import read_plant, with_environment
+
+    url = read_plant(plant).page_url
+    return with_environment(url, "page_url") if url else None
 
 
 def _engine(
@@ -160,9 +175,18 @@ def _engine(
     return on_cluster(address, workers)
 
 
-def _print_json(summary: dict[str, Any]) -> None:
-    import json
+def _print_night(summary: dict[str, Any]) -> None:
+    """A few words for people on stderr, then the whole of it on stdout."""
+    from admodels.nights.alerts import summary_text
+    from admodels.nights.history import NightSummary
 
+    text = json.dumps(summary, sort_keys=True)
+    if night := NightSummary.of(text):
+        LOG.info("%s", summary_text(night))
+    typer.echo(text)
+
+
+def _print_json(summary: dict[str, Any]) -> None:
     typer.echo(json.dumps(summary, sort_keys=True))
 
 

@@ -39,11 +39,13 @@ class Outcome:
     log: str = ""
 
 
-def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str]:
+def alert(
+    ledger: Path, log: Path | None, status: str, always: bool, page_url: str | None = None
+) -> list[str]:
     """Send how the last night ended if it did not end well; what went wrong in sending.
 
     `status` is how the scheduler saw it end, or empty; a summary that contradicts it is that of a
-    night before.
+    night before. `page_url` is where the folder of pages is served.
     """
     try:
         ended = _outcome(ledger, log, status)
@@ -51,8 +53,7 @@ def alert(ledger: Path, log: Path | None, status: str, always: bool) -> list[str
         ended = Outcome(_code(status), None, str(error))
     if ended.night and ended.night.whole and ended.code == 0 and not always:
         return []
-    index = (ledger / "pages/index.html").absolute()
-    subject, body = message(ended, os.uname().nodename, str(index) if index.exists() else "")
+    subject, body = message(ended, os.uname().nodename, _page(ended, ledger, page_url))
     return send(subject, body, os.environ)
 
 
@@ -70,6 +71,13 @@ def _outcome(ledger: Path, log: Path | None, status: str) -> Outcome:
     return Outcome(code, None, end)
 
 
+def _page(ended: Outcome, ledger: Path, page_url: str | None) -> str:
+    """Where the page of the night is, or the one over nights; empty if there is none."""
+    index = (ledger / "pages/index.html").absolute()
+    page = ended.night.page if ended.night else str(index) if index.exists() else ""
+    return f"{page_url.rstrip('/')}/{Path(page).name}" if page_url and page else page
+
+
 def _code(status: str) -> int | None:
     """As a shell has it, from a number or from systemd's name of a signal (KILL)."""
     if status.isdecimal():
@@ -78,22 +86,30 @@ def _code(status: str) -> int | None:
     return None if number is None else SIGNALLED + int(number)
 
 
-def message(ended: Outcome, host: str, index: str) -> tuple[str, str]:
-    """Subject and body, plain text; `index` is where the page over nights is, or empty."""
+def message(ended: Outcome, host: str, page: str) -> tuple[str, str]:
+    """Subject and body, plain text; `page` is where a page of the night is, or empty."""
     night, code = ended.night, "unknown" if ended.code is None else str(ended.code)
     subject = f"admodels on {host}: night {night.run if night else '?'}, exit code {code}"
-    body = "\n".join(_sentences(ended, code, index)).splitlines()
+    body = "\n".join(_sentences(ended, code, page)).splitlines()
     return _plain(subject), _plain("\n".join(line[:LETTERS_PER_LINE] for line in body))
 
 
-def _sentences(ended: Outcome, code: str, index: str) -> Iterator[str]:
+def summary_text(night: NightSummary) -> str:
+    """A night for the person who looks at the screen: how it ended, and each line."""
+    head = _sentences(Outcome(night.exit_code, night), str(night.exit_code), night.page)
+    named = [name for name, line in night.lines.items() if not line.exit_code][:LINES_NAMED]
+    well = (f"- {name}: {_counts(night.lines[name])}" for name in named)
+    return _plain("\n".join([*head, *well]))
+
+
+def _sentences(ended: Outcome, code: str, page: str) -> Iterator[str]:
     night = ended.night
     if night:
         yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
     what, step = meaning(ended.code)
     yield f"exit code {code}: {what}"
     yield f"next: {step}"
-    if page := night.page if night else index:
+    if page:
         yield f"page: {page}"
     if night:
         yield from (f"page: {fault}" for fault in night.page_faults)
