@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from admodels.cli import app
+from admodels.cli import app, doctor
 from admodels.foundation.errors import BundleError, SourceError
 from admodels.images import decode
 from admodels.nights import deploy
@@ -71,7 +71,10 @@ def test_an_alias_that_moves_changes_no_line_until_it_is_deployed_again(plant: P
     move = promote("two")
     assert (int(move.now.version), int(move.before.version)) == (2, 1)
     assert night()["lines"]["press"]["old"] == 3  # scored by the bundle deployed
+    (text,) = doctor.differences(plant)
+    assert text.startswith(f"press: {ADDRESS} is version 2 now; deployed is {ADDRESS} version 1")
     put()
+    assert not list(doctor.differences(plant))
     assert night()["lines"]["press"]["model_fingerprint"] == of("two")
     move = registry.rollback(Path(), "stripes", "champion")
     assert (int(move.now.version), int(move.before.version)) == (1, 2)
@@ -122,6 +125,8 @@ def test_a_night_never_asks_the_registry(plant: Path, monkeypatch: pytest.Monkey
     assert night()["exit_code"] == 0
     with pytest.raises(SourceError, match="MLflow cannot be"):
         put()
+    (text,) = doctor.differences(plant)
+    assert "MLflow cannot be" in text
 
 
 def test_where_there_is_no_registry_none_is_made(
@@ -176,7 +181,7 @@ def test_the_commands_promote_calibrate_and_roll_back(
     assert said("deploy", "press", ADDRESS).startswith("0 press: ")
     told = said("calibrate", "press", "press")
     assert told == "0 press: 3 images, the smallest alpha is 0.25\n"
-    (kept,) = (plant / "ledger/calibration/press").glob("*.json")
-    assert kept.name.startswith(of("two"))
+    record = json.loads((plant / "ledger/calibration/press/in_force/0001.json").read_bytes())
+    assert record["model"] == of("two")
     assert said("rollback", "stripes").startswith(f"0 {ADDRESS} is version 1, draem")
     assert said("rollback", "other").startswith("4 ")

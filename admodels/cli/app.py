@@ -9,6 +9,7 @@ from admodels.cli import folders, nights, plants, registry, tasks, verdicts
 from admodels.cli.options import LEDGER, PLANT, ledger_folder
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
+from admodels.foundation.params import PARAMS_FILE
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -115,7 +116,7 @@ def doctor(
     plant: Annotated[Path | None, PLANT] = None,
     ledger: Annotated[Path | None, LEDGER] = None,
 ) -> None:
-    """Verify every file of a ledger that is named; print what this machine is and what it lacks."""
+    """Verify the ledger of a plant that is named; print what this machine is and what it lacks."""
     if max_age is not None:
         _dead_man(ledger_folder(plant, ledger), max_age)
     code = 0 if not plant and not ledger else _check_ledger(ledger_folder(plant, ledger))
@@ -123,7 +124,9 @@ def doctor(
 
     for what, how in checks.machine():
         typer.echo(f"{what:22} {how}")
-    missing = list(checks.missing())
+    missing = list(checks.differences(plant)) if plant else []
+    if PARAMS_FILE.is_file() or not plant:
+        missing += checks.missing()
     for line in missing:
         typer.echo(f"- {line}")
     if not missing:

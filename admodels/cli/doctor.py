@@ -44,6 +44,19 @@ def _version(package: str) -> str:
         return "missing: run `make install`"
 
 
+def differences(plant: Path) -> Iterator[str]:
+    """Lines whose bundle is no longer what the registry names by the address it was deployed by."""
+    from admodels.nights import deploy
+
+    for line, deployed in deploy.deployments(plant).items():
+        try:
+            text = deploy.moved_alias(deployed[-1]) if deployed else ""
+        except AdmodelsError as error:
+            text = f"{deployed[-1].origin}: {error.fault}"
+        if text:
+            yield f"{line}: {text}: `admodels deploy {line} ADDRESS`, or leave it as it is"
+
+
 def missing(root: Path = Path()) -> Iterator[str]:
     """What `dvc repro` still has to make or cannot find, one line each with what to run."""
     path = root / "params.yaml"

@@ -33,8 +33,8 @@ EXIT_CODES = {  # meaning, next step
     3: ("data refused", "look at the images or the table that are named"),
     4: (
         "a bundle is missing, incompatible or tampered with",
-        "`dvc checkout data/models/METHOD/TASK` or `dvc pull` it; if it happens again, check the "
-        "disk",
+        "of a line: `admodels deploy LINE BUNDLE`; of an experiment: `dvc checkout "
+        "data/models/METHOD/TASK` or `dvc pull` it; if it happens again, check the disk",
     ),
     ALARM: ("done, with an alarm", "look at the lines, cameras and inboxes that are named"),
     69: ("a source cannot be reached", "mount or restore it, then run it again"),

@@ -7,8 +7,6 @@ calibration/LINE/in_force/NNNN.json     from then on it counts for a model; the 
 An older version kept calibration/LINE/MODEL-CONTRACT.json; it counts until there is a record.
 """
 
-import getpass
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from admodels.foundation.files import read_json, sha256_of, write_json
 from admodels.foundation.params import Strict, parse
 from admodels.images.describe import write_records
 from admodels.scoring.engine import Model
+from admodels.scoring.journal import user
 from admodels.scoring.ledger import WRITING, Ledger
 from admodels.scoring.lines import folder_name
 
@@ -187,12 +186,3 @@ def keep_calibration(
         number = int(records[-1].stem) + 1 if records else 1
         ledger.store_json(folder / "in_force" / f"{number:04d}.json", record.model_dump())
     return kept
-
-
-def user() -> str:
-    """Who runs this, as `name@host`, for a record."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a number without a name, as in a container
-        name = str(os.getuid())
-    return f"{name}@{os.uname().nodename}"

@@ -98,6 +98,23 @@ class Deployed:
         return model, own[-1].origin
 
 
+def moved_alias(deployed: Deployment) -> str:
+    """What a bundle's address in the registry means now, if it is another bundle; else empty.
+
+    Raises:
+        SourceError: the registry is away.
+    """
+    address = deployed.origin.partition(" ")[0]
+    if not address.startswith(REGISTERED):
+        return ""
+    from admodels.tracking import registry
+
+    version, sha256 = registry.version_now(address)
+    if sha256.startswith(deployed.bundle):
+        return ""
+    return f"{address} is version {version} now; deployed is {deployed.origin}"
+
+
 def model_of(plant: Plant, line: str, folder: Path) -> Model:
     """The bundle in `folder` as the model of a line: with its page and its tiles."""
     block = plant.lines[line]

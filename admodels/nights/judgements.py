@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from admodels.inference.conformal import benjamini_hochberg
-from admodels.nights.calibrations import KeptCalibration, calibration_in_force, user
+from admodels.nights.calibrations import KeptCalibration, calibration_in_force
 from admodels.scoring import tables
 from admodels.scoring.index import open_part
+from admodels.scoring.journal import user
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
 

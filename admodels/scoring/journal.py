@@ -184,8 +184,9 @@ def sha256_or_none(path: Path) -> str | None:
 
 
 def user() -> str:
-    """Who is at work: the user behind sudo, else the user, else the number of one without name."""
+    """Who runs this, as `name@host`, for a record; behind sudo the one who called it."""
     try:
-        return os.environ.get("SUDO_USER") or getuser()
-    except (OSError, KeyError):  # a container may know no name
-        return str(os.getuid())
+        name = os.environ.get("SUDO_USER") or getuser()
+    except (OSError, KeyError):  # a number without a name, as in a container
+        name = str(os.getuid())
+    return f"{name}@{os.uname().nodename}"
