@@ -153,7 +153,7 @@ def test_an_edit_that_cannot_be_is_refused_and_changes_nothing(
     assert not Path("plant/deployments.jsonl").exists()
 
 
-RUN_TIME = "nightly|calibrate press in|rethreshold --alpha 0.1|feedback x.csv|collect press x|page"
+RUN_TIME = "nightly|calibrate press in|rejudge press|feedback x.csv|collect press x|page"
 
 
 @pytest.mark.parametrize("words", [*RUN_TIME.split("|"), "deploy press x", "line list"])
