@@ -126,8 +126,7 @@ def test_marks_of_the_audit_are_apart_outlast_the_page_and_are_taken(
         raise SystemExit(app.main())
     assert not end.value.code
     with open_ledger(plant / "ledger") as ledger:
-        (night,) = audit.audit_nights(ledger)["press"]
-        (known,) = marks.figures_of_line(ledger, "press", [night])
+        (known,) = marks.figures_of(ledger, ["press"])["press"]
         render.write(ledger)
     assert known.nights == 1
     assert (known.audit.images, known.audit.defects) == (5, 1)

@@ -20,7 +20,7 @@ from admodels.nights import audit, marks
 from admodels.nights.calibrate import calibrate
 from admodels.nights.calibrations import Calibration
 from admodels.nights.marks import Mark
-from admodels.nights.promise import Tally, figures
+from admodels.nights.promise import Tally
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop
@@ -73,7 +73,7 @@ def take(place: Path, *rows: tuple[str, ...], columns: str = "path,verdict") -> 
 
 def read(place: Path) -> marks.Marks:
     with held(place) as ledger:
-        return marks.read(ledger, "press")
+        return marks.read(ledger, ["press"])["press"]
 
 
 def close(place: Path, night: str = NIGHT, count: int = 5) -> list[str]:
@@ -246,8 +246,7 @@ def test_the_figures_rest_on_the_record_of_the_night_and_on_audit_marks(place: P
     mark_audit(place, verdicts)
     take(place, ("130.png", "defect"))
     with held(place) as ledger:
-        own = marks.read(ledger, "press")
-        (of_line,) = figures("press", audit.audit_nights(ledger)["press"], own.audit, own.alarms)
+        (of_line,) = marks.figures_of(ledger, ["press"])["press"]
     assert of_line.audit == Tally(fine_flagged=2, fine_passed=6, defect_flagged=1, unsure_passed=1)
     assert of_line.alarms == Tally(fine_flagged=1, defect_flagged=2)  # the last mark on each alarm
 

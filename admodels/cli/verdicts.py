@@ -89,12 +89,11 @@ def promise(
     ledger: Annotated[Path | None, LEDGER] = None,
 ) -> None:
     """Print what the promise of a line was worth: false alarms and missed defects of its audit."""
-    from admodels.nights.audit import audit_nights
-    from admodels.nights.marks import figures_of_line
+    from admodels.nights.marks import figures_of
     from admodels.scoring.ledger import read_ledger
 
     with read_ledger(ledger_folder(plant, ledger)) as held:
-        known = figures_of_line(held, name, audit_nights(held).get(name, []))
+        known = figures_of(held, [name])[name]
     for each in known:
         typer.echo("\n  ".join([str(each), *each.sentences()]))
     if not known:

@@ -12,10 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
 
-from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.foundation.files import read_json
-from admodels.foundation.params import parse
+from admodels.foundation.errors import StorageError
 from admodels.nights.calibrations import KeptCalibration, calibration_in_force, calibration_of
 from admodels.nights.judgements import rows_of_runs
 from admodels.nights.promise import AuditImage, AuditNight, Basis
@@ -24,6 +23,17 @@ from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
 
 RESTORE = "restore it from the backup: what a night drew is never drawn again"
+
+
+class _Line(BaseModel):
+    images: int
+    audit: tuple[AuditImage, ...] = ()
+
+
+class _Record(BaseModel):
+    """What the audit needs of nights/NIGHT.json."""
+
+    lines: dict[str, _Line]
 
 
 def candidates(ledger: Ledger, line: str, night: str, count: int) -> Candidates | None:
@@ -122,17 +132,15 @@ def audit_nights(ledger: Ledger) -> dict[str, list[AuditNight]]:
     nights: dict[str, list[AuditNight]] = {}
     for path in sorted((ledger.folder / "nights").glob("????-??-??.json")):
         try:
-            lines: dict[str, Any] = read_json(path, RESTORE)["lines"]
-            for name, line in lines.items():
-                drawn = parse(line.get("audit", []), tuple[AuditImage, ...], "audit", path)
-                if drawn:
-                    night = AuditNight(path.stem, int(line["images"]), drawn)
-                    nights.setdefault(name, []).append(night)
-        except (ConfigurationError, LookupError, TypeError, AttributeError, ValueError) as error:
+            record = _Record.model_validate_json(path.read_bytes())
+        except ValidationError as error:
             raise StorageError(
-                f"a damaged record of a night: {error}",
+                f"a damaged record of a night: {error.errors()[0]['msg']}",
                 where=path,
                 expected="the record as the night wrote it",
                 next_step=RESTORE,
             ) from error
+        for name, line in record.lines.items():
+            if line.audit:
+                nights.setdefault(name, []).append(AuditNight(path.stem, line.images, line.audit))
     return nights

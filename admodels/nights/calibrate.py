@@ -80,7 +80,9 @@ def calibrate(
 
 def _refuse_marked(ledger: Ledger, line: str, images: Collection[str], approved: Path) -> None:
     """Refuse a folder that holds images which marks have chosen."""
-    marked = marks.images_ever_marked(ledger) | marks.read(ledger, line).of("defect", "unsure")
+    marked = marks.images_ever_marked(ledger) | marks.read(ledger, [line])[line].of(
+        "defect", "unsure"
+    )
     copied = {Path(name).stem for name in Folder(approved).files().names}  # as `collect` names them
     if chosen := (marked | copied).intersection(images):
         raise DataError(
@@ -108,7 +110,7 @@ def _warn_of_choice(ledger: Ledger, line: str, images: Collection[str], approved
 def _fine_of_audit(ledger: Ledger, line: str) -> list[str]:
     """What people marked as fine in complete audit nights, while no night is marked in part."""
     nights = audit_nights(ledger).get(line, [])
-    fine, begun = fine_of_audit(nights, marks.read(ledger, line).audit)
+    fine, begun = fine_of_audit(nights, marks.read(ledger, [line])[line].audit)
     if begun:
         LOG.warning(
             "%s: no audited night counts while the set of %s is marked in part: people choose by "

@@ -9,6 +9,7 @@ kept ../feedback/LINE.csv: these are marks without a section.
 """
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pydantic import TypeAdapter
+
 from admodels.datasets import TableRow, read_table
 from admodels.foundation.errors import DataError, StorageError
 from admodels.foundation.files import printable, whole_file
-from admodels.foundation.params import Strict, parse
+from admodels.foundation.params import Strict
 from admodels.nights.audit import audit_nights, what_was_said
-from admodels.nights.promise import AuditImage, AuditNight, Basis, Figures, Verdict, figures
+from admodels.nights.promise import AuditImage, Basis, Figures, Verdict, figures
 from admodels.scoring.inbox import Folder, same_contents
 from admodels.scoring.journal import Chain, user
 from admodels.scoring.ledger import Ledger
@@ -49,6 +52,9 @@ class Mark(Strict):
     section: Section
     night: str = ""
     alarm: Basis | None = None
+
+
+MARKS = TypeAdapter(list[Mark])
 
 
 @dataclass
@@ -83,25 +89,29 @@ def old_path(ledger: Ledger, line: str) -> Path:
     return ledger.folder.resolve().with_name("feedback") / f"{folder_name(line)}.csv"
 
 
-def read(ledger: Ledger, line: str) -> Marks:
-    """The marks on a line.
+def read(ledger: Ledger, lines: Iterable[str]) -> dict[str, Marks]:
+    """The marks on each of `lines`.
 
     Raises:
         StorageError: they are not as they were written.
     """
-    marks = Marks()
-    for sha256, verdict in _old_marks(old_path(ledger, line)):
-        marks.take(Mark(line=line, image_sha256=sha256, verdict=verdict, section="other"))
+    marks = {line: Marks() for line in lines}
+    for line, own in marks.items():
+        for sha256, verdict in _old_marks(old_path(ledger, line)):
+            own.take(Mark(line=line, image_sha256=sha256, verdict=verdict, section="other"))
     for mark in _entries(ledger):
-        if mark.line == line:
-            marks.take(mark)
+        if mark.line in marks:
+            marks[mark.line].take(mark)
     return marks
 
 
-def figures_of_line(ledger: Ledger, line: str, nights: Iterable[AuditNight]) -> list[Figures]:
-    """What the audited nights of a line and the marks on it say of its promise, by basis."""
-    own = read(ledger, line)
-    return figures(line, nights, own.audit, own.alarms)
+def figures_of(ledger: Ledger, lines: Sequence[str]) -> dict[str, list[Figures]]:
+    """What the audits of each of `lines`, and the marks on it, say of its promise, by basis."""
+    nights, marks = audit_nights(ledger), read(ledger, lines)
+    return {
+        line: figures(line, nights.get(line, ()), marks[line].audit, marks[line].alarms)
+        for line in lines
+    }
 
 
 def images_ever_marked(ledger: Ledger) -> set[str]:
@@ -115,8 +125,7 @@ def images_ever_marked(ledger: Ledger) -> set[str]:
 def _entries(ledger: Ledger) -> Iterator[Mark]:
     journal = Chain(ledger.folder / NAME)
     for entry in journal.entries():
-        for content in entry["marks"]:
-            yield parse(content, Mark, "", journal.path)
+        yield from MARKS.validate_json(json.dumps(entry["marks"]))
 
 
 def _old_marks(path: Path) -> Iterator[tuple[str, Verdict]]:
@@ -247,7 +256,7 @@ def collect(ledger: Ledger, line: str, images: Path, target: Path) -> tuple[int,
     `target` is a source of layout `folder`. Names are hashes; what is called otherwise by now is
     taken out again.
     """
-    marks, home = read(ledger, line), target / "normal"
+    marks, home = read(ledger, [line])[line], target / "normal"
     left = marks.of("fine")
     fine = len(left)
     for sha256 in marks.of("defect", "unsure"):

@@ -1,9 +1,10 @@
 """The audit on the page of a closed night, and what each line's promise was worth so far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from admodels.nights.audit import audit_nights
-from admodels.nights.marks import figures_of_line
+from admodels.nights.marks import figures_of
 from admodels.nights.promise import AuditNight, Figures
 from admodels.scoring.candidates import picture_path
 from admodels.scoring.ledger import Ledger
@@ -36,15 +37,18 @@ def line_audits(ledger: Ledger, lines: list[str], night: str) -> list[LineAudit]
     Raises:
         StorageError: the record of a night, or the marks, are damaged.
     """
-    nights = audit_nights(ledger)
-    return [_line_audit(ledger, line, nights.get(line, []), night) for line in lines]
+    nights, known = audit_nights(ledger), figures_of(ledger, lines)
+    return [
+        LineAudit(line, _cards(ledger, line, nights.get(line, []), night), known[line][::-1])
+        for line in lines
+    ]
 
 
-def _line_audit(ledger: Ledger, line: str, nights: list[AuditNight], night: str) -> LineAudit:
+def _cards(ledger: Ledger, line: str, nights: Sequence[AuditNight], night: str) -> list[AuditCard]:
     drawn = next((each.drawn for each in nights if each.night == night), ())
     cards = []
     for image in drawn:
         path = picture_path(ledger.folder, line, night, image.image_sha256)
         picture = f"../{path.relative_to(ledger.folder).as_posix()}" if path.is_file() else ""
         cards.append(AuditCard(image.path, image.image_sha256, picture))
-    return LineAudit(line, cards, figures_of_line(ledger, line, nights)[::-1])
+    return cards
