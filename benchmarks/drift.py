@@ -80,6 +80,21 @@ def noisy(rgb: UInt8) -> UInt8:
     return np.clip(np.rint(rgb + noise), 0, 255).astype(np.uint8)
 
 
+def turned(rgb: UInt8) -> UInt8:
+    """By 90 degrees to the left."""
+    return np.ascontiguousarray(np.rot90(rgb))
+
+
+def halved(rgb: UInt8) -> UInt8:
+    """At half the resolution."""
+    return cv2.resize(rgb, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def compressed(rgb: UInt8) -> UInt8:
+    _, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, 10])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+
+
 def smeared(size: float, x: float, y: float) -> Callable[[UInt8], UInt8]:
     """Half-transparent grey around (x, y), about 2 `size` wide, fractions of the image."""
 
@@ -99,6 +114,9 @@ FAULTS: dict[str, tuple[str, Callable[[UInt8], UInt8]]] = {
     "shift 20 px, edge kept": ("px to the right", shifted),
     "shift 20 px, cropped": ("px to the left", cropped),
     "noise (sigma 8)": ("more noise", noisy),
+    "turned by 90 degrees": ("turned by 90 degrees to the left", turned),
+    "half the resolution": ("fewer pixels a side", halved),
+    "JPEG of quality 10": ("compression", compressed),
     **{f"smear .12 at {x}, {y}": ("dirt on the lens", smeared(0.12, x, y)) for x, y in PLACES},
     **{f"smear .06 at {x}, {y}": ("dirt on the lens", smeared(0.06, x, y)) for x, y in PLACES},
 }

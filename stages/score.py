@@ -18,6 +18,7 @@ def main(name: str) -> None:
         tile=block.tile,
         exclude=block.exclude,
         page=block.page,
+        ignore_case=block.ignore_case,
     )
     print(score_folder(source, model, Path("data/scores", name), alpha=block.alpha))
 

@@ -96,7 +96,8 @@ def _look_once(
     is_first = not night.summary
     night.summary = look(ledger, plant, options, stop, night.reports, PARTS)
     night.summary |= {"every_seconds": seconds, "whole": False}
-    states = {name: (r.statuses, r.exit_code, r.messages) for name, r in night.reports.items()}
+    contents = {name: report.content() for name, report in night.reports.items()}
+    states = {n: [c[key] for key in ("statuses", "exit_code", "told")] for n, c in contents.items()}
     news = {name: state for name, state in states.items() if any(state)}
     if stop():
         return

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from admodels.foundation.errors import BUG, AdmodelsError, StorageError
+from admodels.foundation.errors import ALARM, BUG, AdmodelsError, StorageError
 from admodels.nights.judgements import JudgedRows
 from admodels.nights.limits import expected_images
 from admodels.scoring.engine import Counts
@@ -19,6 +19,9 @@ LOG = logging.getLogger(__name__)
 class LineReport:
     """A line's night, of the rows of `runs`: `images` are those of what should be an image.
 
+    `intake` are the alarms of the files that the last look saw, `messages` those of what was
+    judged.
+
     `unreadable` of them have no score; `flagged` is None where nothing can be promised. `drift` is
     the likely cause if the line did not look or score like its reference.
     """
@@ -29,6 +32,7 @@ class LineReport:
     found: int = 0
     old: int = 0
     excluded: int = 0
+    unmatched: int = 0
     unsettled: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     images: int = 0
@@ -50,11 +54,13 @@ class LineReport:
     seconds: float = 0.0
     exit_code: int = 0
     messages: list[str] = field(default_factory=list)
+    intake: list[str] = field(default_factory=list)
 
     def take(self, counts: Counts) -> None:
         """Take over what the engine counted."""
         self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
-        self.unsettled, self.reused = counts.unsettled, counts.reused
+        self.unmatched, self.unsettled = counts.unmatched, counts.unsettled
+        self.reused = counts.reused
 
     def take_rows(self, judged: JudgedRows) -> None:
         """Take over what is said of the rows of tonight."""
@@ -69,13 +75,19 @@ class LineReport:
 
     def with_files_of(self, look: "LineReport") -> "LineReport":
         """This report, with the files that a later look saw, none of which was new."""
-        names = ("found", "old", "excluded", "unsettled")
-        return replace(self, **{name: getattr(look, name) for name in names})
+        names = ("found", "old", "excluded", "unmatched", "unsettled", "intake")
+        report = replace(self, **{name: getattr(look, name) for name in names})
+        report.judge_alarms()
+        return report
+
+    def judge_alarms(self) -> None:
+        """Set the exit code of a line that did not fail."""
+        self.exit_code = ALARM if self.intake or self.messages else 0
 
     def content(self) -> dict[str, Any]:
-        """What runs/RUN.json holds of the line; `messages` are its key `told`."""
+        """What runs/RUN.json holds of the line; all alarms are its key `told`."""
         fields = asdict(self)
-        fields["told"] = fields.pop("messages")
+        fields["told"] = fields.pop("intake") + fields.pop("messages")
         return fields
 
 

@@ -6,10 +6,8 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,21 @@ from admodels.foundation.errors import (
     ALARM,
     DONE,
     SIGNALLED,
-    AdmodelsError,
     ConfigurationError,
 )
-from admodels.nights import audit, pictures
+from admodels.inference.conformal import images_missing
+from admodels.nights import audit, intake, pictures
 from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
 from admodels.nights.judgements import judge_look, write_list
 from admodels.nights.limits import Limit
 from admodels.nights.page import render
-from admodels.nights.plant import Plant, PlantLine, read_plant
+from admodels.nights.plant import Plant, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.scoring import integrity
 from admodels.scoring.discover import printable
-from admodels.scoring.engine import Engine, LineImages, Model, local, score_line
-from admodels.scoring.inbox import Folder
+from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
 
@@ -117,8 +114,8 @@ def look(
     """Look once at every line; `reports` has those of the look before and gets those of this."""
     start, began = time.monotonic(), datetime.now(UTC)
     night = plant.calendar.night_of(began).isoformat()
-    deployed = Deployed(plant)
-    checked = integrity.check_daily(ledger)
+    deployed, checked = Deployed(plant), integrity.check_daily(ledger)
+    unclaimed = intake.files_of_no_line(plant)
     # Lines of one bundle follow each other, so that it is loaded once.
     for name in sorted(plant.lines, key=deployed.bundle):
         if not stop():
@@ -129,12 +126,13 @@ def look(
                     raise fault
                 model, report.bundle = deployed.of(name)
                 source = _source(ledger, plant, name, night, options)
-                has_new = _score(ledger, source, model, options, stop, report)
-                if before and before.exit_code in DONE and not has_new:
+                counts = _score(ledger, source, model, options, stop, report)
+                report.intake = list(intake.alarms(counts, line, unclaimed))
+                if before and before.exit_code in DONE and not counts.statuses:
                     reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
                     ledger.compact(name, parts)
-                    _judge(ledger, source, model, line, night, options, stop, report)
+                    _judge(ledger, source, model, plant, night, options, stop, report)
     codes = {report.exit_code for report in reports.values()}
     code = _worst(codes | ({ALARM} if checked.notes else set()))
     return _origin() | {
@@ -145,7 +143,7 @@ def look(
         "started": began.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - start, 2),
         "ledger": [*checked.notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
-        "unclaimed": _count_files_of_no_line(plant),
+        "unclaimed": sum(unclaimed.values()),
         "lines": {name: reports[name].content() for name in plant.lines if name in reports},
     }
 
@@ -176,6 +174,7 @@ def _source(ledger: Ledger, plant: Plant, name: str, night: str, options: Option
         line.exclude,
         line.page,
         audit.candidates(ledger, name, night, plant.audit),
+        line.ignore_case,
     )
 
 
@@ -186,15 +185,14 @@ def _score(
     options: Options,
     stop: Stop,
     report: LineReport,
-) -> bool:
-    """Score what is new; whether there was anything."""
+) -> Counts:
     start = time.monotonic()
     report.model_fingerprint = model.model_fingerprint
     report.contract_fingerprint = model.contract_fingerprint
     try:
         counts = score_line(ledger, source, model, stop, options.engine)
         report.take(counts)
-        return bool(counts.statuses)
+        return counts
     finally:
         report.seconds = round(time.monotonic() - start, 3)
 
@@ -203,15 +201,15 @@ def _judge(
     ledger: Ledger,
     source: LineImages,
     model: Model,
-    line: PlantLine,
+    plant: Plant,
     night: str,
     options: Options,
     stop: Stop,
     report: LineReport,
 ) -> None:
-    name = source.line
+    name, line = source.line, plant.lines[source.line]
     calibration = ensure_calibration(ledger, name, model)
-    drift = history.judge_runs(ledger, name, model, calibration)
+    drift = history.judge_runs(ledger, name, model, calibration, plant.calendar.timezone)
     report.drift, report.drift_not_judged = drift.get("hint", ""), drift.get("not_judged", "")
     drifted = history.runs_in_drift(ledger, name)
     rows = judge_look(ledger, name, night, line.alpha, calibration, drifted)
@@ -223,29 +221,15 @@ def _judge(
         report.listed = write_list(ledger, rows, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
     report.messages += _alarms(report, options.limits)
-    report.exit_code = ALARM if report.messages else 0
+    missing = images_missing(len(calibration.scores), line.alpha)
+    report.messages += intake.no_verdicts(missing, line.alpha, is_meant=line.verdicts == "none")
+    report.judge_alarms()
 
 
 def _alarms(report: LineReport, limits: Sequence[Limit]) -> Iterator[str]:
     for limit in limits:
         if limit.is_exceeded(report.images, asdict(report)):
             yield f"more than allowed: {limit}"
+    yield from intake.no_images(report.statuses)
     if report.drift:
         yield f"drift: {report.drift}"
-
-
-def _count_files_of_no_line(plant: Plant) -> int:
-    """How many files of the lines' folders match no line's pattern.
-
-    A folder that is not there counts none here: its line fails.
-    """
-    patterns: dict[Path, list[str]] = {}
-    for name, line in plant.lines.items():
-        patterns.setdefault(plant.inbox(name), []).append(line.pattern or "*")
-    count = 0
-    for folder, wanted in patterns.items():
-        if "*" not in wanted:
-            with suppress(AdmodelsError, OSError):
-                names = map(printable, Folder(folder).files().names)
-                count += sum(not any(fnmatchcase(name, p) for p in wanted) for name in names)
-    return count

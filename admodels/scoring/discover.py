@@ -4,6 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import translate
+from functools import lru_cache
 
 from admodels.images.decode import LARGEST_PIXELS
 
@@ -70,6 +72,16 @@ def file_name(path: str) -> str:
     return ESCAPED.sub(lambda match: os.fsdecode(bytes.fromhex(match[1])), path)
 
 
+@lru_cache
+def _expression(pattern: str, ignore_case: bool) -> re.Pattern[str]:
+    return re.compile(translate(pattern), re.IGNORECASE if ignore_case else 0)
+
+
+def is_match(path: str, pattern: str | None, *, ignore_case: bool = True) -> bool:
+    """Whether a path matches a line's pattern, in which `*` goes across folders; None: any path."""
+    return pattern is None or _expression(pattern, ignore_case).match(path) is not None
+
+
 @dataclass(frozen=True)
 class State:
     """When a file changed: as a stamp (size, time of content and inode), and in ns since 1970.
@@ -102,5 +114,10 @@ def is_settled(name: str, state: State, now: float, seconds: float) -> bool:
 
     A time that lies further ahead than that is a wrong clock, and says nothing.
     """
+    return not name.lower().endswith(LOCK_SUFFIXES) and is_older(state, now, seconds)
+
+
+def is_older(state: State, now: float, seconds: float) -> bool:
+    """Whether nothing of a file changed within so many seconds, as far as its clock is right."""
     ages = (abs(now - changed / 1e9) for changed in (state.content_ns, state.any_ns))
-    return not name.lower().endswith(LOCK_SUFFIXES) and min(ages) >= seconds
+    return min(ages) >= seconds

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from admodels.foundation.files import durable_file
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.candidates import Candidates, picture_path
-from admodels.scoring.discover import NO_STATE, is_settled, mtime_ns, printable
+from admodels.scoring.discover import is_match, is_older, is_settled, mtime_ns, printable
 from admodels.scoring.inbox import Folder, Inbox
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
@@ -35,6 +34,7 @@ from admodels.scoring.tables import ScoreRow
 from admodels.scoring.tiling import fingerprint
 
 ROWS_PER_PART = 4096
+STUCK_SECONDS = 24 * 3600  # without a change: nobody writes such a file any more
 SECONDS_PER_PART = 2.0  # of work that a kill can cost, at most, and a chunk
 
 
@@ -127,7 +127,8 @@ def _load_once(folder: Path, fingerprints: tuple[str, str]) -> Bundle:
 class LineImages:
     """Where the images of a line are, and when a file must be read.
 
-    `pattern`: only files whose path below `folder` matches; `*` goes across folders.
+    `pattern`: only files whose path below `folder` matches; `*` goes across folders, and capitals
+    are like small letters if `ignore_case`.
     `settle_seconds`: a file that changed more recently waits for the next run; 0 takes every file.
     `exclude`: what is left out is counted, and not entered where it is a folder.
     `rehash`: also files with the size, time and inode of an earlier run are read.
@@ -143,6 +144,7 @@ class LineImages:
     exclude: Sequence[str] = ()  # patterns beside the usual ones
     page: int | None = None
     candidates: Candidates | None = None
+    ignore_case: bool = True
 
     @property
     def inbox(self) -> Inbox:
@@ -154,13 +156,16 @@ class LineImages:
 class Counts:
     """The files of a line's folder in a run: `old` ones have the row of an earlier run.
 
-    `excluded` entries, files or whole folders, are nobody's images and have no row.
+    `excluded` entries, files or whole folders, are nobody's images and have no row. `unmatched`
+    files do not fit the pattern. Of the `unsettled` files, `stuck` ones did not change for a day.
     """
 
     paths: list[str] = field(default_factory=list)
     old: int = 0
     excluded: int = 0
+    unmatched: int = 0
     unsettled: int = 0
+    stuck: list[str] = field(default_factory=list)
     reused: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
 
@@ -205,15 +210,18 @@ def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts)
     counts.excluded = listing.excluded
     for name in listing.names:
         path = printable(name)
-        if images.pattern is not None and not fnmatchcase(path, images.pattern):
+        if not is_match(path, images.pattern, ignore_case=images.ignore_case):
+            counts.unmatched += 1
             continue
         counts.paths.append(path)
-        state = NO_STATE if images.rehash else inbox.state(name)
+        state = inbox.state(name)
         is_known = partial(ledger.index.is_unchanged, images.line, path, state.stamp)
-        if state.stamp and is_known(*fingerprints):
+        if state.stamp and not images.rehash and is_known(*fingerprints):
             counts.old += 1
         elif images.settle_seconds and not is_settled(name, state, now, images.settle_seconds):
             counts.unsettled += 1
+            if is_older(state, now, STUCK_SECONDS):
+                counts.stuck.append(path)
         else:
             yield name
 
@@ -271,6 +279,8 @@ def _next_rows(
         row = read.row
         if row is None:
             counts.unsettled += 1
+            if read.stamp and time.time() - mtime_ns(read.stamp) / 1e9 >= STUCK_SECONDS:
+                counts.stuck.append(read.path)
             continue
         if ledger.index.holds(row):
             counts.old += 1

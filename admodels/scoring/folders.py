@@ -14,6 +14,7 @@ class FixedFolder(Strict):
     method: str = Field(min_length=1)
     alpha: float = Field(gt=0, lt=1)
     pattern: str | None = Field(default=None, min_length=1)  # of paths below folder; * crosses /
+    ignore_case: bool = True  # of the pattern
     exclude: tuple[str, ...] = ()  # patterns of names or paths, beside the usual ones
     page: int | None = Field(default=None, ge=0)  # of TIFF files with several, from 0
     tile: Tile | None = None  # large images, small defects

@@ -38,7 +38,7 @@ REASON_CHARACTERS = 200
 class Read:
     """A file that was read: its row, None where the next run tries again.
 
-    That is where the file changed meanwhile, or memory was lacking.
+    That is where the file at `path` changed meanwhile, or memory was lacking.
 
     `stamp` is that of the file before it was read. `appearance` is the record of its image.
     `pixels` (3, h, w) uint8 is what the detector gets, or (H, W, 3) uint8 what will be cut into
@@ -51,6 +51,7 @@ class Read:
     pixels: UInt8 | None = None
     appearance: Records | None = None
     picture: bytes | None = None
+    path: str = ""
 
 
 def rows(
@@ -156,7 +157,7 @@ def _read(
         data = inbox.read(name, _most_bytes(bundle, whole))
         return _decode(data, row, looks, bundle, whole, candidates)
     except (Unsettled, MemoryError):  # the next run tries again
-        return Read(None, looks)
+        return Read(None, looks, path=row.path)
     except Refused as error:
         return Read(_refusal(row, error.status, error.reason), looks)
     except FileNotFoundError:
