@@ -97,6 +97,8 @@ def rows_to_draw(rows: pa.Table, fingerprints: tuple[str, str], most: int) -> li
     own = pc.field("model_fingerprint") == fingerprints[0]
     own &= pc.field("contract_fingerprint") == fingerprints[1]
     scored = rows.filter(own & pc.field("anomaly_score").is_valid())
+    if not len(scored):
+        return []  # Arrow selects none of none with an error
     names = ["is_flagged", "anomaly_score", "path", "image_sha256"]
     scored = scored.append_column("is_flagged", pc.fill_null(scored["is_anomalous"], False))
     order = [(name, "descending") for name in names]
