@@ -388,3 +388,24 @@ def test_a_mark_names_what_its_alarm_rests_on(place: Path) -> None:
     assert latest["flagged"].alarm is not None
     assert latest["flagged"].alarm.alpha == ALPHA
     assert latest["other"].alarm is None
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_anywhere_in_the_marks_is_noticed_also_in_the_last_line_end(
+    place: Path, bit: int
+) -> None:
+    """But for the end of a line that a dying process left half: that is cut off."""
+    take(place, ("130.png", "defect"))
+    take(place, ("140.png", "fine"))
+    path = place / "ledger/marks.jsonl"
+    whole = path.read_bytes()
+    for position in (*range(0, len(whole), 97), len(whole) - 2, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << bit
+        path.write_bytes(flipped)
+        with pytest.raises(StorageError, match=r"of marks\.jsonl is not as it was written"):
+            read(place)
+    path.write_bytes(whole[:-20])
+    assert len(read(place).last) == 1
+    take(place, ("150.png", "fine"))
+    assert {mark.verdict for mark in read(place).last.values()} == {"defect", "fine"}

@@ -135,6 +135,7 @@ def doctor(
 
 
 def _check_ledger(folder: Path) -> int:
+    from admodels.nights import marks
     from admodels.scoring.integrity import check
     from admodels.scoring.ledger import open_ledger
 
@@ -146,12 +147,13 @@ def _check_ledger(folder: Path) -> int:
             next_step="correct `--ledger`, `--plant` or ADMODELS_PLANT",
         )
     with open_ledger(folder) as held:
-        result = check(held)
+        result, count = check(held), marks.count(held)
     for name, fault in result.faults.items():
         typer.echo(f"- {name}: {fault}")
     for note in result.notes:
         typer.echo(f"- {note}")
-    typer.echo(f"{folder}: {result.files} files verified, {len(result.faults)} damaged")
+    damaged = f"{len(result.faults)} damaged"
+    typer.echo(f"{folder}: {result.files} files and {count} marks verified, {damaged}")
     return errors.StorageError.exit_code if result.faults else errors.ALARM if result.notes else 0
 
 

@@ -122,6 +122,15 @@ def images_ever_marked(ledger: Ledger) -> set[str]:
     return images
 
 
+def count(ledger: Ledger) -> int:
+    """How many marks there are, each as it was written.
+
+    Raises:
+        StorageError: one is not.
+    """
+    return sum(1 for _ in _entries(ledger))
+
+
 def _entries(ledger: Ledger) -> Iterator[Mark]:
     journal = Chain(ledger.folder / NAME)
     for entry in journal.entries():

@@ -81,12 +81,13 @@ def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNig
 
 
 def _judgements(ledger: Ledger, line: str, run: str) -> Iterator[Path]:
-    """The judgements of the nights of which this run is the last that judged rows are of."""
+    """Judgements and audit pictures of nights of which this run is the last with judged rows."""
     folder = folder_name(line)
     for night, runs in ledger.catalogue.runs_by_night(folder).items():
         if max(runs, key=int) == run:
             names = ledger.catalogue.names(f"verdicts/{folder}/{night}")
             yield from (ledger.folder / name for name in names)
+            yield from sorted((ledger.folder / "audit" / folder / night).glob("*.webp"))
 
 
 def _pictures(ledger: Ledger, line: str, runs: set[str]) -> set[Path]:
@@ -110,7 +111,7 @@ def prune(ledger: Ledger, night: OldNight) -> None:
             [path.relative_to(ledger.scores).as_posix() for path in night.parts],
             f"../{kept.relative_to(ledger.folder).as_posix()}",
         )
-        pictures = [path for path in night.others if path.suffix == ".jpg"]
+        pictures = [path for path in night.others if path.suffix in (".jpg", ".webp")]
         tables_of_night = [*night.parts, *(p for p in night.others if p not in pictures)]
         names = [path.relative_to(ledger.folder).as_posix() for path in tables_of_night]
         ledger.journal.append("prune", dict.fromkeys(names))

@@ -83,6 +83,8 @@ class Chain:
                     entry = self._entry(line, f"line {number}{after}", chain)
                     chain, end = entry["chain"], end + len(line)
                     yield end, entry
+                else:
+                    self._refuse_whole(line)
 
     def _last(self) -> tuple[dict[str, Any], int]:
         """The last line, empty if there is none, and where the next one begins."""
@@ -96,11 +98,20 @@ class Chain:
                 file.seek(start)
                 tail = file.read(size - start)
         end = size - len(tail) + tail.rfind(b"\n") + 1
+        self._refuse_whole(tail[tail.rfind(b"\n") + 1 :])
         lines = tail[: tail.rfind(b"\n") + 1].splitlines()
         if not lines:
             return {}, 0
         before = self._entry(lines[-2], "the last line but one")["chain"] if len(lines) > 1 else ""
         return self._entry(lines[-1], "the last line", before), end
+
+    def _refuse_whole(self, rest: bytes) -> None:
+        """Refuse what stands after the last line end if its own was changed: it is not half."""
+        text = rest.decode(errors="replace")
+        with suppress(ValueError, RecursionError):
+            _, end = json.JSONDecoder().raw_decode(text)
+            if text[end:]:
+                raise self._damage("the end of the last line")
 
     def _entry(self, line: bytes, name: str, chain: str | None = None) -> dict[str, Any]:
         with suppress(ValueError, TypeError, KeyError, RecursionError):
