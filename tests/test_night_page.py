@@ -175,9 +175,9 @@ def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
     with open_ledger(ledger) as held:
         nights = content.read_runs(ledger)
         press, weld = content.line_nights(held, nights)
-    assert press.before["run"] == "000001"
+    assert press.before.run == "000001"
     assert press.changes == ["Another budget: it was 0.95, it is 0.91."]
-    assert (press.unreadable_count, press.flagged) == (2, nights[0]["lines"]["press"]["flagged"])
+    assert (press.unreadable_count, press.flagged) == (2, nights[0].lines["press"].flagged)
     assert {row["status"] for row in press.unreadable} == {"empty", "undecodable"}
     assert (weld.flagged, weld.changes, len(weld.parts)) == (None, [], 2)
 

@@ -56,8 +56,8 @@ def test_the_last_night_is_the_last_by_number_whatever_the_clock_said(tmp_path: 
     ended(tmp_path, "999999", timedelta(hours=1))
     ended(tmp_path, "1000000", timedelta(hours=40))
     assert last(tmp_path).run == "1000000"
-    assert [night["run"] for night in read_runs(tmp_path)] == ["1000000", "999999"]
-    assert [night["run"] for night in read_runs(tmp_path, "999999")] == ["999999"]
+    assert [night.run for night in read_runs(tmp_path)] == ["1000000", "999999"]
+    assert [night.run for night in read_runs(tmp_path, "999999")] == ["999999"]
     assert not dead_man(tmp_path, DAY)[0]
 
 
@@ -68,12 +68,12 @@ def test_a_damaged_summary_of_a_night_is_left_out_and_said(
     for run in ("000001", "000002", "000003"):
         ended(tmp_path, run, timedelta(hours=1))
     (tmp_path / "runs/000002.json").write_text(text, encoding="utf-8")
-    assert [night["run"] for night in read_runs(tmp_path)] == ["000003", "000001"]
+    assert [night.run for night in read_runs(tmp_path)] == ["000003", "000001"]
     assert "run 000002 is left out" in caplog.text
     with pytest.raises(StorageError, match="run 000002 is damaged"):
         read_runs(tmp_path, "000002")
     (tmp_path / "runs/000003.json").write_text(text, encoding="utf-8")
-    assert [night["run"] for night in read_runs(tmp_path)] == ["000001"]
+    assert [night.run for night in read_runs(tmp_path)] == ["000001"]
     (tmp_path / "runs/000001.json").write_text(text, encoding="utf-8")
     with pytest.raises(StorageError, match="run 000003 is damaged"):
         read_runs(tmp_path)

@@ -20,7 +20,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from admodels.foundation.errors import SIGNALLED, meaning
-from admodels.nights.history import LineSummary, NightSummary, killed_night, last
+from admodels.nights.history import NightSummary, killed_night, last
+from admodels.nights.report import LineReport
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
@@ -119,9 +120,8 @@ def _sentences(ended: Outcome, code: str, page: str) -> Iterator[str]:
         yield "it wrote no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
 
 
-def _lines(lines: Mapping[str, LineSummary]) -> Iterator[str]:
-    total = LineSummary(
-        exit_code=0,
+def _lines(lines: Mapping[str, LineReport]) -> Iterator[str]:
+    total = LineReport(
         images=sum(line.images for line in lines.values()),
         unreadable=sum(line.unreadable for line in lines.values()),
         flagged=sum(line.flagged or 0 for line in lines.values()),
@@ -135,7 +135,7 @@ def _lines(lines: Mapping[str, LineSummary]) -> Iterator[str]:
         yield f"and {len(bad) - LINES_NAMED} more"
 
 
-def _counts(line: LineSummary) -> str:
+def _counts(line: LineReport) -> str:
     judged = "no verdicts" if line.flagged is None else f"{line.flagged} flagged"
     return f"{line.images} images, {line.unreadable} unreadable, {judged}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from admodels.foundation.errors import SIGNALLED, ConfigurationError
+from admodels.nights.report import LineReport
 from admodels.scoring.ledger import summaries
 from admodels.scoring.locks import is_at_work
 
@@ -20,16 +21,6 @@ UNITS = {
 }
 
 
-class LineSummary(BaseModel):
-    """What pages and alerts show of one line in the summary of a night."""
-
-    exit_code: int
-    images: int = 0
-    unreadable: int = 0
-    flagged: int | None = None
-    messages: list[str] = Field(default=[], alias="told")
-
-
 class NightSummary(BaseModel):
     """The summary of a night: the last line on its stdout, and runs/RUN.json of the ledger."""
 
@@ -38,7 +29,12 @@ class NightSummary(BaseModel):
     started: AwareDatetime
     seconds: float
     host: str
-    lines: dict[str, LineSummary]
+    lines: dict[str, LineReport]
+    night: str = ""  # the date of the plant's day; an older version did not keep it
+    command: str = ""
+    directory: str = ""
+    versions: dict[str, str] = {}
+    unclaimed: int = 0  # files that match the pattern of no line
     whole: bool = True  # all its rows are in it, and on its page
     page: str = ""  # where it is
     page_faults: list[str] = []

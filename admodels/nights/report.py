@@ -5,12 +5,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from admodels.foundation.errors import ALARM, BUG, AdmodelsError, StorageError
-from admodels.nights.judgements import JudgedRows
 from admodels.nights.limits import expected_images
-from admodels.scoring.engine import Counts
+
+if TYPE_CHECKING:
+    from admodels.nights.judgements import JudgedRows
+    from admodels.scoring.engine import Counts
 
 LOG = logging.getLogger(__name__)
 
@@ -53,16 +57,16 @@ class LineReport:
     contract_fingerprint: str | None = None
     seconds: float = 0.0
     exit_code: int = 0
-    messages: list[str] = field(default_factory=list)
+    messages: Annotated[list[str], Field(alias="told")] = field(default_factory=list)
     intake: list[str] = field(default_factory=list)
 
-    def take(self, counts: Counts) -> None:
+    def take(self, counts: "Counts") -> None:
         """Take over what the engine counted."""
         self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
         self.unmatched, self.unsettled = counts.unmatched, counts.unsettled
         self.reused = counts.reused
 
-    def take_rows(self, judged: JudgedRows) -> None:
+    def take_rows(self, judged: "JudgedRows") -> None:
         """Take over what is said of the rows of tonight."""
         self.statuses = dict(sorted(judged.statuses.items()))
         self.images, self.unreadable = expected_images(self.statuses)

@@ -4,7 +4,6 @@ All of it is read from the ledger, so that the page of any night can be made aga
 Arrow's columns; only those that a page has room for become objects.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.nights.calibrations import calibration_in_force, calibration_of
 from admodels.nights.drift.history import worst_run
-from admodels.nights.drift.records import read_records_of
+from admodels.nights.drift.records import Record, read_records_of
 from admodels.nights.history import NightSummary
 from admodels.nights.judgements import (
     count_true,
@@ -29,11 +28,11 @@ from admodels.nights.judgements import (
     rows_of_runs,
 )
 from admodels.nights.pictures import ALWAYS
+from admodels.nights.report import LineReport
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, summaries
 
 LOG = logging.getLogger(__name__)
-Json = dict[str, Any]  # of runs/RUN.json: of a run, or of a line in it
 NIGHTS_MAX = 400  # of the index
 PARTS_MAX = 10_000  # on a page, the same number of each line
 PARTS_LEAST = 5  # of each line, however many lines there are
@@ -45,29 +44,41 @@ SHOWN += ["today"]
 
 
 @dataclass(frozen=True)
+class LineRun:
+    """What runs/RUN.json holds of a line."""
+
+    run: str
+    report: LineReport
+
+
+@dataclass(frozen=True)
 class LineNight:
     """A line in one night; `parts` are what its page shows of it, the worst first.
 
     `more_today` of its rows would be flagged today and were not, `fewer_today` the other way round.
-    `report` and `before` are what runs/RUN.json holds of it, in this night and the one before.
+    `past` are the nights of the line with images before this one, the last first.
     `drift` is the content of drift/LINE/RUN.json, None where nothing was compared.
     """
 
     name: str
-    report: Json
-    before: Json | None
-    drift: Json | None
+    report: LineReport
+    drift: Record | None
     flagged: int | None
     parts: list[dict[str, Any]]
     unreadable: list[dict[str, Any]]
     unreadable_count: int
     changes: list[str]
-    past: list[Json]
+    past: list[LineRun]
     more_today: int
     fewer_today: int
 
+    @property
+    def before(self) -> LineRun | None:
+        """The last night before this one."""
+        return self.past[0] if self.past else None
 
-def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
+
+def read_runs(ledger: Path, run: str | None = None) -> list[NightSummary]:
     """The runs that came to their end, newest first, from `run` on if it is named.
 
     Those with a damaged summary are left out, with a warning.
@@ -84,9 +95,9 @@ def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
             expected="the number of a run, such as 000012",
             next_step="`admodels nightly`, or name another run or ledger",
         )
-    texts = {path: path.read_bytes() for path in paths[:NIGHTS_MAX]}
-    damaged = [path for path, text in texts.items() if NightSummary.of(text) is None]
-    if len(damaged) == len(texts) or (run and paths[0] in damaged):
+    nights = {path: NightSummary.of(path.read_bytes()) for path in paths[:NIGHTS_MAX]}
+    damaged = [path for path, night in nights.items() if night is None]
+    if len(damaged) == len(nights) or (run and paths[0] in damaged):
         raise StorageError(
             f"the summary of run {paths[0].stem} is damaged",
             where=paths[0],
@@ -95,46 +106,37 @@ def read_runs(ledger: Path, run: str | None = None) -> list[Json]:
         )
     for path in damaged:
         LOG.warning("run %s is left out, its summary is damaged: %s", path.stem, path)
-    return [json.loads(text) for path, text in texts.items() if path not in damaged]
+    return [night for night in nights.values() if night is not None]
 
 
-def line_nights(ledger: Ledger, nights: list[Json]) -> list[LineNight]:
+def line_nights(ledger: Ledger, nights: list[NightSummary]) -> list[LineNight]:
     """Every line of the first of `nights`, compared with those after it, which are older."""
-    reports = nights[0]["lines"]
+    reports = nights[0].lines
     most = max(PARTS_LEAST, PARTS_MAX // max(len(reports), 1))
-    lines = []
-    for name in reports:
-        report, *past = (_report(night, name) for night in nights)
-        past = [then for then in past if then.get("images") and then["run"] not in report["runs"]]
-        lines.append(_line_night(ledger, name, report, past[:TREND_NIGHTS], most))
-    return lines
+    return [_line_night(ledger, name, nights, most) for name in reports]
 
 
-def _report(night: Json, line: str) -> Json:
-    """The report of a line, with the number of its run."""
-    of_night = {"run": night["run"], "started": night["started"]}
-    return {"runs": [night["run"]], **night["lines"].get(line, {}), **of_night}
-
-
-def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most: int) -> LineNight:
-    rows = rows_of_runs(ledger, name, report["runs"])
-    rows = rows.append_column("today", opinion_of_today(ledger, name, report["runs"], rows))
+def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int) -> LineNight:
+    now, *past = (LineRun(run.run, run.lines[name]) for run in nights if name in run.lines)
+    report, runs = now.report, now.report.runs or [now.run]
+    past = [then for then in past if then.report.images and then.run not in runs][:TREND_NIGHTS]
+    rows = rows_of_runs(ledger, name, runs)
+    rows = rows.append_column("today", opinion_of_today(ledger, name, runs, rows))
     then, today = (pc.fill_null(rows[key], False) for key in ("is_anomalous", "today"))
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
-    drifts = read_records_of(ledger, name, report["runs"])
-    before, shown = past[0] if past else None, min(UNREADABLE_MAX, most)
+    drifts = read_records_of(ledger, name, runs)
+    shown = min(UNREADABLE_MAX, most)
     return LineNight(
         name,
         report,
-        before,
         worst_run(drifts),
         count_true(rows["is_anomalous"])
         if rows["is_anomalous"].null_count < len(rows)
-        else report.get("flagged"),
+        else report.flagged,
         _worst(ledger, name, report, rows, most),
         unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),
         len(unreadable),
-        list(_changes(ledger, name, report, before, rows)),
+        list(_changes(ledger, name, report, past, rows)),
         past,
         count_true(pc.and_not(today, then)),
         count_true(pc.and_not(then, today)),
@@ -142,7 +144,7 @@ def _line_night(ledger: Ledger, name: str, report: Json, past: list[Json], most:
 
 
 def _worst(
-    ledger: Ledger, line: str, report: Json, rows: pa.Table, most: int
+    ledger: Ledger, line: str, report: LineReport, rows: pa.Table, most: int
 ) -> list[dict[str, Any]]:
     """What is flagged, and a few more, the worst first; `excess` is comparable between lines.
 
@@ -156,8 +158,8 @@ def _worst(
     order = [("anomaly_score", "descending"), ("path", "ascending"), ("image_sha256", "ascending")]
     worst = rows.take(pc.select_k_unstable(rows, wanted, order))  # sorting all would copy all
     worst = worst.filter(pc.field("anomaly_score").is_valid())
-    key = (report.get("model_fingerprint") or "", report.get("contract_fingerprint") or "")
-    then = report.get("calibration_sha256") or ""
+    key = (report.model_fingerprint or "", report.contract_fingerprint or "")
+    then = report.calibration_sha256 or ""
     kept = calibration_of(ledger, line, then) or calibration_in_force(ledger, line, *key)
     normal = kept.scores if kept else np.empty(0)
     normal = normal if len(normal) else rows["anomaly_score"].drop_null().to_numpy()
@@ -178,21 +180,23 @@ def _excess(scores: Float64, normal: Float64) -> Float64:
 
 
 def _changes(
-    ledger: Ledger, line: str, report: Json, before: Json | None, rows: pa.Table
+    ledger: Ledger, line: str, report: LineReport, past: list[LineRun], rows: pa.Table
 ) -> Iterator[str]:
     """What is not the same as in the night before, in words; counts are shown elsewhere."""
-    if before is None:
+    if not past:
         yield "The first night of this line with images."
         return
-    old, new = identity(before), identity(report)
+    before = past[0]
+    old, new = identity(before.report), identity(report)
     for what in new:
         if new[what] != old.get(what):
             yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
-    earlier = rows_of_runs(ledger, line, before["runs"])
-    today = opinion_of_today(ledger, line, before["runs"], earlier)
+    runs = before.report.runs or [before.run]
+    earlier = rows_of_runs(ledger, line, runs)
+    today = opinion_of_today(ledger, line, runs, earlier)
     now, then = count_true(today), count_true(earlier["is_anomalous"])
     if now != then:
-        yield f"Of run {before['run']}, {then} were flagged then and {now} are by today's measure."
+        yield f"Of run {before.run}, {then} were flagged then and {now} are by today's measure."
     key = ["path", "image_sha256"]
     kept = [*key, "is_anomalous"]
     other = earlier.select(kept)
@@ -203,14 +207,14 @@ def _changes(
         yield f"Of {len(both)} images in both nights, {more} more and {fewer} fewer are flagged."
 
 
-def identity(report: Json) -> dict[str, str]:
+def identity(report: LineReport) -> dict[str, str]:
     """What the verdicts of a line rest on, in words; less where its night ended early."""
-    calibration, digest = report.get("calibration"), report.get("calibration_sha256") or ""
+    calibration, digest = report.calibration, report.calibration_sha256 or ""
     values = {
-        "model": report.get("model_fingerprint"),
-        "preparation of images": report.get("contract_fingerprint"),
+        "model": report.model_fingerprint,
+        "preparation of images": report.contract_fingerprint,
         "calibration": calibration and f"{calibration}, sha256 {digest[:16]}",
-        "budget": report.get("alpha") and f"{report['alpha']:g}",
+        "budget": report.alpha and f"{report.alpha:g}",
     }
     return {what: value for what, value in values.items() if value}
 

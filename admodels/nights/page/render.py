@@ -17,13 +17,13 @@ from admodels.foundation.errors import meaning
 from admodels.foundation.files import write_text
 from admodels.nights.page.audit import line_audits
 from admodels.nights.page.content import (
-    Json,
     LineNight,
     identity,
     line_nights,
     read_runs,
     worst_first,
 )
+from admodels.nights.report import LineReport
 from admodels.pages.charts import Trend, trend
 from admodels.pages.render import render_page
 from admodels.pages.words import visible
@@ -48,22 +48,22 @@ def write(ledger: Ledger, run: str | None = None) -> Path:
     parts = worst_first(lines)
     thumbnails = list(_thumbnails(ledger.folder, [row for _, row in parts]))
     pages = ledger.folder / "pages"
-    page = pages / f"{nights[0]['run']}.html"
-    written = {path.stem for path in pages.glob("*.html")}
+    page = pages / f"{nights[0].run}.html"
+    everything = read_runs(ledger.folder)
+    written = {night.run for night in everything if (pages / f"{night.run}.html").exists()}
     content = {
         "night": nights[0],
-        "before": next((night["run"] for night in nights[1:] if night["run"] in written), ""),
+        "before": next((night.run for night in nights[1:] if night.run in written), ""),
         "lines": [_line(line) for line in lines],
         "parts": [{"line": lines[index].name, **row} for index, row in parts[:WITHOUT_SCRIPT]],
         "data": _columns(parts, lines),
         "first": thumbnails[:FIRST],
         "rest": thumbnails[FIRST:],
-        "audits": line_audits(ledger, [line.name for line in lines], nights[0].get("night", "")),
+        "audits": line_audits(ledger, [line.name for line in lines], nights[0].night),
         "statuses": sorted({row["status"] for line in lines for row in line.unreadable}),
     }
     _write(page, "night.html", **content)
-    everything, written = read_runs(ledger.folder), written | {page.stem}
-    _write(pages / "index.html", "nights.html", nights=everything, written=written)
+    _write(pages / "index.html", "nights.html", nights=everything, written=written | {page.stem})
     return page
 
 
@@ -117,20 +117,20 @@ def _line(line: LineNight) -> dict[str, Any]:
     shown = sum(row["is_anomalous"] is True for row in line.parts)
     return {
         **vars(line),
+        "before": line.before,
         "shown": shown,
         "identity": identity(line.report),
-        "trends": _trends([*reversed(line.past), line.report]),
+        "trends": _trends([*(past.report for past in reversed(line.past)), line.report]),
     }
 
 
-def _trends(nights: list[Json]) -> list[Trend]:
-    def share(name: str) -> list[float | None]:
-        known = [(night.get(name), night.get("images")) for night in nights]
-        return [count / images if images and count is not None else None for count, images in known]
+def _trends(nights: list[LineReport]) -> list[Trend]:
+    def share(count: int | None, images: int) -> float | None:
+        return count / images if images and count is not None else None
 
     return [
-        trend("flagged", share("flagged"), ".2%"),
-        trend("unreadable", share("unreadable"), ".2%"),
-        trend("images", [night.get("images") for night in nights], ",.0f"),
-        trend("median score", [night.get("median_score") for night in nights], ".4g"),
+        trend("flagged", [share(night.flagged, night.images) for night in nights], ".2%"),
+        trend("unreadable", [share(night.unreadable, night.images) for night in nights], ".2%"),
+        trend("images", [night.images for night in nights], ",.0f"),
+        trend("median score", [night.median_score for night in nights], ".4g"),
     ]
