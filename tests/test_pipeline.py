@@ -223,7 +223,7 @@ def test_no_command_of_dvc_changes_what_a_night_scores_with(tree: Path, tmp_path
     assert experiment.wait() == 0, experiment.stderr.read()
     assert (models / press / "bundle.json").read_bytes() != before
     night()
-    append(tree / "stages/train.py", "raise SystemExit(1)\n")
+    (tree / "stages/train.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
     assert run(tree, "dvc", "repro").returncode != 0
     assert not (models / press).exists()
     night()

@@ -15,7 +15,7 @@ from admodels.foundation.logs import log_as
 if TYPE_CHECKING:
     from admodels.scoring.engine import Engine
 
-LOG = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 app = typer.Typer()
 
 SETTLE = typer.Option(min=0, help="files changed more recently wait for the next run")
@@ -182,7 +182,7 @@ def _print_night(summary: dict[str, Any]) -> None:
 
     text = json.dumps(summary, sort_keys=True)
     if night := NightSummary.of(text):
-        LOG.info("%s", summary_text(night))
+        LOGGER.info("%s", summary_text(night))
     typer.echo(text)
 
 
