@@ -85,26 +85,26 @@ def test_unsure_images_move_each_end_of_an_interval_outwards() -> None:
     for flagged, passed in itertools.product(range(3), range(4)):
         sure = Tally(2 + flagged, 30 + passed, 3 + 2 - flagged, 1 + 3 - passed)
         alarms.append(sure.false_alarms)
-        missed.append(sure.missed)
+        missed.append(sure.misses)
         precision.append(sure.precision)
     for share, of_sure in (
         (tally.false_alarms, alarms),
-        (tally.missed, missed),
+        (tally.misses, missed),
         (tally.precision, precision),
     ):
         assert share.low == pytest.approx(min(s.low for s in of_sure))
         assert share.high == pytest.approx(max(s.high for s in of_sure))
     assert (tally.false_alarms.count, tally.false_alarms.of) == (2, 32)
-    assert (tally.missed.count, tally.missed.of) == (1, 41)
+    assert (tally.misses.count, tally.misses.of) == (1, 41)
 
 
 def test_the_share_of_missed_defects_is_given_from_twenty_defects_on() -> None:
-    assert Tally(defect_flagged=18, defect_passed=1).missed_of_defects is None
-    share = Tally(defect_flagged=18, defect_passed=2).missed_of_defects
+    assert Tally(defect_flagged=18, defect_passed=1).misses_of_defects is None
+    share = Tally(defect_flagged=18, defect_passed=2).misses_of_defects
     assert share == Share(2, 20, *exact_interval(2, 20))
     unsure = Tally(defect_flagged=18, defect_passed=2, unsure_passed=1, unsure_flagged=1)
-    assert unsure.missed_of_defects.low == exact_interval(2, 21)[0]
-    assert unsure.missed_of_defects.high == exact_interval(3, 21)[1]
+    assert unsure.misses_of_defects.low == exact_interval(2, 21)[0]
+    assert unsure.misses_of_defects.high == exact_interval(3, 21)[1]
 
 
 def test_a_night_counts_only_when_its_whole_set_is_marked() -> None:

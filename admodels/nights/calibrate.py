@@ -57,22 +57,19 @@ def calibrate(
         _refuse_marked(ledger, line, scores, approved)
         _warn_of_choice(ledger, line, scores, approved)
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
-    audited = 0
-    for sha256 in _fine_of_audit(ledger, line):
+    approved_count = len(scores)
+    for sha256 in set(_fine_of_audit(ledger, line)) - learnt.keys():
         score = ledger.index.score(sha256, *fingerprints)
-        if sha256 not in learnt and score is not None and math.isfinite(score):
-            audited += sha256 not in scores
+        if score is not None and math.isfinite(score):
             scores[sha256] = score
     if not scores:
         where = approved or ledger.folder / "nights"
         raise _refusal("no image to calibrate with", where, "normal images of this line")
-    ordered = sorted(scores.items(), key=lambda item: (item[1], item[0]))
-    calibration = Calibration(
-        origin="line",
-        scores=tuple(score for _, score in ordered),
-        images=tuple(sha256 for sha256, _ in ordered),
-    )
+    ordered = sorted(scores, key=lambda sha256: (scores[sha256], sha256))
+    in_order = tuple(scores[sha256] for sha256 in ordered)
+    calibration = Calibration(origin="line", scores=in_order, images=tuple(ordered))
     reference = np.stack([looks[sha256] for sha256 in sorted(looks)]) if looks else None
+    audited = len(scores) - approved_count
     why = f"`admodels calibrate` with {approved or 'no folder'}, {audited} images of audits"
     keep_calibration(ledger, line, fingerprints, calibration, reference, why=why)
     return calibration
@@ -80,7 +77,7 @@ def calibrate(
 
 def _refuse_marked(ledger: Ledger, line: str, images: Collection[str], approved: Path) -> None:
     """Refuse a folder that holds images which marks have chosen."""
-    marked = marks.images_ever_marked(ledger) | marks.read(ledger, [line])[line].of(
+    marked = marks.images_with_marks(ledger) | marks.read(ledger, [line])[line].of(
         "defect", "unsure"
     )
     copied = {Path(name).stem for name in Folder(approved).files().names}  # as `collect` names them

@@ -114,7 +114,7 @@ def figures_of(ledger: Ledger, lines: Sequence[str]) -> dict[str, list[Figures]]
     }
 
 
-def images_ever_marked(ledger: Ledger) -> set[str]:
+def images_with_marks(ledger: Ledger) -> set[str]:
     """The images of all lines that people ever marked, outside an audit section."""
     images = {mark.image_sha256 for mark in _entries(ledger) if mark.section != "audit"}
     for path in ledger.folder.resolve().with_name("feedback").glob("*.csv"):

@@ -113,14 +113,14 @@ class Tally:
         return Share(count, of, low, high)
 
     @property
-    def missed(self) -> Share:
+    def misses(self) -> Share:
         """Of all images, the defects that were not flagged; `high` is a bound of 95 % alone."""
         count, of = self.defect_passed, self.images
         low, _ = exact_interval(count, of)
         return Share(count, of, low, upper_bound(count + self.unsure_passed, of))
 
     @property
-    def missed_of_defects(self) -> Share | None:
+    def misses_of_defects(self) -> Share | None:
         """Of the defects, those that were not flagged; None before there are enough of them."""
         if self.defects < DEFECTS_LEAST:
             return None
@@ -157,14 +157,16 @@ class Figures:
     sizes: tuple[int, int] = (0, 0)
 
     @property
-    def realised(self) -> tuple[float, float] | None:
+    def range_of_rate(self) -> tuple[float, float] | None:
         """Where the rate of one such calibration lies, without any fault."""
         return realised_range(self.basis.calibration_images, self.basis.alpha)
 
     @property
     def is_broken(self) -> bool:
         """Whether more fine images are flagged than any chance of the calibration explains."""
-        return self.realised is not None and self.audit.false_alarms.low > self.realised[1]
+        return (
+            self.range_of_rate is not None and self.audit.false_alarms.low > self.range_of_rate[1]
+        )
 
     def __str__(self) -> str:
         basis = self.basis
@@ -179,7 +181,7 @@ class Figures:
         lines = [self._broken()] if self.is_broken else []
         lines += [self._range(), self._nights()]
         if self.audit.images:
-            lines += [self._false_alarms(), *self._missed()]
+            lines += [self._false_alarms(), *self._misses()]
         if self.alarms.images:
             share = self.alarms.precision
             lines.append(
@@ -189,15 +191,15 @@ class Figures:
         return lines
 
     def _broken(self) -> str:
-        assert self.realised is not None
-        low, high = percent(self.audit.false_alarms.low), percent(self.realised[1])
+        assert self.range_of_rate is not None
+        low, high = percent(self.audit.false_alarms.low), percent(self.range_of_rate[1])
         return f"Promise broken: at least {low} of the fine images are flagged, not up to {high}."
 
     def _range(self) -> str:
         budget = f"Budget: {100 * self.basis.alpha:g} %"
-        if self.realised is None:
+        if self.range_of_rate is None:
             return f"{budget}, which {self.basis.calibration_images} images cannot promise."
-        low, high = map(percent, self.realised)
+        low, high = map(percent, self.range_of_rate)
         images = f"one calibration of {self.basis.calibration_images:,} images"
         return f"{budget} on average; with {images} the rate lies between {low} and {high}."
 
@@ -205,8 +207,8 @@ class Figures:
         share = self.audit.false_alarms
         return f"False alarms: {share.count:,} of {share.of:,} fine audit images, {share}."
 
-    def _missed(self) -> list[str]:
-        missed, of_defects = self.audit.missed, self.audit.missed_of_defects
+    def _misses(self) -> list[str]:
+        missed, of_defects = self.audit.misses, self.audit.misses_of_defects
         rate = "unknown" if missed.value is None else f"{1000 * missed.value:.3g} in 1,000 parts"
         first = (
             f"Missed defects: {missed.count:,} of {missed.of:,} audit images, {rate}, at most "
