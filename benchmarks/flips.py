@@ -21,33 +21,44 @@ from pathlib import Path
 import pandas as pd
 
 from admodels.foundation.errors import AdmodelsError
-from admodels.nights.run import Options
+from admodels.nights import marks
+from admodels.nights.rejudge import rejudge
+from admodels.nights.run import Options, nightly
+from admodels.scoring.ledger import read_ledger
 from tests import cards, plants
 from tests.test_nightly import draw
 
 KEY = ["line", "path", "image_sha256", "model_fingerprint", "contract_fingerprint"]
 KINDS = {
-    "part": ("scores/*/*/*.parquet", "appearance/*/*/*.parquet"),
-    "json": ("runs/*.json", "drift/*/*.json", "calibration/*/*.json", "journal.jsonl"),
-    "index": ("index.sqlite",),
+    "part": ("ledger/scores/*/*/*.parquet", "ledger/appearance/*/*/*.parquet"),
+    "judgement": ("ledger/verdicts/*/*/*.parquet",),
+    "json": ("ledger/runs/*.json", "ledger/drift/*/*.json", "ledger/nights/*.json"),
+    "calibration": ("ledger/calibration/*/*.json", "ledger/calibration/*/in_force/*.json"),
+    "chain": ("ledger/journal.jsonl", "ledger/marks.jsonl", "deployments.jsonl"),
+    "index": ("ledger/index.sqlite",),
 }
 LINES = ("press", "weld")
 
 
 def night(place: Path) -> dict:
-    lines = {name: plants.line(place / name) for name in LINES}
-    return plants.night(lines, place, Options(0.0, pictures=0))
+    return nightly(place, Options(0.0, pictures=0))
 
 
 def make(place: Path) -> None:
-    """Two lines, two nights."""
+    """Two lines, two looks, a mark and another opinion."""
     cards.save_draem(place / "models/draem/stripes", calibration=9, reference=True)
+    plants.write_plant(place, {name: plants.line(name) for name in LINES})
     for name, seed in zip(LINES, (3, 4), strict=True):
         draw(place / name, 12, seed)
     night(place)
     for name, seed in zip(LINES, (5, 6), strict=True):
         draw(place / name / "later", 6, seed)
     night(place)
+    table = place / "marks.csv"
+    table.write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
+    with read_ledger(place / "ledger") as ledger:
+        marks.append(ledger, table, LINES)
+        rejudge(ledger, "press", 0.5, why="another budget")
 
 
 def rows(ledger: Path, table: str) -> pd.DataFrame:
@@ -92,8 +103,14 @@ def outcome(place: Path, name: str, expected: dict[str, pd.DataFrame]) -> str:
         return "refused" if Path(name).name in str(error) and error.exit_code == 74 else "unnamed"
     except Exception as error:
         return f"bug: {type(error).__name__}"
-    texts = json.dumps([summary["ledger"], [line["told"] for line in summary["lines"].values()]])
-    is_named = Path(name).name in texts or (name == "index.sqlite" and "the index" in texts)
+    texts = json.dumps(
+        [
+            summary["ledger"],
+            summary["page_faults"],
+            [line["told"] for line in summary["lines"].values()],
+        ]
+    )
+    is_named = Path(name).name in texts or (name.endswith("index.sqlite") and "the index" in texts)
     if summary["exit_code"] == 74:
         return "refused" if is_named else "unnamed"
     is_same = all(rows(ledger, table).equals(table_rows) for table, table_rows in expected.items())
@@ -119,11 +136,10 @@ def main() -> None:
             place = Path(folder, "copy")
             shutil.copytree(whole, place)
             kind = rng.choice(list(KINDS))
-            paths = sorted(p for pattern in KINDS[kind] for p in (place / "ledger").glob(pattern))
+            paths = sorted(path for pattern in KINDS[kind] for path in place.glob(pattern))
             path = rng.choice(paths)
             offset = flip(path, rng)
-            name = path.relative_to(place / "ledger").as_posix()
-            # The folders of the lines must not change, or their files would be read again.
+            name = path.relative_to(place).as_posix()
             result = outcome(place, name, expected)
             counts.setdefault(kind, Counter())[result] += 1
             if result not in ("refused", "repaired", "no value changed"):
