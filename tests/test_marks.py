@@ -231,6 +231,15 @@ def test_a_mark_counts_for_the_audit_only_if_it_was_given_in_its_section(place: 
     assert read(place).audit == {NIGHT: dict.fromkeys(drawn, "unsure")}
 
 
+def test_an_audit_mark_by_path_is_on_the_image_that_was_drawn_under_it(place: Path) -> None:
+    drawn = close(place, count=10)
+    card(place / "in" / "130.png", 131)
+    look(place)
+    take(place, ("130.png", "fine", "audit", NIGHT), columns="path,verdict,section,night")
+    (sha256,) = read(place).audit[NIGHT]
+    assert sha256 in drawn
+
+
 def test_an_audit_mark_on_an_image_that_was_not_drawn_is_refused(place: Path) -> None:
     drawn = close(place)
     (other, *_) = {sha(path) for path in (place / "in").iterdir()} - set(drawn)

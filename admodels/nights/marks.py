@@ -153,6 +153,9 @@ def _old_marks(path: Path) -> Iterator[tuple[str, Verdict]]:
             yield sha256, verdict
 
 
+Drawn = dict[tuple[str, str], dict[str, AuditImage]]  # by line and night, then by image_sha256
+
+
 class _Claim(NamedTuple):
     """A row of a table whose words are understood; `number` is its line in the table."""
 
@@ -176,9 +179,14 @@ def append(ledger: Ledger, table: Path, lines: Collection[str]) -> dict[str, int
     rows = [
         row for row in read_table(table, REQUIRED, OPTIONAL, others=True) if row.cells["verdict"]
     ]
-    read = [_claim(ledger, row, lines) for row in rows]
+    drawn = {
+        (line, night.night): {image.image_sha256: image for image in night.drawn}
+        for line, nights in audit_nights(ledger).items()
+        for night in nights
+    }
+    read = [_claim(ledger, row, lines, drawn) for row in rows]
     claims = [claim for claim in read if isinstance(claim, _Claim)]
-    marks = list(_marks(ledger, claims))
+    marks = list(_marks(ledger, claims, drawn))
     faults = [fault for fault in (*read, *marks) if isinstance(fault, str)]
     faults += _contradictions(claims)
     if faults:
@@ -197,7 +205,7 @@ def append(ledger: Ledger, table: Path, lines: Collection[str]) -> dict[str, int
     return dict(sorted(Counter(content["line"] for content in contents).items()))
 
 
-def _claim(ledger: Ledger, row: TableRow, lines: Collection[str]) -> _Claim | str:
+def _claim(ledger: Ledger, row: TableRow, lines: Collection[str], drawn: Drawn) -> _Claim | str:
     """What a row of a table claims, or what is wrong with it."""
     cells, number = row.cells, row.line
     line, verdict, section = cells["line"], cells["verdict"].casefold(), cells["section"].casefold()
@@ -210,22 +218,21 @@ def _claim(ledger: Ledger, row: TableRow, lines: Collection[str]) -> _Claim | st
         return f"line {number}: there is no section `{cells['section']}`"
     if night and not re.fullmatch(NIGHT, night):
         return f"line {number}: `{night}` is no night such as 2026-11-30"
+    if not sha256 and section == "audit":  # the name may have other contents by now
+        images = drawn.get((line, night), {}).values()
+        sha256 = next((i.image_sha256 for i in images if i.path == cells["path"]), "")
     sha256 = sha256 or ledger.index.last(line, cells["path"])
     if not re.fullmatch(SHA256, sha256):
         return f"line {number}: the ledger does not know `{cells['path'] or sha256}` of {line}"
     return _Claim(number, line, sha256, verdict, section, night)
 
 
-def _marks(ledger: Ledger, claims: Sequence[_Claim]) -> Iterator[Mark | str]:
+def _marks(ledger: Ledger, claims: Sequence[_Claim], drawn: Drawn) -> Iterator[Mark | str]:
     """The mark of each claim, or why it cannot be one."""
-    drawn = {
-        (line, night.night): {image.image_sha256: image for image in night.drawn}
-        for line, nights in audit_nights(ledger).items()
-        for night in nights
-    }
-    said: dict[tuple[str, str], dict[str, AuditImage]] = {}
-    for place in sorted({(claim.line, claim.night) for claim in claims}):
-        images = [c.image_sha256 for c in claims if (c.line, c.night) == place]
+    said: Drawn = {}
+    others = [claim for claim in claims if claim.section != "audit"]
+    for place in sorted({(claim.line, claim.night) for claim in others}):
+        images = [c.image_sha256 for c in others if (c.line, c.night) == place]
         said[place] = what_was_said(ledger, place[0], images, place[1])
     for claim in claims:
         place, is_audit = (claim.line, claim.night), claim.section == "audit"
