@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -230,16 +230,17 @@ def test_a_file_that_is_gone_is_named_once(place: Path) -> None:
     assert not [note for note in checked(place).notes if "is gone" in note]
 
 
-def test_the_check_comes_once_a_day(place: Path) -> None:
+def test_the_check_comes_once_for_each_night(place: Path) -> None:
+    monday, tuesday = date(2026, 5, 4), date(2026, 5, 5)
     with open_ledger(place / "ledger") as ledger:
-        assert check_daily(ledger).files == 5
-        assert check_daily(ledger).files == 0
-        ledger.index.checked_on = datetime.now(UTC).date() - timedelta(days=1)
-        assert check_daily(ledger).files == 5
-        assert ledger.index.checked_on == datetime.now(UTC).date()
+        assert check_daily(ledger, monday).files == 5
+        assert check_daily(ledger, monday).files == 0
+        assert check_daily(ledger, tuesday).files == 5
+        assert ledger.index.checked_on == tuesday
         flip(place / "ledger" / PART)
-        ledger.index.checked_on = date(2000, 1, 1)
-        assert len(check_daily(ledger).faults) == len(check_daily(ledger).faults) == 1
+        wednesday = date(2026, 5, 6)
+        for _ in range(2):
+            assert len(check_daily(ledger, wednesday).faults) == 1
 
 
 @pytest.mark.parametrize("renamed", [0, 1])

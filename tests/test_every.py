@@ -5,26 +5,31 @@ import os
 import shutil
 import signal
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from admodels.nights import every
+from admodels.nights.calendar import utc_now
+from admodels.nights.close import read_records
 from admodels.nights.every import look_every
 from admodels.nights.history import NightSummary, dead_man, last
+from admodels.nights.plant import read_plant
 from admodels.nights.run import Options
 from admodels.scoring.ledger import read_ledger
 from admodels.scoring.locks import is_at_work, run_lock
-from tests.plants import line, write_plant
+from tests.plants import Clock, at, close_night_before, line, write_plant
 from tests.test_nightly import command, draw, ended, plant, run, table, written
 
 __all__ = ["plant"]
 LEDGER = Path("ledger")
 
 
-def looks(monkeypatch: pytest.MonkeyPatch, *between: object) -> list[dict[str, object]]:
+def looks(
+    monkeypatch: pytest.MonkeyPatch, *between: object, clock: Clock | None = None
+) -> list[dict[str, object]]:
     """Run until each of `between` was called, each after one look; what was published."""
     published: list[dict[str, object]] = []
     todo = iter(between)
@@ -35,8 +40,11 @@ def looks(monkeypatch: pytest.MonkeyPatch, *between: object) -> list[dict[str, o
         os.kill(os.getpid(), signal.SIGTERM) if work is None else work()
 
     monkeypatch.setattr(every, "pause", pause)
-    write_plant(Path(), {"press": line("press")})
-    end = look_every(Path(), Options(0.0), 60, published.append)
+    plant = write_plant(Path(), {"press": line("press")})
+    if not clock:
+        close_night_before(plant, utc_now())
+    options = Options(0.0, clock=clock or utc_now)
+    end = look_every(Path(), options, 60, published.append)
     return [*published, end]
 
 
@@ -62,27 +70,30 @@ def test_files_are_scored_as_they_arrive_and_nothing_is_said_twice(
 
 @pytest.mark.slow
 def test_a_night_of_looks_ends_after_a_day_with_its_page(plant: Path, monkeypatch) -> None:
-    def day_is_over() -> None:
-        monkeypatch.setattr(every, "NIGHT_SECONDS", 0.0)
+    clock = Clock("2026-05-04 12:00")
 
-    def next_day() -> None:
-        monkeypatch.setattr(every, "NIGHT_SECONDS", 1e9)
+    def arrive() -> None:
+        clock.now = at("2026-05-04 18:00")
         draw(plant / "press/next", 2, seed=8)
 
-    monkeypatch.setattr(every, "_close", _then(every._close, next_day))
-    *published, _ = looks(monkeypatch, day_is_over)
-    assert [images(summary) for summary in published] == [("000001", 6), ("000002", 2)]
-    assert Path("ledger/pages/000001.html").is_file()
-    assert last(LEDGER).run == "000002"
-    assert NightSummary.of(Path("ledger/runs/000001.json").read_bytes()).whole
+    def day_is_over() -> None:
+        clock.now = at("2026-05-05 06:01")
+        draw(plant / "press/last", 1, seed=7)
 
-
-def _then(work, after):
-    def both(*words: object) -> None:
-        work(*words)
-        after()
-
-    return both
+    *published, _ = looks(monkeypatch, arrive, day_is_over, clock=clock)
+    shown = [(*images(summary), summary["night"], summary["closes"]) for summary in published]
+    assert shown == [
+        ("000001", 6, "2026-05-04", True),  # what was there before
+        ("000002", 2, "2026-05-05", False),
+        ("000002", 3, "2026-05-05", True),
+    ]
+    assert Path("ledger/pages/000002.html").is_file()
+    assert NightSummary.of(Path("ledger/runs/000002.json").read_bytes()).whole
+    assert last(LEDGER).run == "000003"
+    assert {record.night: record.runs for record in read_records(LEDGER)} == {
+        date(2026, 5, 4): ["000001"],
+        date(2026, 5, 5): ["000002"],
+    }
 
 
 @pytest.mark.slow
@@ -153,6 +164,7 @@ def test_the_dead_man_asks_for_the_last_look(plant: Path, monkeypatch) -> None:
 @pytest.mark.slow
 def test_the_command_looks_again_until_a_signal(plant: Path) -> None:
     written(plant, press={"folder": "press", "alpha": 0.2})
+    close_night_before(read_plant(plant), utc_now())
     process = command(plant, "nightly", "--every", "1s")
     assert json.loads(process.stdout.readline())["lines"]["press"]["images"] == 6
     shutil.copyfile(plant / "weld/0000.png", plant / "press/arrived.png")

@@ -219,7 +219,7 @@ def test_the_commands_calibrate_rejudge_and_take_feedback(plant: Path, monkeypat
     assert code == 0
     assert out == "press: 1 marks are kept; see `admodels promise press`\n"
     code, out = admodels(monkeypatch, capsys, "promise", "press", *where)
-    assert (code, out) == (0, "press: no night was audited yet, and no alarm is marked\n")
+    assert (code, out.startswith("press, model ")) == (0, True)  # an audited night, no mark
     assert admodels(monkeypatch, capsys, "calibrate", "weld", "good", *where)[0] == 2
 
 

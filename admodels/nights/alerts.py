@@ -106,7 +106,7 @@ def summary_text(night: NightSummary) -> str:
 def _sentences(ended: Outcome, code: str, page: str) -> Iterator[str]:
     night = ended.night
     if night:
-        yield f"night {night.run}, {night.started:%Y-%m-%d %H:%M %Z}, on {night.host}"
+        yield f"night {night.run}, {night.started_text}, on {night.host}"
     what, step = meaning(ended.code)
     yield f"exit code {code}: {what}"
     yield f"next: {step}"
@@ -114,6 +114,7 @@ def _sentences(ended: Outcome, code: str, page: str) -> Iterator[str]:
         yield f"page: {page}"
     if night:
         yield from (f"page: {fault}" for fault in night.page_faults)
+        yield from (f"silence: {text}" for text in night.silence)
         yield from (f"ledger: {note}" for note in night.ledger[:LINES_NAMED])
         yield from _lines(night.lines)
     else:

@@ -87,7 +87,7 @@ def _said_of(
     ledger: Ledger, line: str, rows: pa.Table, image_sha256s: Collection[str]
 ) -> dict[str, AuditImage]:
     """What the first of the judged `rows` of each image says."""
-    wanted = rows.filter(pc.field("image_sha256").isin(list(image_sha256s)))
+    wanted = rows.filter(pc.field("image_sha256").isin(pa.array(list(image_sha256s), pa.string())))
     calibrations: dict[str, KeptCalibration | None] = {}
     said: dict[str, AuditImage] = {}
     for row in wanted.to_pylist():

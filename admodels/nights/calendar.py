@@ -25,6 +25,11 @@ class NightOfLook(NamedTuple):
     clock_is_back: bool  # the clock says a night that is closed
 
 
+def utc_now() -> datetime:
+    """The clock of this machine."""
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True)
 class Calendar:
     """The nights of a plant in `timezone`, which end at `day_ends`."""

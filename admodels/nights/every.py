@@ -1,25 +1,28 @@
 """A night of many looks: `admodels nightly --every` scores files as they arrive.
 
 No lock is held between two looks, so other commands have their turn; where one of them was a run,
-the looks go on under a number of their own.
+the looks go on under a number of their own. The look that closes a night ends its run; the next one
+has another number, so that no run spans two nights.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from admodels.foundation.errors import BusyError, ConfigurationError
+from admodels.nights.calendar import NightOfLook
+from admodels.nights.close import NightRecord
 from admodels.nights.plant import Plant, read_plant
 from admodels.nights.report import LineReport, isolate
-from admodels.nights.run import PARTS, Options, check_place, finish, look
+from admodels.nights.run import PARTS, Options, check_place, finish, look, night_of_look
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
-NIGHT_SECONDS = 86_400.0  # after which another night begins
 Publish = Callable[[dict[str, Any]], None]
 
 
@@ -28,10 +31,11 @@ class _Night:
     """What is kept from look to look, under one number of a run."""
 
     run: str
-    began: float = field(default_factory=time.monotonic)
+    night: date
     reports: dict[str, LineReport] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    closed: list[NightRecord] = field(default_factory=list)
 
 
 def look_every(folder: Path, options: Options, seconds: float, publish: Publish) -> dict[str, Any]:
@@ -48,18 +52,20 @@ def look_every(folder: Path, options: Options, seconds: float, publish: Publish)
     night: _Night | None = None
     with on_signals() as stop:
         while True:
+            is_over = False
             try:
-                with open_ledger(plant.ledger, night.run if night else None) as ledger:
+                tonight = night_of_look(plant, options)
+                run = night.run if night and night.night == tonight.night else None
+                with open_ledger(plant.ledger, run) as ledger:
                     if night is None or night.run != ledger.run:
-                        night = _Night(ledger.run)
+                        night = _Night(ledger.run, tonight.night)
                     if not stop() or not night.summary:
-                        _look_once(ledger, night, plant, options, seconds, publish, stop)
-                    is_over = time.monotonic() - night.began >= NIGHT_SECONDS
+                        _look_once(ledger, night, plant, options, seconds, publish, stop, tonight)
+                    is_over = tonight.closes
                     if stop() or is_over:
                         _close(ledger, night, plant, stop)
             except BusyError as error:
                 LOG.warning("no look: %s", error.fault)
-                is_over = False
             if stop():
                 return night.summary if night else {}
             if is_over:
@@ -92,9 +98,11 @@ def _look_once(
     seconds: float,
     publish: Publish,
     stop: Stop,
+    tonight: NightOfLook,
 ) -> None:
     is_first = not night.summary
-    night.summary = look(ledger, plant, options, stop, night.reports, PARTS)
+    reports = night.reports
+    night.summary, night.closed = look(ledger, plant, options, stop, reports, tonight, PARTS)
     night.summary |= {"every_seconds": seconds, "whole": False}
     contents = {name: report.content() for name, report in night.reports.items()}
     states = {n: [c[key] for key in ("statuses", "exit_code", "told")] for n, c in contents.items()}
@@ -109,7 +117,7 @@ def _look_once(
 
 
 def _close(ledger: Ledger, night: _Night, plant: Plant, stop: Stop) -> None:
-    finish(ledger, night.summary, stop)
+    finish(ledger, night.summary, stop, night.closed)
     for name in plant.lines:
         with isolate(name, LineReport()):
             ledger.compact(name)

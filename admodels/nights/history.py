@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
@@ -40,6 +41,9 @@ class NightSummary(BaseModel):
     page_faults: list[str] = []
     every_seconds: float | None = None  # between two looks, where there are many
     ledger: list[str] = []  # what the daily check of it found
+    closes: bool = False  # it is the last look of its night
+    timezone: str = "UTC"  # of the plant
+    silence: list[str] = []  # alarms of all lines at once
 
     @classmethod
     def of(cls, text: str | bytes) -> "NightSummary | None":
@@ -48,6 +52,12 @@ class NightSummary(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError:
             return None
+
+    @property
+    def started_text(self) -> str:
+        """When it began, in the zone of the plant and with its name."""
+        local = self.started.astimezone(ZoneInfo(self.timezone))
+        return f"{local:%Y-%m-%d %H:%M} {self.timezone}"
 
     @property
     def end(self) -> datetime:

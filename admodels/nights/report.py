@@ -40,6 +40,7 @@ class LineReport:
     unsettled: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     images: int = 0
+    new_images: int = 0  # of these, the ones that this look was the first to see
     unreadable: int = 0
     reused: int = 0
     flagged: int | None = None
@@ -65,6 +66,7 @@ class LineReport:
         self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
         self.unmatched, self.unsettled = counts.unmatched, counts.unsettled
         self.reused = counts.reused
+        self.new_images, _ = expected_images(counts.statuses)
 
     def take_rows(self, judged: "JudgedRows") -> None:
         """Take over what is said of the rows of tonight."""
@@ -79,7 +81,7 @@ class LineReport:
 
     def with_files_of(self, look: "LineReport") -> "LineReport":
         """This report, with the files that a later look saw, none of which was new."""
-        names = ("found", "old", "excluded", "unmatched", "unsettled", "intake")
+        names = ("found", "old", "excluded", "unmatched", "unsettled", "intake", "new_images")
         report = replace(self, **{name: getattr(look, name) for name in names})
         report.judge_alarms()
         return report
@@ -87,6 +89,11 @@ class LineReport:
     def judge_alarms(self) -> None:
         """Set the exit code of a line that did not fail."""
         self.exit_code = ALARM if self.intake or self.messages else 0
+
+    def alarm(self, text: str) -> None:
+        """Add an alarm; a line that failed keeps its exit code."""
+        self.messages.append(text)
+        self.exit_code = self.exit_code or ALARM
 
     def content(self) -> dict[str, Any]:
         """What runs/RUN.json holds of the line; all alarms are its key `told`."""

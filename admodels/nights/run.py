@@ -5,9 +5,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from admodels.foundation.errors import (
 )
 from admodels.inference.conformal import images_missing
 from admodels.nights import audit, intake, pictures
+from admodels.nights.calendar import NightOfLook, utc_now
 from admodels.nights.calibrations import ensure_calibration
+from admodels.nights.close import (
+    NightRecord,
+    close_nights,
+    closed_nights,
+    open_runs,
+    read_records,
+    write_records,
+)
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
 from admodels.nights.judgements import judge_look, write_list
@@ -37,6 +46,7 @@ from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
 PARTS = 64  # of a line and a night, before a look makes them one
+CLOCK_IS_BACK = "the clock says a night that is closed: correct the clock of this machine"
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
 
 
@@ -49,6 +59,7 @@ class Options:
     limits: Sequence[Limit] = ()
     pictures: int = 500  # of a line and a night, at most
     engine: Engine = local
+    clock: Callable[[], datetime] = utc_now
 
 
 def nightly(folder: Path, options: Options) -> dict[str, Any]:
@@ -62,9 +73,15 @@ def nightly(folder: Path, options: Options) -> dict[str, Any]:
     plant = read_plant(folder)
     check_place(plant)
     with on_signals() as stop, open_ledger(plant.ledger) as ledger:
-        summary = look(ledger, plant, options, stop, {})
-        finish(ledger, summary, stop)
+        tonight = night_of_look(plant, options)
+        summary, closed = look(ledger, plant, options, stop, {}, tonight)
+        finish(ledger, summary, stop, closed)
         return summary
+
+
+def night_of_look(plant: Plant, options: Options) -> NightOfLook:
+    """The night that a look of now belongs to."""
+    return plant.calendar.night_of_look(options.clock(), closed_nights(plant.ledger))
 
 
 def check_place(plant: Plant) -> None:
@@ -84,12 +101,18 @@ def check_place(plant: Plant) -> None:
             )
 
 
-def finish(ledger: Ledger, summary: dict[str, Any], stop: Stop) -> None:
-    """Write the summary, then the page, which reads it; only with both is the run `whole`."""
+def finish(
+    ledger: Ledger, summary: dict[str, Any], stop: Stop, closed: Sequence[NightRecord]
+) -> None:
+    """Write the summary, the records of the nights it closes, then the page, which reads them.
+
+    Only with all of them is the run `whole`.
+    """
     ledger.finish(summary | {"whole": False})
     if stop():
         summary |= {"whole": False, "exit_code": SIGNALLED + stop.signal}
     else:
+        write_records(ledger, closed)
         _write_page(ledger, summary)
     ledger.finish(summary)
 
@@ -109,13 +132,20 @@ def look(
     options: Options,
     stop: Stop,
     reports: dict[str, LineReport],
+    tonight: NightOfLook,
     parts: int = 1,
-) -> dict[str, Any]:
-    """Look once at every line; `reports` has those of the look before and gets those of this."""
-    start, began = time.monotonic(), datetime.now(UTC)
-    night = plant.calendar.night_of(began).isoformat()
-    deployed, checked = Deployed(plant), integrity.check_daily(ledger)
+) -> tuple[dict[str, Any], list[NightRecord]]:
+    """Look once at every line; the summary, and the records of the nights that the look closes.
+
+    `reports` has those of the look before and gets those of this.
+    """
+    start, began, night = time.monotonic(), options.clock(), tonight.night.isoformat()
+    to_check = tonight.night if tonight.closes else plant.calendar.before(tonight.night)
+    deployed, checked = Deployed(plant), integrity.check_daily(ledger, to_check)
     unclaimed = intake.files_of_no_line(plant)
+    if tonight.closes:
+        runs = open_runs(ledger, tonight.night, read_records(ledger.folder))
+        ledger.first_run = int(runs[tonight.night][0])
     # Lines of one bundle follow each other, so that it is loaded once.
     for name in sorted(plant.lines, key=deployed.bundle):
         if not stop():
@@ -128,24 +158,33 @@ def look(
                 source = _source(ledger, plant, name, night, options)
                 counts = _score(ledger, source, model, options, stop, report)
                 report.intake = list(intake.alarms(counts, line, unclaimed))
-                if before and before.exit_code in DONE and not counts.statuses:
+                is_same = before and before.exit_code in DONE and before.runs == report.runs
+                if before and is_same and not counts.statuses:
                     reports[name] = before.with_files_of(report)  # what was judged stands
                 else:
                     ledger.compact(name, parts)
                     _judge(ledger, source, model, plant, night, options, stop, report)
+    to_close = tonight.closes and not stop()
+    closed = close_nights(ledger, plant, tonight, reports, options.clock()) if to_close else []
+    notes = [*checked.notes, *([CLOCK_IS_BACK] if tonight.clock_is_back else [])]
+    silences = [record.silence for record in closed if record.silence]
     codes = {report.exit_code for report in reports.values()}
-    code = _worst(codes | ({ALARM} if checked.notes else set()))
-    return _origin() | {
+    code = _worst(codes | ({ALARM} if notes or silences else set()))
+    summary = _origin() | {
         "run": ledger.run,
         "night": night,
+        "closes": bool(closed),
         "whole": not stop(),
         "exit_code": SIGNALLED + stop.signal if stop() else code,
         "started": began.isoformat(timespec="seconds"),
+        "timezone": plant.timezone,
         "seconds": round(time.monotonic() - start, 2),
-        "ledger": [*checked.notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
+        "ledger": [*notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
+        "silence": silences,
         "unclaimed": sum(unclaimed.values()),
         "lines": {name: reports[name].content() for name in plant.lines if name in reports},
     }
+    return summary, closed
 
 
 def _origin() -> dict[str, Any]:

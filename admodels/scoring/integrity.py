@@ -22,11 +22,8 @@ from admodels.scoring.ledger import ASIDE, OURS, Ledger
 from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
-DERIVED = (
-    "runs",
-    "drift",
-    "lists",
-)  # folders whose damaged files are set aside: nights go on without them
+# Folders whose damaged files are set aside: nights go on without them.
+DERIVED = ("runs", "nights", "drift", "lists")
 RESTORE = (
     "restore it from the backup (its sha256 is in journal.jsonl); where there is none: move a part "
     "away, its images are then scored again; move a calibration away, then calibrate the line again"
@@ -59,10 +56,9 @@ def _fault(path: Path, reason: str, others: int) -> StorageError:
     )
 
 
-def check_daily(ledger: Ledger) -> Check:
-    """`check`, unless the index was compared with the parts today."""
-    today = datetime.now(UTC).date()
-    return Check() if ledger.index.checked_on == today else check(ledger, today)
+def check_daily(ledger: Ledger, night: date) -> Check:
+    """`check`, unless the index was compared with the parts for this night."""
+    return Check() if ledger.index.checked_on == night else check(ledger, night)
 
 
 def check(ledger: Ledger, today: date | None = None) -> Check:

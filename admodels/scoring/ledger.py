@@ -3,6 +3,7 @@
 scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
 appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
 verdicts/LINE/NIGHT/NNNN.parquet   judgements on these rows; an older version kept LINE.parquet
+nights/NIGHT.json              the record of a closed night (`admodels.nights.close`)
 runs/RUN.json                  what a run did, with times and host; whole once its page stands
 journal.jsonl                  the sha256 of every file (`admodels.scoring.journal`)
 index.sqlite                   a cache (`admodels.scoring.index`)
@@ -40,14 +41,14 @@ from admodels.scoring.tables import ScoreRow
 OURS = re.compile(  # the names of files that the journal knows
     r"(scores|appearance|pruned)/[^/]+/\d+/\d{4,}\.parquet"
     r"|verdicts/[^/]+/\d{4}-\d\d-\d\d/\d{4,}\.parquet|verdicts/[^/]+\.parquet"
-    r"|runs/\d+\.json|drift/[^/]+/\d+\.json|lists/\d+/[^/]+\.csv"
+    r"|runs/\d+\.json|nights/\d{4}-\d\d-\d\d\.json|drift/[^/]+/\d+\.json|lists/\d+/[^/]+\.csv"
     r"|calibration/[^/]+/(\w+-\w+|[0-9a-f]{64})\.(json|safetensors)"
     r"|calibration/[^/]+/in_force/\d{4,}\.json"
 )
 ASIDE = "damaged"  # below it stand files that were changed since they were written
 FOLDERS = (
     *("scores", "appearance", "pruned", "verdicts", "lists"),
-    *("runs", "drift", "calibration"),
+    *("runs", "nights", "drift", "calibration"),
 )
 OF_OLD = {"verdicts": "*.parquet", "lists": "*/*.csv"}  # that an older journal does not name
 WRITING = "writing"  # files without a name yet; what a dead process left there goes
@@ -75,6 +76,7 @@ class Ledger:
         while (folder / "runs" / f"{last + 1:06d}.json").exists():
             last += 1
         self.run = run if run and int(run) == last else f"{last + 1:06d}"
+        self.first_run = int(self.run)  # of those that this one reports, whatever became of them
         self._ends = dict[int, dict[str, Any]]()
 
     @contextmanager
@@ -154,14 +156,16 @@ class Ledger:
     def tonight(self, line: str) -> tuple[str, ...]:
         """The runs that this one reports: itself, and all since the last that reported the line.
 
-        The others died, were stopped before their end, or failed on this line. Runs before the
-        first that has rows of the line are left out.
+        The others died, were stopped before their end, or failed on this line. A run that closes a
+        night reports all from `first_run` on. Runs before the first that has rows of the line are
+        left out.
         """
         now, first = int(self.run), self.index.first_run(folder_name(line))
         runs = [now]
         for number in range(now - 1, (now if first is None else first) - 1, -1):
             end = self._end(number)
-            if end["whole"] and end["codes"].get(line) in DONE:
+            is_reported = end["whole"] and end["codes"].get(line) in DONE
+            if is_reported and number < self.first_run:
                 break
             runs.append(number)
         return tuple(f"{number:06d}" for number in reversed(runs))

@@ -5,7 +5,7 @@ Arrow's columns; only those that a page has room for become objects.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
@@ -116,10 +116,20 @@ def line_nights(ledger: Ledger, nights: list[NightSummary]) -> list[LineNight]:
     return [_line_night(ledger, name, nights, most) for name in reports]
 
 
+def _without_repetition(runs: Iterable[LineRun]) -> Iterator[LineRun]:
+    """The runs, newest first, but for those whose rows a later one reports with its own."""
+    reported = set[str]()
+    for run in runs:
+        if run.run not in reported:
+            yield run
+        reported |= set(run.report.runs)
+
+
 def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int) -> LineNight:
-    now, *past = (LineRun(run.run, run.lines[name]) for run in nights if name in run.lines)
+    runs_of_line = (LineRun(run.run, run.lines[name]) for run in nights if name in run.lines)
+    now, *past = _without_repetition(runs_of_line)
     report, runs = now.report, now.report.runs or [now.run]
-    past = [then for then in past if then.report.images and then.run not in runs][:TREND_NIGHTS]
+    past = [then for then in past if then.report.images][:TREND_NIGHTS]
     rows = rows_of_runs(ledger, name, runs)
     rows = rows.append_column("today", opinion_of_today(ledger, name, runs, rows))
     then, today = (pc.fill_null(rows[key], False) for key in ("is_anomalous", "today"))
