@@ -42,10 +42,11 @@ def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) ->
 
 
 def _score_images(
-    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape, rule: str
+    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape, rule: str, seed: int
 ) -> tuple[ScoredSet, Tiles, Tiles]:
     """The scored set, and a tile of every image and of every reconstruction.
 
+    `seed` chooses the image of each group that counts.
     Of a few chunks at a time is kept only what measuring and looking need.
     """
     chunk, root = methods.images_at_once(fitted.detector), Path("data/raw", fitted.task)
@@ -68,7 +69,7 @@ def _score_images(
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
         progress.at(chosen.stop)
     unmasked = any(row.label == "anomalous" and not row.mask_sha256 for row in rows)
-    drawn = {row.image_id for row in manifest.one_of_each_group(rows, params.read("seed", int))}
+    drawn = {row.image_id for row in manifest.one_of_each_group(rows, seed)}
     scored_set = ScoredSet(
         image_ids=[row.image_id for row in rows],
         anomalous=np.array([row.label == "anomalous" for row in rows], dtype=bool),
@@ -83,7 +84,11 @@ def _score_images(
 
 
 def _power(
-    fitted: bundle.Bundle, rows: list[manifest.ManifestRow], block: Power, threshold: float | None
+    fitted: bundle.Bundle,
+    rows: list[manifest.ManifestRow],
+    block: Power,
+    threshold: float | None,
+    seed: int,
 ) -> "pd.DataFrame":
     """The table of painted defects on the first images of `rows`, by their content."""
     chosen = sorted(rows, key=lambda row: row.image_sha256)[: block.images]
@@ -92,7 +97,6 @@ def _power(
     normal = load.load_images(chosen, root, shape, resize, reading)
     given = load.load_foreground(chosen, root, shape, resize)
     mattes = foreground(normal, given, fitted.kind).mattes[:, 0]
-    seed = params.read("seed", int)
     defects: list[Defect] = []
     scores: list[float] = []
     progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
@@ -141,7 +145,7 @@ def _measure(
 def main(method: str, task: str) -> None:
     """Open the test images, which no other stage does; without any, measure what can be known."""
     cost = runtime.Cost()
-    block = params.read("evaluate", Evaluate)
+    block, seed = params.read("evaluate", Evaluate), params.read("seed", int)
     tested, normal = (
         manifest.read(Path("data/manifests", task, f"{split}.csv"))
         for split in ("test", "validation")
@@ -150,13 +154,13 @@ def main(method: str, task: str) -> None:
     start = time.monotonic()
     rows = tested or normal
     shape = block.mask_shape(ratios(rows)[1])
-    scored, tiles, rebuilt = _score_images(fitted, rows, shape, block.ground_truth_rule)
+    scored, tiles, rebuilt = _score_images(fitted, rows, shape, block.ground_truth_rule, seed)
     speed = len(rows) / (time.monotonic() - start)
     measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
     note = "" if tested else "no test image: these validation images watched the training"
     sheet = figures.overlays(scored, shown, tiles, rebuilt, block.overlay_images, note)
     threshold = None if "fault" in measured.metrics else measured.threshold
-    caught = _power(fitted, normal, block.power, threshold)
+    caught = _power(fitted, normal, block.power, threshold, seed)
     _write(Path("data/evaluation", method, task), measured, caught, sheet)
     for sentence in gaps(measured.metrics):
         sys.stderr.write(f"{method} on {task}: {sentence}\n")

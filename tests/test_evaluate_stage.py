@@ -250,13 +250,12 @@ def test_12_bits_are_measured_through_the_window_of_the_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("seed: 7\n", encoding="utf-8")
     raw, fitted = Path("data/raw/grey_cards"), cards.windowed((0, 4095))
     cards.deep_card(raw / "a.png", 70 << 4)
     found = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
-    assert evaluate_stage._score_images(fitted, [found], (32, 32), "nearest")[
+    assert evaluate_stage._score_images(fitted, [found], (32, 32), "nearest", 7)[
         0
     ].anomaly_scores.tolist() == [70]
     for threshold, caught in ((69.9, 1), (70.1, 0)):
-        table = evaluate_stage._power(fitted, [found], POWER, threshold)
+        table = evaluate_stage._power(fitted, [found], POWER, threshold, 7)
         assert table.set_index("contrast")["caught"][0] == caught

@@ -53,7 +53,6 @@ def test_a_folder_a_tile_and_evaluate_give_an_image_the_score_of_the_steps(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")  # draws an image of each group
     raw = Path("data/raw/stripes")
     data = write_image(raw, "a.png")
     image = model.decode_image(data, "a.png", bundle.contract)
@@ -63,7 +62,7 @@ def test_a_folder_a_tile_and_evaluate_give_an_image_the_score_of_the_steps(
     (read,) = rows(Folder(raw), ["a.png"], bundle, "press", {}.get)
     tile = tiling.score_tiles(bundle, image.rgb, Tile(tile_px=80, overlap_px=0), with_map=True)
     row = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
-    scored_set = stage._score_images(bundle, [row], (64, 64), "nearest")[0]
+    scored_set = stage._score_images(bundle, [row], (64, 64), "nearest", 1)[0]
     assert [read.row.anomaly_score, tile[0], *scored_set.anomaly_scores] == [expected] * 3
     in_the_image = model.map_to_image(scored.anomaly_map[0], 80, 80)
     np.testing.assert_allclose(tile[1], in_the_image, rtol=1e-6)
@@ -75,7 +74,6 @@ def test_a_folder_refuses_what_evaluate_marks_as_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")  # draws an image of each group
     raw = Path("data/raw/stripes")
     write_image(raw, "fits.png")
     write_image(raw, "large.png", side=200)
@@ -86,7 +84,7 @@ def test_a_folder_refuses_what_evaluate_marks_as_refused(
         describe_image(DatasetImage(name, "normal", "", "", "test"), raw, decode.STORED)[0]
         for name in names
     ]
-    scored_set = stage._score_images(bundle, listed, (64, 64), "nearest")[0]
+    scored_set = stage._score_images(bundle, listed, (64, 64), "nearest", 1)[0]
     assert scored_set.refused == ["", "wrong_size", "overexposed"]
     assert statuses == ["scored", "wrong_size", "overexposed"]
     assert np.isfinite(scored_set.anomaly_scores).all()
