@@ -1,6 +1,7 @@
 """What decoding costs is known from the bytes, and what costs too much is never decoded."""
 
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -151,8 +152,25 @@ def test_a_box_that_looks_like_a_small_image_does_not_hide_a_large_one() -> None
     header = cost.read_header(hidden)
     assert header is not None
     assert not header.is_bounded
-    with pytest.raises(UnreadableImage):  # the memory of the process does not suffice for it
+    with pytest.raises(UnreadableImage) as refusal:
         decode.decode_image(hidden, "x", budget=cost.budget(96 * 96, 8))
+    assert refusal.value.reason == "too_costly"
+
+
+@pytest.mark.slow
+def test_a_codec_that_lacks_memory_does_not_make_the_data_broken() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1_500, 1_500, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG2000")
+    program = "from admodels.images.decode import answer; answer()"
+
+    def answer(data: bytes, memory: int) -> dict[str, object]:
+        words = [STORED.model_dump_json(), str(memory)]
+        text = isolate.run_with_limits(program, words, data, memory)
+        return json.loads(text.partition(b"\n")[0])
+
+    assert answer(data, 40 << 20)["reason"] == "too_costly"  # as with any codec that ends itself
+    assert answer(data, 128 << 20)["width"] == 1_500
+    assert answer(data[:3_000], 128 << 20)["reason"] in ("undecodable", "truncated")
 
 
 def crowded_tiff(pages: int) -> bytes:
@@ -239,7 +257,7 @@ except MemoryError:
 
 
 def test_threads_share_the_memory_and_wait_for_it() -> None:
-    memory = decode._Memory(100)
+    memory = cost.Memory(100)
     with memory.reserve(60):
         assert memory.taken == 60
         with memory.reserve(40):

@@ -7,8 +7,9 @@ of a megabyte can cost gigabytes or minutes. Where a header bounds nothing, `is_
 
 import re
 import struct
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 PLAIN_BYTES = 7  # a pixel: as Pillow holds it, and as RGB
@@ -91,6 +92,27 @@ class Budget:
             scans = f" in {header.scans} scans" if header.scans > 1 else ""
             return f"decoding passes over {needed} million pixels{scans}, more than {allowed}"
         return ""
+
+
+class Memory:
+    """So many bytes, shared by threads: one that wants more than are left waits."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.taken, self.changed = total, 0, threading.Condition()
+
+    @contextmanager
+    def reserve(self, wanted: int) -> Iterator[None]:
+        """Wait until so many bytes are left, and hold them."""
+        wanted = min(wanted, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.taken + wanted <= self.total)
+            self.taken += wanted
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= wanted
+                self.changed.notify_all()
 
 
 def budget(pixels: int, bit_depth: int) -> Budget:

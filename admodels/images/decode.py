@@ -10,11 +10,9 @@ import json
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,9 +38,6 @@ from admodels.images.reading import Reason as Reason
 from admodels.images.reading import UnreadableImage as UnreadableImage
 from admodels.images.shape import Shape
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow knows some that run programs
 LATER_FORMATS = ("JPEG2000",)
 GRID_PX = 16
@@ -62,27 +57,7 @@ _OPENING = threading.Lock()
 Pillow.MAX_IMAGE_PIXELS = None
 
 
-class _Memory:
-    """So many bytes, shared by threads: one that wants more than are left waits."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.taken, self.changed = total, 0, threading.Condition()
-
-    @contextmanager
-    def reserve(self, wanted: int) -> Iterator[None]:
-        wanted = min(wanted, self.total)
-        with self.changed:
-            self.changed.wait_for(lambda: self.taken + wanted <= self.total)
-            self.taken += wanted
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.taken -= wanted
-                self.changed.notify_all()
-
-
-_MEMORY = _Memory(MEMORY_BYTES)
+_MEMORY = cost.Memory(MEMORY_BYTES)
 
 
 def decode_image(
@@ -215,7 +190,8 @@ def _decode_apart(data: bytes, where: object, reading: Reading, header: Header |
     program = "from admodels.images.decode import answer; answer()"
     memory = cost.own_budget(header).memory_bytes if header else cost.LEAST_MEMORY
     try:
-        answer = isolate.run_with_limits(program, [reading.model_dump_json()], data, memory)
+        words = [reading.model_dump_json(), str(memory)]
+        answer = isolate.run_with_limits(program, words, data, memory)
     except isolate.OverBudget as error:
         raise UnreadableImage("too_costly", str(error), where) from error
     head, _, body = answer.partition(b"\n")
@@ -227,19 +203,35 @@ def _decode_apart(data: bytes, where: object, reading: Reading, header: Header |
 
 
 def answer() -> None:
-    """What the process of `_decode_apart` does: decode standard input, write the image."""
+    """What the process of `_decode_apart` does: decode standard input, write the image.
+
+    A codec that lacks memory calls the data broken. That is believed where an image of the size
+    has the memory that it may need.
+    """
     reading = Reading.model_validate_json(sys.argv[1], strict=True)
     data = sys.stdin.buffer.read()
     header = check_header(data, "", reading)
     try:
         image = _decode(data, "", reading, header)
     except UnreadableImage as error:
-        facts: dict[str, object] = {"reason": error.reason, "detail": error.detail}
+        lacks_memory = error.reason == "undecodable" and _outgrows(data, int(sys.argv[2]))
+        reason = "too_costly" if lacks_memory else error.reason
+        facts: dict[str, object] = {"reason": reason, "detail": error.detail}
         sys.stdout.buffer.write(json.dumps(facts).encode())
         return
     facts = {"width": image.width, "height": image.height}
     facts |= {"mode": image.mode, "bit_depth": image.bit_depth}
     sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n" + image.rgb.tobytes())
+
+
+def _outgrows(data: bytes, memory_bytes: int) -> bool:
+    """Whether an image of the size that Pillow reads may need more memory than that."""
+    try:
+        image = _open(data, (*FORMATS, *LATER_FORMATS))
+    except Exception:  # decoders raise nearly anything on hostile bytes
+        return False
+    header = cost.Header(image.format or "", image.width, image.height)
+    return cost.own_budget(header).memory_bytes > memory_bytes
 
 
 def deep_values(data: bytes, where: object, reading: Reading = STORED) -> NDArray[Any]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,9 +20,7 @@ from admodels.foundation.progress import progress
 from admodels.images import decode
 from admodels.images.decode import (
     Image,
-    R,
     Reading,
-    T,
     decode_image,
     decode_mask,
     decode_matte,
@@ -30,6 +28,9 @@ from admodels.images.decode import (
     resize_mask,
 )
 from admodels.images.shape import Shape
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
