@@ -64,35 +64,42 @@ class Night:
         return cls(name, scores, looks, is_defect, audit)
 
 
-Marked = tuple[list[int], list[int]]  # in the audit section, in order, and elsewhere
+# In the audit section, in order; elsewhere; of the audit those that are marked as unsure.
+Marked = tuple[list[int], list[int], list[int]]
 Operator = Callable[[Night, list[int]], Marked]
 
 
 def honest(night: Night, flagged: list[int]) -> Marked:
-    return night.audit, flagged
+    return night.audit, flagged, []
 
 
 def flagged_only(night: Night, flagged: list[int]) -> Marked:
-    return [image for image in night.audit if image in flagged], flagged
+    return [image for image in night.audit if image in flagged], flagged, []
 
 
 def every_third(night: Night, flagged: list[int]) -> Marked:
-    return night.audit[::3], flagged[::3]
+    return night.audit[::3], flagged[::3], []
 
 
 def stops_early(night: Night, flagged: list[int]) -> Marked:
     """Goes on until an image looks odd, and leaves that one to somebody else."""
     odd = [place for place, image in enumerate(night.audit) if night.looks[image] > ODD]
-    return night.audit[: odd[0] if odd else AUDIT], flagged[:2]
+    return night.audit[: odd[0] if odd else AUDIT], flagged[:2], []
 
 
 def marks_the_ordinary(night: Night, flagged: list[int]) -> Marked:
     """Marks ten parts that were not flagged and look it."""
     passed = [image for image in range(IMAGES) if image not in flagged]
-    return [], [image for image in passed if night.looks[image] < 1][:10]
+    return [], [image for image in passed if night.looks[image] < 1][:10], []
+
+
+def is_unsure_of_the_odd(night: Night, flagged: list[int]) -> Marked:
+    """Marks the whole audit, and every image that looks odd as unsure, whatever it is."""
+    return night.audit, flagged, [image for image in night.audit if night.looks[image] > ODD]
 
 
 OPERATORS = (honest, flagged_only, every_third, stops_early, marks_the_ordinary)
+BEYOND = (is_unsure_of_the_odd,)  # breaks every rule: `admodels calibrate` warns of it
 
 
 @dataclass
@@ -132,13 +139,14 @@ class Line:
             )
             for image in night.audit
         )
-        audit, others = self.operator(night, flagged)
+        audit, others, unsure = self.operator(night, flagged)
         self.nights.append(AuditNight(night.name, IMAGES, drawn))
         self.marks[night.name] = {
             names[image]: "defect" if night.is_defect[image] else "fine" for image in audit
-        }
+        } | {names[image]: "unsure" for image in unsure}
         marked = dict.fromkeys([*audit, *others])
-        self.fine += [names[image] for image in marked if not night.is_defect[image]]
+        fine = [image for image in marked if not night.is_defect[image] and image not in unsure]
+        self.fine += [names[image] for image in fine]
         self.scores |= {names[image]: float(night.scores[image]) for image in marked}
 
     def calibrate(self) -> None:
@@ -169,7 +177,7 @@ def last_limits(repeat: int) -> dict[tuple[str, str], float]:
     approved = rng.standard_normal(APPROVED).tolist()
     nights = [Night.drawn(rng, number) for number in range(NIGHTS)]
     limits = {}
-    for operator in OPERATORS:
+    for operator in (*OPERATORS, *BEYOND):
         for rule in RULES:
             line = Line(rule, operator, approved, limit_of(approved))
             for number, night in enumerate(nights, 1):

@@ -270,7 +270,9 @@ def test_marks_of_unflagged_fine_images_leave_the_calibration_as_it_was(place: P
     assert threshold(after.scores, ALPHA) == threshold(before.scores, ALPHA)
 
 
-def test_a_complete_audit_night_enters_the_calibration_as_far_as_it_is_fine(place: Path) -> None:
+def test_a_complete_audit_night_enters_the_calibration_as_far_as_it_is_fine(
+    place: Path, caplog
+) -> None:
     drawn = close(place, count=10)
     by_level = {int(path.stem): sha(path) for path in (place / "in").iterdir()}
     mark_audit(place, dict.fromkeys(drawn[1:], "fine"))
@@ -278,7 +280,10 @@ def test_a_complete_audit_night_enters_the_calibration_as_far_as_it_is_fine(plac
         calibrated(place, None)
     verdicts = dict.fromkeys(drawn, "fine") | {by_level[150]: "defect", by_level[60]: "unsure"}
     mark_audit(place, verdicts)
-    assert set(calibrated(place, None).scores) == {float(level) for level in range(70, 150, 10)}
+    with caplog.at_level(logging.WARNING):
+        assert set(calibrated(place, None).scores) == {float(level) for level in range(70, 150, 10)}
+    assert "1 images of audits are marked `unsure`" in caplog.text
+    assert "up to 11.1 % of the fine images" in caplog.text
 
 
 def test_while_a_night_is_marked_in_part_no_other_night_is_taken(place: Path, caplog) -> None:

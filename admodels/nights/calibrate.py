@@ -106,13 +106,20 @@ def _warn_of_choice(ledger: Ledger, line: str, images: Collection[str], approved
 
 def _fine_of_audit(ledger: Ledger, line: str) -> list[str]:
     """What people marked as fine in complete audit nights, while no night is marked in part."""
-    nights = audit_nights(ledger).get(line, [])
-    fine, begun = fine_of_audit(nights, marks.read(ledger, [line])[line].audit)
+    own = marks.read(ledger, [line])[line].audit
+    fine, begun = fine_of_audit(audit_nights(ledger).get(line, []), own)
     if begun:
         LOG.warning(
             "%s: no audited night counts while the set of %s is marked in part: people choose by "
             "looks which sets they complete. Complete it, then calibrate again",
             *(line, names_text(begun)),
+        )
+    unsure = [verdict for said in own.values() for verdict in said.values()].count("unsure")
+    if fine and unsure:
+        LOG.warning(
+            "%s: %d images of audits are marked `unsure` and do not calibrate: if all are fine and "
+            "odd, up to %.1f %% of the fine images will be flagged beyond the budget",
+            *(line, unsure, 100 * unsure / (len(fine) + unsure)),
         )
     return fine
 
