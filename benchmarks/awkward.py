@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from admodels.images import decode
-from tests import cards, tiny
+from tests import cards, plants, tiny
 
 ROOT = Path(__file__).parents[1]
 CODE = """
@@ -46,8 +46,7 @@ class Plant:
     def __init__(self, place: Path) -> None:
         self.place, self.inbox, self.ledger = place, place / "in", place / "ledger"
         cards.save_draem(place / "models/draem/stripes")
-        line = {"folder": "in", "task": "stripes", "method": "draem", "alpha": 0.2}
-        (place / "lines.json").write_text(json.dumps({"lines": {"press": line}}))
+        plants.write_plant(place, {"press": plants.line("in")})
         self.inbox.mkdir()
 
     def draw(self, count: int, seed: int = 1, start: int = 0) -> None:
@@ -55,10 +54,10 @@ class Plant:
             decode.write_png(self.inbox / f"{at:04d}.png", pixels.transpose(1, 2, 0))
 
     def start(self) -> subprocess.Popen[str]:
-        words = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0"]
+        words = ["--plant", ".", "--settle-seconds", "0"]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [sys.executable, "-c", CODE, "nightly", *words, "--ledger", str(self.ledger)],
+            [sys.executable, "-c", CODE, "nightly", *words],
             cwd=self.place,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=pipe,
@@ -175,7 +174,7 @@ def memory(plant: Plant) -> str:
 
 def full_disk(plant: Plant) -> str:
     plant.draw(300)
-    plant.ledger.mkdir()
+    plant.ledger.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k,mode=750", "tmpfs", str(plant.ledger)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         return "not run: may not mount"
@@ -192,7 +191,7 @@ def full_disk(plant: Plant) -> str:
 
 def read_only(plant: Plant) -> str:
     plant.draw(3)
-    plant.ledger.mkdir()
+    plant.ledger.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "ro,mode=750", "tmpfs", str(plant.ledger)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         return "not run: may not mount"

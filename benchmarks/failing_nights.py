@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 
 from admodels.images import decode
-from tests import cards, tiny
+from tests import cards, plants, tiny
 
 ROOT = Path(__file__).parents[1]
 MANY = 3000  # images: some seconds of work, to be interrupted in
@@ -45,7 +45,7 @@ def admodels(place: Path, *words: str, **how: object) -> subprocess.Popen[bytes]
 
 
 def night(place: Path, *words: str, **how: object) -> subprocess.Popen[bytes]:
-    options = ["--lines", "lines.yaml", "--models", "models", "--settle-seconds", "0"]
+    options = ["--plant", ".", "--settle-seconds", "0"]
     with (place / "nightly.log").open("ab") as log:
         return admodels(place, "nightly", *options, *words, stdout=log, stderr=log, **how)
 
@@ -56,9 +56,7 @@ def fill(folder: Path, count: int, seed: int) -> None:
 
 
 def lines(place: Path, *folders: str) -> None:
-    line = {"task": "stripes", "method": "draem", "alpha": 0.2}
-    blocks = {name: {**line, "folder": name} for name in folders}
-    (place / "lines.yaml").write_text(json.dumps({"lines": blocks}), encoding="utf-8")
+    plants.write_plant(place, {name: plants.line(name) for name in folders})
 
 
 def well(place: Path) -> int:
@@ -66,7 +64,7 @@ def well(place: Path) -> int:
 
 
 def bad_params(place: Path) -> int:
-    (place / "lines.yaml").write_text("lines: {press: {folder: press}}", encoding="utf-8")
+    (place / "plant.yaml").write_text("lines: {press: {folder: press}}", encoding="utf-8")
     return night(place).wait()
 
 
@@ -76,14 +74,15 @@ def lost_folder(place: Path) -> int:
 
 
 def refused_data(place: Path) -> int:
-    words = ("calibrate", "press", "empty", "--lines", "lines.yaml", "--models", "models")
+    words = ("calibrate", "press", "empty", "--plant", ".")
     (place / "empty").mkdir()
     with (place / "nightly.log").open("ab") as log:
         return admodels(place, *words, stdout=log, stderr=log).wait()
 
 
 def tampered_bundle(place: Path) -> int:
-    with (place / "models/draem/stripes/model.safetensors").open("r+b") as file:
+    (weights,) = place.glob("models/*/model.safetensors")
+    with weights.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\xff")
     return night(place).wait()
@@ -104,7 +103,7 @@ def full_disk(place: Path) -> int:
     with (place / "out").open("wb") as out:  # the log has no room either
         code = admodels(
             place,
-            *("nightly", "--lines", "lines.yaml", "--models", "models", "--settle-seconds", "0"),
+            *("nightly", "--plant", ".", "--settle-seconds", "0"),
             stdout=out,
             stderr=subprocess.STDOUT,
             preexec_fn=little_room,
@@ -192,6 +191,7 @@ def doctor(place: Path) -> tuple[int, str]:
 def main() -> None:
     os.environ |= {"PYTHONPATH": str(ROOT), "ADMODELS_DEVICE": "cpu"}
     server = HTTPServer(("127.0.0.1", 0), Told)
+    os.environ["ADMODELS_PLANT"] = "."
     server.texts = []
     Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/"

@@ -34,7 +34,7 @@ from admodels.nights import run as night_run
 from admodels.scoring import engine
 from admodels.scoring import rows as scoring_rows
 from admodels.scoring.ledger import Ledger
-from tests import tiny
+from tests import plants, tiny
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = 200
@@ -134,7 +134,7 @@ def plain(bundle: bundles.Bundle, files: list[Path]) -> dict[str, float]:
 
 
 def night(place: Path) -> dict[str, float]:
-    words = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0"]
+    words = ["--plant", ".", "--settle-seconds", "0"]
     start = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-c", "from benchmarks.nightly import child; child()", "nightly", *words],
@@ -192,8 +192,8 @@ def main() -> None:
             drawn(inbox, 0, asked.plain)
         files = [file for file in sorted(inbox.rglob("*.*")) if file.is_file()]
         bundle = save(place / "models/draem/bench", asked.px, asked.width, files[: asked.plain])
-        line = {"folder": "in", "task": "bench", "method": "draem", "alpha": 0.01}
-        (place / "lines.json").write_text(json.dumps({"lines": {"bench": line}}))
+        line = plants.line("in", bundle="draem/bench", alpha=0.01)
+        plants.write_plant(place, {"bench": line})
         told: dict[str, object] = {"plain": plain(bundle, files[: asked.plain])}
         for count in asked.images:
             if not asked.folder:

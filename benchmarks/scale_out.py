@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster
 from admodels.scoring import ray as ray_rows
 from admodels.scoring import tables
 from benchmarks import nightly
+from tests import plants
 from tests.test_ray import is_worker
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ from admodels.scoring import ray
 ray.STALLED_SECONDS = int(sys.argv.pop())
 main()
 """
-WORDS = ["--lines", "lines.json", "--models", "models", "--settle-seconds", "0", "--pictures", "0"]
+WORDS = ["--settle-seconds", "0", "--pictures", "0"]
 
 
 def workers(process: int) -> list[psutil.Process]:
@@ -59,6 +60,8 @@ def terminate(process: int) -> None:
 
 def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | None = None) -> dict:
     """What a night took and said; `act` is given its process when the first part is there."""
+    line = plants.line((place / "in").absolute(), bundle="draem/bench", alpha=0.01)
+    plants.write_plant(place / ledger, {"bench": line}, place / "models")
     start, patience = time.monotonic(), HUNG_SECONDS if act is hang else ray_rows.STALLED_SECONDS
     process = subprocess.Popen(
         [
@@ -67,7 +70,7 @@ def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | No
             PROGRAM,
             "nightly",
             *WORDS,
-            "--ledger",
+            "--plant",
             ledger,
             *words,
             f"{patience}",
@@ -79,7 +82,7 @@ def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | No
         text=True,
     )
     while act and process.poll() is None:
-        if list((place / ledger / "scores").glob("*/*/*.parquet")):
+        if list((place / ledger / "ledger/scores").glob("*/*/*.parquet")):
             act(process.pid)
             act = None
         time.sleep(0.1)
@@ -96,7 +99,7 @@ def night(place: Path, ledger: str, *words: str, act: Callable[[int], None] | No
 
 
 def rows(place: Path, ledger: str) -> pd.DataFrame:
-    found = pd.read_parquet(place / ledger / "scores").reindex(columns=tables.SCORES.names)
+    found = pd.read_parquet(place / ledger / "ledger/scores").reindex(columns=tables.SCORES.names)
     return found.sort_values("path").reset_index(drop=True)
 
 
@@ -109,8 +112,6 @@ def plant(place: Path, images: int) -> None:
     for at in range(0, images, 50):
         shutil.copy(files[at], inbox / f"copy {at}.png")
         (inbox / f"broken {at}.png").write_bytes(files[at].read_bytes()[:500])
-    line = {"folder": "in", "task": "bench", "method": "draem", "alpha": 0.01}
-    (place / "lines.json").write_text(json.dumps({"lines": {"bench": line}}))
 
 
 def main() -> None:
