@@ -207,20 +207,14 @@ def test_no_command_of_dvc_changes_what_a_night_scores_with(tree: Path, tmp_path
         return line
 
     before = (models / press / "bundle.json").read_bytes()
-    experiment = subprocess.Popen(
-        ["dvc", "exp", "run", "-S", "methods.draem.length=3"],
-        cwd=tree,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ["dvc", "exp", "run", "-q", "-S", "methods.draem.length=3"]
+    experiment = subprocess.Popen(words, cwd=tree, env=environment())
     beside = 0
     while experiment.poll() is None and beside < 6:
         night()
         beside += experiment.poll() is None
     assert beside
-    assert experiment.wait() == 0, experiment.stderr.read()
+    assert experiment.wait() == 0
     assert (models / press / "bundle.json").read_bytes() != before
     night()
     (tree / "stages/train.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
