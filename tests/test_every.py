@@ -175,3 +175,23 @@ def test_the_command_looks_again_until_a_signal(plant: Path) -> None:
     assert len(pd.read_parquet("ledger/scores")) == 7
     kept = json.loads(Path("ledger/runs/000001.json").read_text(encoding="utf-8"))
     assert (kept["exit_code"], kept["lines"]["press"]["images"]) == (143, 7)
+
+
+@pytest.mark.slow
+def test_each_look_has_the_lines_of_its_plant_and_a_broken_file_leaves_them_as_they_were(
+    plant: Path, monkeypatch
+) -> None:
+    def add_a_line() -> None:
+        write_plant(Path(), {"press": line("press"), "weld": line("weld", alpha=0.1)})
+
+    def break_the_file() -> None:
+        Path("plant.yaml").write_text("lines: [", encoding="utf-8")
+        draw(plant / "weld/later", 1, seed=9)
+
+    *published, end = looks(monkeypatch, add_a_line, break_the_file)
+    assert [list(summary["lines"]) for summary in published] == [
+        ["press"],
+        ["press", "weld"],
+        ["press", "weld"],
+    ]
+    assert [summary["lines"]["weld"]["images"] for summary in (*published[1:], end)] == [6, 7, 7]
