@@ -108,6 +108,20 @@ def test_the_group_is_the_first_capture_group_or_the_whole_match(
         assert [image.group for image in named] == expected
 
 
+def test_an_expression_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "SECONDS", 0.5)
+    images = [DatasetImage(f"{'a' * 60}.png", "normal", "", "", "learn")]
+    with pytest.raises(ConfigurationError, match="does not end within") as refusal:
+        groups.name_groups(images, re.compile("(a+)+$"), "tiny")
+    assert "tasks.tiny.group" in str(refusal.value)
+
+
+def test_a_group_is_found_in_a_path_that_is_no_text() -> None:
+    images = [DatasetImage("p1/\udcff\u00e4.png", "normal", "", "", "learn")]
+    named = groups.name_groups(images, re.compile("/(.+)[.]"), "tiny")
+    assert [image.group for image in named] == ["\udcff\u00e4"]
+
+
 def test_a_group_of_the_table_stays_and_a_defect_needs_none() -> None:
     images = [
         DatasetImage("a.png", "normal", "", "", "learn", group="shift 1"),

@@ -1,6 +1,9 @@
 """Which images belong together, and so into one split: images of a group, and near copies."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +15,14 @@ from admodels.foundation.manifest import DatasetImage
 from admodels.validation import similarity
 from admodels.validation.inspect import Inspected
 
+SECONDS = 20  # for the paths of a task; a usual expression takes some millionths for each
+SEARCH = """
+import json, re, sys
+expression, paths = json.load(sys.stdin)
+pattern = re.compile(expression)
+matches = map(pattern.search, paths)
+json.dump([(m[min(1, pattern.groups)] or "") if m else "" for m in matches], sys.stdout)
+"""
 LARGEST_SHARE = 0.05  # of the images to learn from: more near copies are a camera that never moves
 
 
@@ -29,11 +40,13 @@ def name_groups(
     """The images with the group that `pattern` finds in their path, unless they have one.
 
     Raises:
-        ConfigurationError: a normal image has no group, so that it could stand in any split.
+        ConfigurationError: a normal image has no group, so that it could stand in any split; or
+            the search does not end in time.
     """
     if pattern is None:
         return list(images)
-    named = [i if i.group else replace(i, group=_group(i.image_path, pattern)) for i in images]
+    searched = _search([image.image_path for image in images], pattern, task)
+    named = [i if i.group else replace(i, group=g) for i, g in zip(images, searched, strict=True)]
     without = [i.image_path for i in named if i.label == "normal" and not i.group]
     if without:
         raise ConfigurationError(
@@ -45,11 +58,23 @@ def name_groups(
     return named
 
 
-def _group(path: str, pattern: re.Pattern[str]) -> str:
-    match = pattern.search(path)
-    if match is None:
-        return ""
-    return match[1] or "" if pattern.groups else match[0]
+def _search(paths: list[str], pattern: re.Pattern[str], task: str) -> list[str]:
+    """The group in each path, in a process that can be stopped: `(a+)+$` tries 2^n ways of n a."""
+    command = [sys.executable, "-I", "-c", SEARCH]
+    question = json.dumps([pattern.pattern, paths]).encode()
+    try:
+        answer = subprocess.run(
+            command, input=question, stdout=subprocess.PIPE, timeout=SECONDS, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"`{pattern.pattern}` does not end within {SECONDS} s on {len(paths)} paths",
+            where=f"tasks.{task}.group",
+            expected="a regular expression without a repetition inside a repetition",
+            next_step="simplify the expression, then `dvc repro`",
+        ) from None
+    groups: list[str] = json.loads(answer.stdout)
+    return groups
 
 
 def near_copies(inspected: Sequence[Inspected], bits: int) -> NearCopies:
