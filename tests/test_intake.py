@@ -1,5 +1,6 @@
 """Sources as people bring them: every file is used, or left out with a reason, or refused."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -107,6 +108,30 @@ def test_a_folder_that_could_be_normal_or_a_defect_is_refused_with_the_answer(
         read_layout(dataset, "", tmp_path)
     assert "--normal " in str(refusal.value)
     assert "normal_folders: [" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("Gut", "i.O.", "iO", "in Ordnung", "Gutteile", "fehlerfrei"),
+        *("bon", "bonnes", "conforme", "conformes", "sans_d\u00e9faut"),
+        *("buono", "buone", "conformi", "senza difetti", "normale"),
+        *("bueno", "buenas", "bien", "sin_defecto"),
+    ],
+)
+def test_a_word_for_normal_of_another_language_is_no_defect_in_silence(
+    tmp_path: Path, word: str
+) -> None:
+    plant(tmp_path, *many(word, 12), *many("x", 2))
+    with pytest.raises(ConfigurationError, match="could be normal or defects") as refusal:
+        read_layout("folder", "", tmp_path)
+    assert f"`--normal {shlex.quote(word)}`" in str(refusal.value)
+
+
+@pytest.mark.parametrize("word", ["bonding", "gutter", "nonconforme", "malo", "schlecht"])
+def test_a_word_that_begins_like_normal_is_a_defect(tmp_path: Path, word: str) -> None:
+    plant(tmp_path, *many("good", 12), *many(word, 2))
+    assert read_layout("folder", "", tmp_path).defect_types == {word: 2}
 
 
 @pytest.mark.parametrize("word", ["OK", "ok"])

@@ -1,6 +1,7 @@
 """Words that folders use for normal images, and words that leave it open."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,10 @@ LIKELY_NORMAL = re.compile(
     r"ok(ay)?|io|i\.o\.|pass(ed)?|true|yes|y|accept(ed)?|valid|correct|fine|clean|perfect|golden"
     r"|ref(erence)?|regular|standard|healthy|intact|undamaged|flawless|template|master"
     r"|(no|non|without)defect(s|ive)?|defectfree|(no|non)anomal(y|ies|ous)|normals|good(s|parts?)"
+    r"|gut(e|teile?)?|inordnung|intakt|fehlerfrei|einwandfrei"  # German
+    r"|bon(ne)?s?|conformes?|sansd[eé]fauts?"  # French
+    r"|buon[aeio]|conform[ei]|senzadifetti|normal[ei]"  # Italian
+    r"|buen[ao]s?|bien|sindefectos?|normales"  # Spanish
 )
 UNCLEAR = re.compile(  # a defect class may be a number; some datasets call defects positive
     r"\d+|(class|label|cat|category)\d+|nok|ng|nio|n\.i\.o\.|fail(ed)?|false|no|n"
@@ -49,7 +54,7 @@ def refuse_unclear(
             + names_text(f"`{name}` ({count} images)" for name, count in unclear.items()),
             where=files.root / files.base,
             expected="`good` or `normal` for normal images, or your word for them",
-            next_step=f"say which folders are normal: `--normal {word}`, which writes "
+            next_step=f"say which folders are normal: `--normal {shlex.quote(word)}`, which writes "
             f"`normal_folders: [{word}]` to the task; if all of these are defects: `--normal good`",
         )
 
