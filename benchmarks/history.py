@@ -4,8 +4,8 @@
 
 The history is made up: parts, judgements, summaries, records of drift, journal and index, as runs
 write them, by the package's own functions. Side tables have no rows: only a run's own night reads
-them. The inbox holds the new images alone. Each measured run is a process of its own. The daily
-check has been done, so that none falls into it. The figures are the least of `--repeat` runs.
+them. The inbox holds the new images alone. Each measured run is a process of its own, which closes
+a night, without the daily check. The figures are the least of `--repeat` runs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from admodels.nights.calibrations import calibration_in_force
 from admodels.nights.judgements import judgement_of
-from admodels.scoring import journal, tables
+from admodels.scoring import integrity, journal, tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.ledger import open_ledger, read_ledger
 from benchmarks.nightly import drawn, save
@@ -41,6 +41,7 @@ SHAPES = {  # rows: (runs, rows of each)
     "10,000,000 rows in 1,000 runs": (1_000, 10_000),
     "10,000,000 rows in 10,000 runs": (10_000, 1_000),
 }
+NIGHTS = 1_000  # of the history
 FIRST = 50  # images of the first run, which is a real one
 
 
@@ -48,27 +49,25 @@ def child() -> None:
     """A night of the plant here; what it needed is left in the file `needed`."""
     from admodels.nights.run import Options, nightly
 
-    summary = nightly(Path(), Options(0.0))
+    days = timedelta(int(Path("days").read_text()))
+    integrity.check_daily = lambda *_: integrity.Check()
+    summary = nightly(Path(), Options(0.0, clock=lambda: datetime.now(UTC) + days))
     peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
     times = os.times()
     report = summary["lines"][LINE]
     needed = {"cpu_s": round(times.user + times.system, 2), "peak_mib": round(int(peak) / 1024, 1)}
     needed |= {"images": report["images"], "exit_code": summary["exit_code"]}
+    needed["closes"] = summary["closes"]
     Path("needed").write_text(json.dumps(needed))
 
 
-def night(place: Path) -> dict[str, float]:
+def night(place: Path, days: int) -> dict[str, float]:
+    """A look that closes a night, `days` from now."""
+    (place / "days").write_text(str(days))
     words = [sys.executable, "-c", "from benchmarks.history import child; child()"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(words, cwd=place, env=environment, check=True, stderr=subprocess.DEVNULL)
     return json.loads((place / "needed").read_text())
-
-
-def is_checked(place: Path) -> None:
-    """Note in the index that the daily check was done today."""
-    with sqlite3.connect(place / "ledger/index.sqlite") as base:
-        base.execute(f"PRAGMA user_version = {datetime.now(UTC).date().toordinal()}")
-    base.close()
 
 
 class History:
@@ -82,8 +81,11 @@ class History:
             self.kept = calibration_in_force(ledger, LINE, *tables.model_of(group))
         self.summary = json.loads((self.ledger / "runs/000001.json").read_bytes())
         self.drift = json.loads((self.ledger / f"drift/{LINE}/000001.json").read_bytes())
+        (record,) = (self.ledger / "nights").glob("*.json")
+        self.record = json.loads(record.read_bytes())
         self.chain = journal.Journal(self.ledger).last()["chain"]
         self.lines: list[str] = []
+        self.nights: dict[str, list[str]] = {}
 
     def write(self, runs: int, rows: int) -> None:
         base = sqlite3.connect(self.ledger / "index.sqlite", isolation_level=None)
@@ -91,7 +93,7 @@ class History:
         base.execute("BEGIN")
         for number in range(runs):
             table = self._rows(number * rows, rows)
-            self._run(number + 2, table, date(2016, 1, 1) + timedelta(number % 3_600))
+            self._run(number + 2, table, date(2016, 1, 1) + timedelta(number * NIGHTS // runs))
             self._index(base, number + 2, table)
         base.execute("COMMIT")
         base.close()
@@ -134,7 +136,10 @@ class History:
             groups = [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
             tables.write(path, schema, groups, [run] if name == verdicts else ())
             files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        record = f"nights/{night}.json"
+        self.nights.setdefault(record, []).append(run)
         texts = {
+            record: self.record | {"night": str(night), "runs": self.nights[record]},
             f"drift/{LINE}/{run}.json": self.drift | {"run": run},
             f"runs/{run}.json": self._summary(run, night, len(table)),
         }
@@ -180,8 +185,7 @@ def measured(place: Path, repeat: int, images: int, start: int) -> Iterator[dict
     for number in range(repeat):
         shutil.rmtree(place / "in")
         drawn(place / "in", start + number * images, start + (number + 1) * images)
-        is_checked(place)
-        yield night(place)
+        yield night(place, number + 1)
 
 
 def main() -> None:
@@ -196,7 +200,7 @@ def main() -> None:
         save(base / "models-here/draem/bench", 64, 8, sorted((base / "in").rglob("*.png")))
         line = plants.line("in", bundle="draem/bench", alpha=0.01)
         plants.write_plant(base, {LINE: line}, models=base / "models-here")
-        night(base)
+        night(base, 0)
         for shape in asked.shapes:
             place = Path(name, "plant")
             shutil.copytree(base, place)

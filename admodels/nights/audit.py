@@ -123,14 +123,14 @@ def _calibration(ledger: Ledger, line: str, row: dict[str, Any]) -> KeptCalibrat
     return in_force if in_force and in_force.sha256 == digest else None
 
 
-def audit_nights(ledger: Ledger) -> dict[str, list[AuditNight]]:
-    """The audits of the closed nights of every line, in order.
+def audit_nights(ledger: Ledger, night: str = "????-??-??") -> dict[str, list[AuditNight]]:
+    """The audits of the closed nights of every line in order, or of one night.
 
     Raises:
         StorageError: the record of a night is damaged.
     """
     nights: dict[str, list[AuditNight]] = {}
-    for path in sorted((ledger.folder / "nights").glob("????-??-??.json")):
+    for path in sorted((ledger.folder / "nights").glob(f"{night}.json")):
         try:
             record = _Record.model_validate_json(path.read_bytes())
         except ValidationError as error:

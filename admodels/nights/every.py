@@ -121,7 +121,6 @@ def _close(ledger: Ledger, night: _Night, plant: Plant, stop: Stop) -> None:
     for name in plant.lines:
         with isolate(name, LineReport()):
             ledger.compact(name)
-            ledger.merge_judgements(name, night.summary["night"])
 
 
 def pause(seconds: float, stop: Stop) -> None:

@@ -115,6 +115,10 @@ def finish(
         write_records(ledger, closed)
         _write_page(ledger, summary)
     ledger.finish(summary)
+    for record in closed if summary["whole"] else ():
+        for name in record.lines:
+            with isolate(name, LineReport()):
+                ledger.merge_judgements(name, record.night.isoformat())
 
 
 def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:

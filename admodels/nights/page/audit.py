@@ -37,7 +37,7 @@ def line_audits(ledger: Ledger, lines: list[str], night: str) -> list[LineAudit]
     Raises:
         StorageError: the record of a night, or the marks, are damaged.
     """
-    nights, known = audit_nights(ledger), figures_of(ledger, lines)
+    nights, known = audit_nights(ledger, night), figures_of(ledger, lines)
     return [
         LineAudit(line, _cards(ledger, line, nights.get(line, []), night), known[line][::-1])
         for line in lines
