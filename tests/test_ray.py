@@ -19,6 +19,7 @@ import torch
 from admodels.foundation.errors import SourceError
 from admodels.images import decode
 from admodels.scoring import ray
+from admodels.scoring.candidates import Candidates, rank
 from admodels.scoring.discover import Status
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import open_ledger
@@ -97,6 +98,18 @@ def test_a_worker_gives_the_rows_of_this_process(place: Path, cluster) -> None:
     assert found["reused"].sum() == counts.reused > IMAGES // 5
     again = score(place, "one", cluster)
     assert (again.old, again.statuses.total()) == (len(found), 0)
+
+
+def test_workers_make_the_pictures_of_the_audit(place: Path, cluster) -> None:
+    night = "2026-11-30"
+    candidates = Candidates("press", night, 5)
+    with open_ledger(place / "audited") as ledger:
+        source = LineImages("press", place / "inbox", candidates=candidates)
+        score_line(ledger, source, Model.at(place / "bundle"), Stop(), cluster)
+    scored = set(table(place, "local").query("status == 'scored'")["image_sha256"])
+    drawn = sorted(scored, key=lambda sha256: rank("press", night, sha256))[:5]
+    kept = {path.stem for path in (place / "audited/audit/press" / night).glob("*.webp")}
+    assert set(drawn) <= kept <= scored
 
 
 def test_the_rows_are_the_same_after_a_stop_and_the_death_of_a_worker(place, cluster) -> None:
