@@ -184,7 +184,7 @@ class Life:
     def night(self, history, tonight, tally, is_ours: bool, is_dead: bool, row: int) -> LineNight:
         """Judge one night and count what came of it."""
         text = silence.alarm(history, tonight, self.expect)
-        named = silence.unwatched(history, self.expect)
+        named = silence.rhythm_fault(history, self.expect)
         is_new = not history or history[-1].day - history[0].day < silence.NEW - DAY
         tally.nights += 1
         tally.named += bool(named)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from admodels.nights.expect import Expect
-from admodels.nights.silence import LineNight, alarm, unwatched
+from admodels.nights.silence import LineNight, alarm, rhythm_fault
 
 MONDAY = date(2026, 1, 5)
 NONE = Expect()
@@ -171,7 +171,7 @@ REGULAR = [100 * (number % 7 < 5) for number in range(91)]
     ],
 )
 def test_a_line_without_a_weekly_rhythm_is_named(images: list[int], words: str) -> None:
-    text = unwatched(play(images)[0], None)
+    text = rhythm_fault(play(images)[0], None)
     assert text.startswith(words)
     assert bool(text) == bool(words)
-    assert unwatched(play(images)[0], expect(images=(0, 500))) == ""
+    assert rhythm_fault(play(images)[0], expect(images=(0, 500))) == ""

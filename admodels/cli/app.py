@@ -124,7 +124,7 @@ def doctor(
 
     for what, how in checks.machine():
         typer.echo(f"{what:22} {how}")
-    missing = list(checks.differences(plant)) if plant else []
+    missing = [*checks.differences(plant), *checks.lines_without_rhythm(plant)] if plant else []
     if PARAMS_FILE.is_file() or not plant:
         missing += checks.missing()
     for line in missing:

@@ -57,6 +57,20 @@ def differences(plant: Path) -> Iterator[str]:
             yield f"{line}: {text}: `admodels deploy {line} ADDRESS`, or leave it as it is"
 
 
+def lines_without_rhythm(plant: Path) -> Iterator[str]:
+    """Lines without a rhythm by which their silence could be noticed."""
+    from admodels.nights.close import unwatched_lines
+    from admodels.nights.plant import read_plant
+
+    try:
+        reasons = unwatched_lines(plant / "ledger", read_plant(plant))
+    except AdmodelsError as error:
+        yield str(error)
+        return
+    for line, reason in reasons.items():
+        yield f"{line}: silence cannot be told from its rhythm ({reason}): write `expect:` for it"
+
+
 def missing(root: Path = Path()) -> Iterator[str]:
     """What `dvc repro` still has to make or cannot find, one line each with what to run."""
     path = root / "params.yaml"

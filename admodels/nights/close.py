@@ -94,6 +94,11 @@ def open_runs(ledger: Ledger, tonight: date, records: Sequence[NightRecord]) -> 
     return dict(sorted(runs.items()))
 
 
+def first_run(ledger: Ledger, tonight: date) -> int:
+    """The number of the first run of a night that is not closed yet; this one is of it."""
+    return int(open_runs(ledger, tonight, read_records(ledger.folder))[tonight][0])
+
+
 def _summary(ledger: Path, run: str) -> NightSummary | None:
     path = ledger / "runs" / f"{run}.json"
     return NightSummary.of(path.read_bytes()) if path.is_file() else None
@@ -225,7 +230,7 @@ def unwatched_lines(ledger: Path, plant: Plant) -> dict[str, str]:
     """The lines whose silence the rule cannot see, each with the reason."""
     records = read_records(ledger)
     reasons = {
-        name: silence.unwatched(line_nights(records, name, plant.calendar), line.expect)
+        name: silence.rhythm_fault(line_nights(records, name, plant.calendar), line.expect)
         for name, line in plant.lines.items()
     }
     return {name: reason for name, reason in reasons.items() if reason}

@@ -52,7 +52,7 @@ def look_every(folder: Path, options: Options, seconds: float, publish: Publish)
     night: _Night | None = None
     with on_signals() as stop:
         while True:
-            is_over = False
+            is_over = is_last = False
             try:
                 tonight = night_of_look(plant, options)
                 run = night.run if night and night.night == tonight.night else None
@@ -61,12 +61,13 @@ def look_every(folder: Path, options: Options, seconds: float, publish: Publish)
                         night = _Night(ledger.run, tonight.night)
                     if not stop() or not night.summary:
                         _look_once(ledger, night, plant, options, seconds, publish, stop, tonight)
-                    is_over = tonight.closes
-                    if stop() or is_over:
+                    is_over, is_last = tonight.closes, bool(stop())
+                    if is_last or is_over:
                         _close(ledger, night, plant, stop)
             except BusyError as error:
                 LOG.warning("no look: %s", error.fault)
-            if stop():
+                is_last = bool(stop())
+            if is_last:  # a signal that came later ends the next round
                 return night.summary if night else {}
             if is_over:
                 night = None

@@ -27,8 +27,7 @@ from admodels.nights.close import (
     NightRecord,
     close_nights,
     closed_nights,
-    open_runs,
-    read_records,
+    first_run,
     write_records,
 )
 from admodels.nights.deploy import Deployed
@@ -110,7 +109,7 @@ def finish(
     """
     ledger.finish(summary | {"whole": False})
     if stop():
-        summary |= {"whole": False, "exit_code": SIGNALLED + stop.signal}
+        summary |= {"whole": False, "closes": False, "exit_code": SIGNALLED + stop.signal}
     else:
         write_records(ledger, closed)
         _write_page(ledger, summary)
@@ -148,13 +147,12 @@ def look(
     deployed, checked = Deployed(plant), integrity.check_daily(ledger, to_check)
     unclaimed = intake.files_of_no_line(plant)
     if tonight.closes:
-        runs = open_runs(ledger, tonight.night, read_records(ledger.folder))
-        ledger.first_run = int(runs[tonight.night][0])
+        ledger.first_run = first_run(ledger, tonight.night)
     # Lines of one bundle follow each other, so that it is loaded once.
     for name in sorted(plant.lines, key=deployed.bundle):
         if not stop():
-            line, before = plant.lines[name], reports.get(name)
-            reports[name] = report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
+            line, before, runs = plant.lines[name], reports.get(name), list(ledger.tonight(name))
+            reports[name] = report = LineReport(line.folder, line.alpha, runs)
             with isolate(name, report):
                 if fault := checked.fault_of(ledger.folder, name):
                     raise fault
@@ -168,27 +166,40 @@ def look(
                 else:
                     ledger.compact(name, parts)
                     _judge(ledger, source, model, plant, night, options, stop, report)
-    to_close = tonight.closes and not stop()
-    closed = close_nights(ledger, plant, tonight, reports, options.clock()) if to_close else []
+    is_open = stop() or not tonight.closes
+    closed = [] if is_open else close_nights(ledger, plant, tonight, reports, options.clock())
+    summary = _summary(ledger, plant, tonight, reports, checked, closed, stop) | {
+        "started": began.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - start, 2),
+        "unclaimed": sum(unclaimed.values()),
+    }
+    return summary, closed
+
+
+def _summary(
+    ledger: Ledger,
+    plant: Plant,
+    tonight: NightOfLook,
+    reports: dict[str, LineReport],
+    checked: integrity.Check,
+    closed: Sequence[NightRecord],
+    stop: Stop,
+) -> dict[str, Any]:
     notes = [*checked.notes, *([CLOCK_IS_BACK] if tonight.clock_is_back else [])]
     silences = [record.silence for record in closed if record.silence]
     codes = {report.exit_code for report in reports.values()}
     code = _worst(codes | ({ALARM} if notes or silences else set()))
-    summary = _origin() | {
+    return _origin() | {
         "run": ledger.run,
-        "night": night,
+        "night": tonight.night.isoformat(),
         "closes": bool(closed),
         "whole": not stop(),
         "exit_code": SIGNALLED + stop.signal if stop() else code,
-        "started": began.isoformat(timespec="seconds"),
         "timezone": plant.timezone,
-        "seconds": round(time.monotonic() - start, 2),
         "ledger": [*notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
         "silence": silences,
-        "unclaimed": sum(unclaimed.values()),
         "lines": {name: reports[name].content() for name in plant.lines if name in reports},
     }
-    return summary, closed
 
 
 def _origin() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Silence is an alarm: a line that used to have images and has none, judged when a night is closed.
 
 The rule compares a night with the last nights of the same weekday. `expect:` of a line in
-plant.yaml overrides it; `unwatched` says which lines have no rhythm that the rule could know.
+plant.yaml overrides it; `rhythm_fault` says which lines have no rhythm that the rule could know.
 benchmarks/years.py shows what it alarms in simulated years, and why a few images are none.
 """
 
@@ -92,7 +92,7 @@ def _alarm_of_new_line(past: Sequence[LineNight], tonight: LineNight) -> str:
     return f"no images for {row} nights" if row >= IN_A_ROW else ""
 
 
-def unwatched(history: Sequence[LineNight], expect: Expect | None) -> str:
+def rhythm_fault(history: Sequence[LineNight], expect: Expect | None) -> str:
     """Why the rule cannot watch a line with these nights; empty if it can."""
     expect = expect or EVERYTHING
     past = [night for night in history if _counts(night, expect) and not night.paused]

@@ -7,7 +7,7 @@ that was changed cannot be: it is a fault of its line until a person restores it
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,8 +61,8 @@ def check_daily(ledger: Ledger, night: date) -> Check:
     return Check() if ledger.index.checked_on == night else check(ledger, night)
 
 
-def check(ledger: Ledger, today: date | None = None) -> Check:
-    """Verify every file of the ledger; repair what can be derived.
+def check(ledger: Ledger, night: date | None = None) -> Check:
+    """Verify every file of the ledger, for the close of `night`; repair what can be derived.
 
     Raises:
         StorageError: the journal itself is damaged.
@@ -76,8 +76,8 @@ def check(ledger: Ledger, today: date | None = None) -> Check:
             LOG.warning("%s: %s", ledger.folder, text)
         counts = {"verified": result.files, "faults": result.faults, "notes": result.notes}
         ledger.journal.append("check", {}, **counts)
-        if not result.faults:
-            ledger.index.checked_on = today or datetime.now(UTC).date()
+        if night and not result.faults:
+            ledger.index.checked_on = night
     return result
 
 
