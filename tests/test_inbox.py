@@ -19,7 +19,7 @@ from admodels.scoring.discover import (
     Status,
     file_name,
     is_settled,
-    printable,
+    path_text,
 )
 from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.inbox import Folder, same_contents
@@ -213,7 +213,7 @@ def test_folders_may_be_nested_deeper_than_a_call_stack_or_a_path(
 
 def test_two_files_never_have_one_name(tmp_path: Path) -> None:
     names = [b"a\xff.png", rb"a\xff.png", rb"a\x5cxff.png", rb"a\x41.png", b"a\\.png", b"a\\\xff"]
-    printed = [printable(os.fsdecode(name)) for name in names]
+    printed = [path_text(os.fsdecode(name)) for name in names]
     assert len(set(printed)) == len(names)
     assert printed[0] == r"a\xff.png"  # as in older ledgers
     assert printed[3:5] == [r"a\x41.png", "a\\.png"]
@@ -233,8 +233,8 @@ def test_two_files_never_have_one_name(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None)
 def test_every_name_has_a_way_back(letters: list[bytes]) -> None:
     name = os.fsdecode(b"".join(letters))
-    printable(name).encode("utf-8")
-    assert file_name(printable(name)) == name
+    path_text(name).encode("utf-8")
+    assert file_name(path_text(name)) == name
 
 
 def test_a_rename_or_a_copy_of_an_old_file_is_unsettled_for_as_long(tmp_path: Path) -> None:

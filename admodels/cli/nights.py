@@ -43,13 +43,13 @@ def score(
     from dataclasses import asdict
 
     from admodels.nights.limits import Limit, expected_images
-    from admodels.scoring.discover import printable
+    from admodels.scoring.discover import path_text
     from admodels.scoring.engine import LineImages, Model
     from admodels.scoring.single import score_folder
 
     limits = [Limit.of(text) for text in fail_if]
     budget = _default_alpha() if alpha is None else alpha
-    source = LineImages(printable(line or folder.resolve().name), folder)
+    source = LineImages(path_text(line or folder.resolve().name), folder)
     model = Model.at(bundle)
     with _engine(engine, ray_address, ray_workers) as chosen:
         summary = score_folder(source, model, out, alpha=budget, csv=csv, engine=chosen)

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from admodels.foundation.errors import AdmodelsError
 from admodels.nights.plant import Plant, PlantLine
-from admodels.scoring.discover import Status, is_match, printable
+from admodels.scoring.discover import Status, is_match, path_text
 from admodels.scoring.engine import Counts
 from admodels.scoring.inbox import Folder
 
@@ -24,7 +24,7 @@ def files_of_no_line(plant: Plant) -> dict[str, int]:
     for folder, lines in by_folder.items():
         if all(line.pattern for line in lines):
             with suppress(AdmodelsError, OSError):
-                names = map(printable, Folder(plant.folder / folder).files().names)
+                names = map(path_text, Folder(plant.folder / folder).files().names)
                 counts[folder] = sum(not _is_claimed(name, lines) for name in names)
     return counts
 

@@ -38,7 +38,7 @@ from admodels.nights.page import render
 from admodels.nights.plant import Plant, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.scoring import integrity
-from admodels.scoring.discover import printable
+from admodels.scoring.discover import path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
@@ -124,7 +124,7 @@ def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
     """Write the page of the night; its failure is reported as that of a line is."""
     report = LineReport()
     with isolate("page", report):
-        summary["page"] = printable(str(render.write(ledger, summary["run"]).resolve()))
+        summary["page"] = path_text(str(render.write(ledger, summary["run"]).resolve()))
     summary["page_faults"], summary["whole"] = report.messages, not report.messages
     summary["exit_code"] = _worst({summary["exit_code"], report.exit_code})
 
@@ -205,8 +205,8 @@ def _summary(
 def _origin() -> dict[str, Any]:
     """What runs, and where."""
     return {
-        "command": printable(shlex.join(sys.orig_argv)),
-        "directory": printable(str(Path.cwd())),
+        "command": path_text(shlex.join(sys.orig_argv)),
+        "directory": path_text(str(Path.cwd())),
         "versions": {name: version(name) for name in PACKAGES},
         "host": os.uname().nodename,
     }

@@ -1,4 +1,4 @@
-"""What scoring says of a file: a status, a printable name, whether it looks finished."""
+"""What scoring says of a file: a status, its name as text, whether it looks finished."""
 
 import os
 import re
@@ -54,7 +54,7 @@ class Refused(Exception):  # noqa: N818  one row of a table, not the failure of 
         self.status, self.reason = status, reason
 
 
-def printable(name: str) -> str:
+def path_text(name: str) -> str:
     r"""`name` as text that any file can hold: bytes that are no UTF-8 change, to their hex.
 
     A backslash before what then would read as such a byte changes as well, to `\x5c`, so that two
@@ -68,7 +68,7 @@ def printable(name: str) -> str:
 
 
 def file_name(path: str) -> str:
-    """The name of the file that `printable` gave as `path`."""
+    """The name of the file that `path_text` gave as `path`."""
     return ESCAPED.sub(lambda match: os.fsdecode(bytes.fromhex(match[1])), path)
 
 

@@ -23,7 +23,7 @@ from admodels.foundation.files import durable_file
 from admodels.foundation.progress import progress
 from admodels.scoring import appearances
 from admodels.scoring.candidates import Candidates, picture_path
-from admodels.scoring.discover import is_match, is_older, is_settled, mtime_ns, printable
+from admodels.scoring.discover import is_match, is_older, is_settled, mtime_ns, path_text
 from admodels.scoring.inbox import Folder, Inbox
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
@@ -209,7 +209,7 @@ def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts)
     listing = inbox.files()
     counts.excluded = listing.excluded
     for name in listing.names:
-        path = printable(name)
+        path = path_text(name)
         if not is_match(path, images.pattern, ignore_case=images.ignore_case):
             counts.unmatched += 1
             continue

@@ -27,7 +27,7 @@ from admodels.scoring.discover import (
     Status,
     Unsettled,
     file_name,
-    printable,
+    path_text,
 )
 
 LINKS_MAX = 40  # on the way to one file, as Linux allows
@@ -100,7 +100,7 @@ class Folder:
                     waiting.append(f"{above}{name}/")
                 else:
                     names.append(above + name)
-        return Listing(sorted(names, key=printable), excluded)
+        return Listing(sorted(names, key=path_text), excluded)
 
     def state(self, name: str) -> State:
         """Of the file, or of what a link leads to; that of no file where there is none."""
@@ -254,7 +254,7 @@ def _check_name(name: str) -> None:
     if any(inner.startswith(".") for inner in name.split("/")):
         raise Refused(Status.NOT_AN_IMAGE, "a hidden name")
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-        raise Refused(Status.NOT_AN_IMAGE, f"not a suffix of an image: {printable(name)!r}")
+        raise Refused(Status.NOT_AN_IMAGE, f"not a suffix of an image: {path_text(name)!r}")
 
 
 def _check_kind(mode: int, is_linked: bool) -> None:
@@ -270,7 +270,7 @@ def _check_kind(mode: int, is_linked: bool) -> None:
 def _no_folder(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"no folder to score: {error.strerror}",
-        where=printable(os.fspath(path)),
+        where=path_text(os.fspath(path)),
         expected="a folder of images that this user may list",
         next_step="correct the path, or mount the storage that holds it",
     )

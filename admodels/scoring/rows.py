@@ -23,7 +23,7 @@ from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.scoring import tiling
 from admodels.scoring.candidates import Candidates, picture
-from admodels.scoring.discover import FILE_BYTES_MAX, Refused, Status, Unsettled, printable
+from admodels.scoring.discover import FILE_BYTES_MAX, Refused, Status, Unsettled, path_text
 from admodels.scoring.inbox import Inbox
 from admodels.scoring.lines import Tile
 from admodels.scoring.tables import ScoreRow
@@ -146,7 +146,7 @@ def _read(
 ) -> Read:
     row = ScoreRow(
         line=line,
-        path=printable(name),
+        path=path_text(name),
         model_fingerprint=bundle.model_fingerprint,
         contract_fingerprint=bundle.contract_fingerprint,
         method=bundle.method,

@@ -13,7 +13,7 @@ from admodels.foundation.errors import ConfigurationError, Interrupted
 from admodels.foundation.files import whole_folder, write_json
 from admodels.inference.conformal import images_missing, smallest_alpha, threshold
 from admodels.scoring import tables
-from admodels.scoring.discover import Status, printable
+from admodels.scoring.discover import Status, path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import on_signals
@@ -137,12 +137,12 @@ def _check_out(out: Path, folder: Path) -> None:
     elif out.exists() and not out.is_dir():
         reason = "the output folder is a file"
     elif out.exists() and (others := {p.name for p in out.iterdir()} - set(WRITTEN)):
-        reason = f"the output folder holds {printable(min(others))!r}, which is not of a scoring"
+        reason = f"the output folder holds {path_text(min(others))!r}, which is not of a scoring"
     else:
         return
     raise ConfigurationError(
         reason,
-        where=printable(str(out)),
+        where=path_text(str(out)),
         expected="a new folder, or that of an earlier scoring, which is replaced",
         next_step="choose another output folder",
     )
