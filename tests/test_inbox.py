@@ -211,6 +211,20 @@ def test_folders_may_be_nested_deeper_than_a_call_stack_or_a_path(
     assert inbox.state(deep).stamp.startswith(f"{len(data)}:")
 
 
+def test_listing_opens_each_nested_folder_a_few_times_whatever_the_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{'f/' * depth}{depth}.png" for depth in range(200)]
+    (tmp_path / names[-1]).parent.mkdir(parents=True)
+    for name in names:
+        (tmp_path / name).touch()
+    opened: list[object] = []
+    whole = os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or whole(*a, **k))
+    assert Folder(tmp_path).files().names == sorted(names)
+    assert len(opened) <= 2 * 200 + 1
+
+
 def test_two_files_never_have_one_name(tmp_path: Path) -> None:
     names = [b"a\xff.png", rb"a\xff.png", rb"a\x5cxff.png", rb"a\x41.png", b"a\\.png", b"a\\\xff"]
     printed = [path_text(os.fsdecode(name)) for name in names]

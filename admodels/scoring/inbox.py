@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,13 +81,22 @@ class Folder:
         Raises:
             ConfigurationError: this is not a folder, or cannot be listed.
         """
+        try:
+            walk = _Walk(self.path)
+        except OSError as error:
+            raise _no_folder(self.path, error) from error
+        with closing(walk):
+            return self._list(walk)
+
+    def _list(self, walk: "_Walk") -> Listing:
         names: list[str] = []
         excluded, waiting = 0, [""]
         by_path = any("/" in pattern for pattern in self.exclude)
         while waiting:
             above = waiting.pop()
             try:
-                entries = self._entries(above)
+                walk.go(_names(above))
+                entries = walk.entries()
             except OSError as error:
                 if not above:
                     raise _no_folder(self.path, error) from error
@@ -131,20 +140,6 @@ class Folder:
             if State.of(os.fstat(descriptor)).stamp != State.of(before).stamp:
                 raise Unsettled
         return data
-
-    def _entries(self, above: str) -> list[tuple[str, bool]]:
-        walk = _Walk(self.path)
-        try:
-            for name in _names(above):
-                walk.enter(name)
-            descriptor = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=walk.folder)
-        finally:
-            walk.close()
-        try:
-            with os.scandir(descriptor) as entries:
-                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _find(self, name: str) -> Iterator["_Place"]:
@@ -192,6 +187,22 @@ class _Walk:
         self.folder = inner
         self.entered.append(name)
 
+    def go(self, names: list[str]) -> None:
+        """Go to the folder of this way from the root: on from here if it is further down."""
+        if names[: len(self.entered)] != self.entered:
+            self.restart(0)
+        for name in names[len(self.entered) :]:
+            self.enter(name)
+
+    def entries(self) -> list[tuple[str, bool]]:
+        """The names in the folder, and which of them are folders; a link is none."""
+        descriptor = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.folder)
+        try:
+            with os.scandir(descriptor) as entries:
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        finally:
+            os.close(descriptor)
+
     def link(self, name: str) -> str | None:
         """The target of the link of this name; None: it is no link."""
         try:
@@ -223,9 +234,9 @@ class _Walk:
         """Go back to the root; the names of the folders to enter again, all but the last -keep."""
         if keep and not self.entered:
             raise _outside()
-        names, self.entered = self.entered[:keep], []
+        root = os.open(self.root, FOLDER)
         self.close()
-        self.folder = os.open(self.root, FOLDER)
+        names, self.entered, self.folder = self.entered[:keep], [], root
         return names
 
     def close(self) -> None:
