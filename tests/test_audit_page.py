@@ -144,3 +144,14 @@ def test_without_scripts_the_audit_says_how_to_mark(browser, plant: Path) -> Non
     assert tab.locator("#audit button:visible").count() == 0
     assert "line,path,verdict,section,night" in tab.locator("#audit").inner_text()
     context.close()
+
+
+@pytest.mark.slow
+def test_a_phone_shows_the_audit_without_scrolling_sideways(browser, plant: Path) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    tab = context.new_page()
+    tab.goto((plant / "ledger/pages/000001.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.locator("#audit li").first.get_by_role("button", name="fine: ").tap()
+    assert tab.locator("#audit [aria-pressed=true]").count() == 1
+    context.close()
