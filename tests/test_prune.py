@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from admodels.nights import prune
@@ -18,7 +19,7 @@ from tests.test_nightly import draw, plant, run, table
 __all__ = ["plant"]
 LEDGER = Path("ledger")
 NOW = datetime.now(UTC) + timedelta(hours=1)
-LINES = {"press": line("press", alpha=0.9)}
+LINES = {"press": line("press", alpha=0.9, fdr=0.9)}
 
 
 @pytest.fixture
@@ -59,6 +60,22 @@ def test_an_old_night_goes_whole_and_no_image_of_it_is_scored_again(nights: Path
         report = run(LINES)["lines"]["press"]
         assert (report["old"], report["images"]) == (9, 0), harm
     assert len(table("scores")) == 3
+
+
+def test_judgements_go_with_the_last_run_of_their_night_and_a_list_with_its_own(
+    nights: Path,
+) -> None:
+    draw(nights / "press/again", 2, seed=8)  # the second look of the second night
+    run(LINES)
+    left = [(11, [1, 2, 3]), (5, [2, 3]), (5, [3]), (0, [])]
+    for number, (rows, lists) in enumerate(left):
+        if number:
+            pruned(runs=(f"{number:06d}",))
+        assert sum(map(len, map(pd.read_parquet, LEDGER.glob("verdicts/*/*/*")))) == rows
+        assert sorted(int(path.parent.name) for path in LEDGER.glob("lists/*/*")) == lists
+    with open_ledger(LEDGER) as ledger:
+        assert check(ledger).notes == check(ledger).notes == []
+        assert ledger.catalogue.runs_by_night("press") == {}
 
 
 def test_a_dry_run_removes_nothing_and_a_young_night_is_not_old(nights: Path) -> None:

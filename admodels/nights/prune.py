@@ -6,7 +6,6 @@ The index reads these, so that no image is scored or reported twice. Summaries, 
 records of drift stay: they are small, and trends are made of them.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,7 +75,8 @@ def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNig
         if pictures:
             pictures -= _pictures(ledger, line, {other})  # the same image came again
     rows = sum(len(group) for _, group in ledger.groups(line, run))
-    others = [*filter(Path.is_file, sides), *_judgements(ledger, line, run), *sorted(pictures)]
+    named = [*sides, ledger.folder / "lists" / run / f"{folder_name(line)}.csv"]
+    others = [*filter(Path.is_file, named), *_judgements(ledger, line, run), *sorted(pictures)]
     return OldNight(line, run, parts, others, rows)
 
 
@@ -120,7 +120,6 @@ def prune(ledger: Ledger, night: OldNight) -> None:
         for folder in {path.parent for path in tables_of_night}:
             sync(folder)
     (ledger.folder / "pages" / f"{night.run}.html").unlink(missing_ok=True)
-    shutil.rmtree(ledger.folder / "lists" / night.run, ignore_errors=True)
 
 
 def _slim(parts: list[Path]) -> Iterator[pa.Table]:
