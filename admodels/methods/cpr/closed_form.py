@@ -1,6 +1,6 @@
 """What CPR learns without gradients: visual words, histograms, and where the part is.
 
-Specification sections 6 and 7, over the first tap of all normal images.
+Over the first tap of all normal images. Li et al. 2024.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""CPR from training to score, in reading order (specification sections 11 and 12).
+"""CPR from training to score, in reading order (Li et al. 2024, IEEE TIP 33).
 
 Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
 bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
@@ -158,7 +158,7 @@ class Detector(methods.Detector):
         return Prediction(blurred.cpu(), top.mean(1).cpu())
 
     def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
-        """One image's distances before the blur, of `params.shape`; section 12, steps 1 to 5."""
+        """One image's distances before the blur, of `params.shape`."""
         p, memory = self.params, self.memory
         words = retrieval.nearest_words(features, memory["codebook"])
         histogram = retrieval.histograms(words, p.histogram_blocks, p.codebook_words)

@@ -1,7 +1,7 @@
 """The foreground estimation branch: how much a cell looks like the part and not its background.
 
 Two clusters, the one at the image border is background, and a linear discriminant between cells
-that are surely one and the other. Specification section 7. Only the discriminant's direction
+that are surely one and the other. Li et al. 2024. Only the discriminant's direction
 matters: its offset and scale fall out of the trimmed range.
 """
 
@@ -69,5 +69,5 @@ def foreground_map(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def attention(foreground: Tensor) -> Tensor:
-    """1 / (1 + exp(5 - 10 x)): where training looks for points; section 7, second table."""
+    """1 / (1 + exp(5 - 10 x)): where training looks for points."""
     return torch.sigmoid(10 * foreground - 5)

@@ -1,6 +1,6 @@
 """The local retrieval branch: a head per tap, and the nearest neighbour at nearly the same place.
 
-Specification sections 5 and 12. Without heads the roots of the taps describe a place.
+Li et al. 2024. Without heads the roots of the taps describe a place.
 """
 
 from collections import OrderedDict
@@ -126,7 +126,7 @@ def _gaussian_weights(cells: int, sigma: float) -> Tensor:
 
 
 def unit_vectors(descriptors: Tensor) -> Tensor:
-    """(B, D, h, w) to unit vectors (B, h, w, D), each at its place; section 12."""
+    """(B, D, h, w) to unit vectors (B, h, w, D), each at its place."""
     by_place = descriptors.to(torch.float32).permute(0, 2, 3, 1)
     length: Tensor = by_place.norm(dim=-1, keepdim=True)
     return by_place / (length + 1e-8)

@@ -1,6 +1,6 @@
 """What the heads learn from: pairs of places in a synthetic anomaly and in a similar normal image.
 
-Specification sections 8 to 10. `parity` repeats the official code where it matters to numbers: the
+Li et al. 2024. `parity` repeats the official code where it matters to numbers: the
 far-negative weight stands inside the power (the paper has it outside), points are read half a cell
 off, and the most similar image is taken for the image itself. Without it these are corrected.
 Anomalies are drawn online from (seed, number in the pool), at the size of the network and never
@@ -69,7 +69,7 @@ def synthetic_sample(
         apply(Paint(mask, appearance, opacity), pixels)
     inside = mask > 0
     painted = image.copy()
-    painted[inside] = pixels[inside] * np.float32(255)  # truncated, as in section 8
+    painted[inside] = pixels[inside] * np.float32(255)  # truncated, as in the official code
     return Sample(source, np.ascontiguousarray(painted.transpose(2, 0, 1)), inside)
 
 
@@ -254,7 +254,7 @@ def hinge_loss(gap: Tensor, weight: Tensor, exponent: int, *, parity: bool) -> T
 
 
 def contrastive_loss(descriptors: Tensor, taps: Tensor, points: Points, params: Params) -> Tensor:
-    """L_pos + L_neg of one tap (section 10), of descriptors (2 B, D, h, w) and raw taps.
+    """L_pos + L_neg of one tap, of descriptors (2 B, D, h, w) and raw taps.
 
     All queries, then all references. Equal places should be alike, far places and anomalies not.
     """

@@ -1,7 +1,7 @@
 """The global retrieval branch: which normal images a test image is compared with.
 
 Histograms of visual words per block, compared by KL(query || reference), the worst blocks dropped.
-Specification section 6.
+Li et al. 2024.
 """
 
 import torch

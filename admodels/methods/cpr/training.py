@@ -1,4 +1,4 @@
-"""Training of the heads on frozen features (specification sections 9 to 11)."""
+"""Training of the heads on frozen features (Li et al. 2024)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ SMOOTHING_SHARE = 1 / 25  # sigma of the foreground's blur, of its mean side
 
 
 def smooth_attention(maps: Tensor) -> Tensor:
-    """Foreground (N, h, w), smoothed with the edge repeated and sharpened; section 7."""
+    """Foreground (N, h, w), smoothed with the edge repeated and sharpened."""
     sigma = math.sqrt(math.prod(maps.shape[1:])) * SMOOTHING_SHARE
     smooth = gaussian_filter(maps.numpy(), sigma, axes=(1, 2))
     return part_maps.attention(torch.from_numpy(smooth))
@@ -126,7 +126,7 @@ class Trainer:
             yield self._loss(head, taps.pop(), points)
 
     def _loss(self, head: nn.Module, tap: Tensor, points: Points) -> Tensor:
-        """Batch norm sees queries and references together (section 5)."""
+        """Batch norm sees queries and references together."""
         with autocast(tap.device, self.precision):
             descriptors = head(tap)
         return contrastive_loss(descriptors, tap, points, self.params)

@@ -1,4 +1,4 @@
-"""DiffusionAD from training to score, in reading order (specification sections 4, 7 and 10).
+"""DiffusionAD from training to score, in reading order (Zhang et al. 2025, TPAMI).
 
 Where we depart from the official code: every random draw comes from (seed, step, sample), the
 inference noise is drawn once and kept with the weights, a batch without a normal sample is counted
@@ -193,7 +193,7 @@ class Detector(methods.Detector):
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:
-        """Anomaly map = p(anomalous), averaged over the stored draws; section 10's image score."""
+        """Anomaly map: p(anomalous), averaged over the stored draws; score: its highest pixels."""
         if self._scorer is None:
             self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
         draws = [self._run_scorer(self._scorer, images, noise) for noise in self.net.noise]

@@ -1,10 +1,10 @@
-"""Noise and its removal in one step, at two scales at once (specification sections 3 and 4).
+"""Noise and its removal in one step, at two scales at once (Zhang et al. 2025).
 
 A pair has a leading axis of 2: the small scale s, whose estimate keeps detail and perhaps the
 defect, then the big scale b, whose estimate is blurred and normal.
 
 Where we depart from the official code: both scales go through the network in one pass of 2B, which
-is exact because its norms do not mix samples, and the guidance is its closed form (section 4.4).
+is exact because its norms do not mix samples, and the guidance is its closed form.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""DiffusionAD's losses in fp32 (specification section 7): noise + 5 focal + smooth L1."""
+"""DiffusionAD's losses in fp32 (Zhang et al. 2025): noise + 5 focal + smooth L1."""
 
 import torch
 from torch import Tensor

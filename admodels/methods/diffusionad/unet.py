@@ -1,4 +1,4 @@
-"""The denoiser: a U-Net that gets the noise step as an input (specification section 5).
+"""The denoiser: a U-Net that gets the noise step as an input.
 
 The guided-diffusion family (Dhariwal and Nichol 2021) with additive time conditioning.
 """

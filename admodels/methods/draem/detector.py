@@ -1,4 +1,4 @@
-"""DRAEM from training to score, in reading order (specification sections 5 and 6).
+"""DRAEM from training to score, in reading order (Zavrtanik et al. 2021, ICCV).
 
 Where we depart from the official code: RGB instead of BGR, SSIM's dynamic range fixed at 1 unless
 asked, every random draw from (seed, step, sample), the coin for clean samples before the work,
@@ -122,7 +122,7 @@ class Detector(methods.Detector):
 
     @torch.inference_mode()
     def score(self, images: Tensor) -> Prediction:
-        """Anomaly map = p(anomalous); image score = its largest mean over a window (section 6)."""
+        """Anomaly map: p(anomalous); image score: its largest mean over a window; section 3.4."""
         if self._scorer is None:
             self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
         reconstruction, logits = self._run_scorer(self._scorer, images)

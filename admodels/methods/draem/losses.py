@@ -1,4 +1,7 @@
-"""DRAEM's three losses in fp32 (specification section 3): L2 + SSIM + focal, all weights 1."""
+"""DRAEM's three losses in fp32: L2 + SSIM + focal, all weights 1.
+
+Zavrtanik et al. 2021, sections 3.1 and 3.2.
+"""
 
 import torch
 from torch import Tensor

