@@ -71,11 +71,12 @@ def what_was_said(
     An image is left out that has no score there.
     """
     said: dict[str, AuditImage] = {}
+    known = [sha256 for sha256 in image_sha256s if ledger.index.knows(sha256)]
     runs = {path.parent.name for path in ledger.parts(line)}
     if night:
         runs &= ledger.catalogue.runs_by_night(folder_name(line)).get(night, set())
     for run in sorted(runs, reverse=True):
-        missing = [sha256 for sha256 in image_sha256s if sha256 not in said]
+        missing = [sha256 for sha256 in known if sha256 not in said]
         if not missing:
             break
         rows = rows_of_runs(ledger, line, [run]).filter(pc.field("p_value").is_valid())

@@ -261,6 +261,10 @@ class Index:
         answer = self._base.execute(query, (sha256, model, contract)).fetchone()
         return None if answer is None else float("nan") if answer[0] is None else float(answer[0])
 
+    def knows(self, sha256: str) -> bool:
+        """Whether these bytes have a score by any model."""
+        return bool(self._base.execute("SELECT 1 FROM scores WHERE sha = ?", (sha256,)).fetchone())
+
     def digests(self, model: str, contract: str) -> Iterator[str]:
         """The sha256 of all bytes that have a score by the model, sorted."""
         query = "SELECT sha FROM scores WHERE model = ? AND contract = ? ORDER BY sha"
