@@ -255,8 +255,22 @@ def test_lines_bundles_and_ledger_of_an_older_version_are_taken_over(
     assert {name: line["images"] for name, line in report.items()} == dict.fromkeys(report, 0)
 
 
-def test_nothing_is_taken_over_where_a_bundle_is_missing(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_nothing_is_taken_over_where_a_bundle_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
     monkeypatch.chdir(OLD)
+    place = tmp_path / "plant"
+    if is_there:
+        place.mkdir()
     with pytest.raises(BundleError):
-        take_over(tmp_path / "plant", "UTC", Path("lines.yaml"), None, tmp_path)
-    assert not list(tmp_path.iterdir())
+        take_over(place, "UTC", Path("lines.yaml"), None, tmp_path)
+    assert not list(tmp_path.rglob("plant/*"))
+    assert place.exists() is is_there
+
+
+def test_a_plant_is_made_in_an_empty_folder_as_it_is(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_ino
+    make_plant(tmp_path, "Europe/Berlin")
+    assert tmp_path.stat().st_ino == before
+    assert read_plant(tmp_path).timezone == "Europe/Berlin"

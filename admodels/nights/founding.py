@@ -1,7 +1,8 @@
 """How a plant comes to be: a new folder, or lines and ledger of a version without plants."""
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def make_plant(folder: Path, timezone: str, *, here: bool = False) -> None:
             does not say that this is meant: a checkout could change what a night scores with.
     """
     refuse_place(folder, here=here)
-    with durable_folder(folder) as building:
+    with _new_folder(folder) as building:
         _write(building, timezone, {})
         (building / LEDGER).mkdir(mode=0o750)
 
@@ -84,7 +85,7 @@ def take_over(
     """
     refuse_place(folder, here=here)
     old = read("lines", dict[str, OldLine], lines)
-    with durable_folder(folder) as building:
+    with _new_folder(folder) as building:
         _write(building, timezone, {name: line.block() for name, line in old.items()})
         notes = _copy_ledger(ledger, building) if ledger else []
         plant = read_plant(building)
@@ -92,6 +93,21 @@ def take_over(
             bundle = line.model or str(models / f"{line.method}/{line.task}")
             deploy.deploy(plant, name, bundle, force=True, why=f"taken over from {lines}")
     return notes
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """The folder to fill; empty again, or gone, where the block fails."""
+    if not folder.is_dir():
+        with durable_folder(folder) as building:
+            yield building
+        return
+    try:  # the user may write into it, and perhaps not beside it
+        yield folder
+    except BaseException:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def _copy_ledger(ledger: Path, plant: Path) -> list[str]:
