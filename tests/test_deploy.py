@@ -1,5 +1,6 @@
 """Deployments: a bundle is tested and copied, the history says who and why, a night uses it."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -80,6 +81,18 @@ def test_a_bundle_that_was_changed_is_not_deployed(plant: Plant, name: str) -> N
         file.seek(200)
         file.write(b"\xff\xff\xff")
     with pytest.raises(BundleError):
+        deploy.deploy(plant, "press", "one")
+    assert not (PLANT / "deployments.jsonl").exists()
+
+
+def test_a_bundle_that_scores_its_golden_images_otherwise_is_not_deployed(plant: Plant) -> None:
+    content = json.loads(Path("one/bundle.json").read_bytes())
+    del content["sha256"]
+    content["golden"][0]["anomaly_score"] += 1
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    sealed = content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    Path("one/bundle.json").write_text(json.dumps(sealed), encoding="utf-8")
+    with pytest.raises(BundleError, match="golden"):
         deploy.deploy(plant, "press", "one")
     assert not (PLANT / "deployments.jsonl").exists()
 

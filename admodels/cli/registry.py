@@ -20,7 +20,7 @@ def promote(
     alias: Annotated[str, ALIAS] = "champion",
     models: Annotated[Path, MODELS] = Path("data/models"),
 ) -> None:
-    """Put a bundle into MLflow's registry, for `admodels deploy LINE models:/admodels-TASK@ALIAS`."""
+    """Put a bundle into the registry, for `admodels deploy LINE models:/admodels-TASK@ALIAS`."""
     from admodels.tracking import registry
 
     typer.echo(registry.promote(Path(), models / method / task, alias))
