@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from admodels.foundation.errors import ConfigurationError, StorageError
@@ -24,6 +26,7 @@ from admodels.nights.calibrations import (
 from admodels.nights.judgements import opinion_of_today, rows_of_runs
 from admodels.nights.page import render
 from admodels.nights.rejudge import nights_of_line, rejudge
+from admodels.scoring import tables
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import check
 from admodels.scoring.ledger import Ledger, open_ledger, read_ledger
@@ -259,7 +262,9 @@ def test_the_page_of_an_old_night_says_what_was_said_then_and_marks_what_differs
         columns = json.loads(data)
         return text, columns["is_anomalous"], columns["today"]
 
+    by_the_night = (tmp_path / "ledger/pages/000001.html").read_bytes()
     text, then, today = page()
+    assert (tmp_path / "ledger/pages/000001.html").read_bytes() == by_the_night
     assert then == today
     assert sum(then) == report["flagged"]
     assert "would be flagged" not in text
@@ -272,3 +277,30 @@ def test_the_page_of_an_old_night_says_what_was_said_then_and_marks_what_differs
     assert not any(today)
     fewer = f"0 more and {report['flagged']} fewer parts"
     assert f"the budget of today {fewer} of <bdi>press</bdi> would be flagged" in text
+
+
+@pytest.mark.slow
+def test_a_night_that_is_closed_reads_its_scores_once_and_judges_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards.save_draem(tmp_path / "models/draem/stripes")
+    for number, pixels in enumerate(tiny.stripes(3, seed=3)):
+        decode.write_png(tmp_path / f"press/{number}.png", pixels.transpose(1, 2, 0))
+    (tmp_path / "press/bad.png").write_bytes(b"bad")
+    opened, judged_rows = Counter[str](), list[int]()
+    parquet_file, opinions = tables.parquet_file, tables.opinions
+
+    def noted(path: Path) -> object:
+        opened[path.relative_to(tmp_path / "ledger").parts[0]] += 1
+        return parquet_file(path)
+
+    def noted_opinions(score: pa.ChunkedArray, *words: object) -> pa.Table:
+        judged_rows.append(len(score))
+        return opinions(score, *words)
+
+    for module in ("index", "tables"):
+        monkeypatch.setattr(f"admodels.scoring.{module}.parquet_file", noted)
+    monkeypatch.setattr(tables, "opinions", noted_opinions)
+    summary = plants.night({"press": plants.line("press", alpha=0.2, fdr=0.2)}, tmp_path)
+    assert (summary["closes"], summary["whole"], summary["exit_code"]) == (True, True, 0)
+    assert (opened["scores"], judged_rows) == (1, [4])

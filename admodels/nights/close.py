@@ -19,6 +19,7 @@ from admodels.foundation.errors import DONE, StorageError
 from admodels.nights import audit, silence
 from admodels.nights.calendar import Calendar, NightOfLook
 from admodels.nights.history import NightSummary
+from admodels.nights.judgements import rows_of_runs
 from admodels.nights.limits import expected_images
 from admodels.nights.plant import Plant
 from admodels.nights.promise import AuditImage
@@ -188,11 +189,7 @@ def _is_before(records: Sequence[NightRecord], night: date, calendar: Calendar) 
 
 
 def _statuses(ledger: Ledger, line: str, runs: Sequence[str]) -> Counter[str]:
-    statuses = Counter[str]()
-    for run in runs:
-        for _, rows in ledger.groups(line, run):
-            statuses.update(rows["status"].to_pylist())
-    return statuses
+    return Counter(rows_of_runs(ledger, line, runs)["status"].to_pylist())
 
 
 def line_nights(records: Sequence[NightRecord], name: str, calendar: Calendar) -> list[LineNight]:

@@ -33,6 +33,9 @@ ROWS = pa.schema(
 )
 
 
+ROWS_HELD = 500_000  # of all lines of a look, about 150 MiB; those of more are read again
+
+
 @dataclass(frozen=True)
 class JudgedRows:
     """The rows of a line in some runs, each with what was said of it first.
@@ -84,13 +87,17 @@ def judge_look(
 ) -> JudgedRows:
     """Judge the rows of tonight that nobody has judged, and keep that; all rows of tonight.
 
+    What else the look does with them, its page included, gets these rows from the same table.
+
     Rows of a model that another look had are judged by the calibration that counts for it. Those of
     the runs in `drifted` are not trusted.
 
     Raises:
         StorageError: a file of the ledger is damaged.
     """
-    rows = rows_of_runs(ledger, line, ledger.tonight(line))
+    ledger.judged.pop(line, None)
+    runs = ledger.tonight(line)
+    rows = rows_of_runs(ledger, line, runs)
     new = rows.filter(pc.field("alpha").is_null())
     if len(new):
         groups = list(tables.by_model(new))
@@ -98,6 +105,8 @@ def judge_look(
         ledger.write_judgements(line, night, pa.concat_tables(firsts))
         rows = rows.filter(pc.field("alpha").is_valid())
         rows = pa.concat_tables([rows, *map(_with_words, groups, firsts)])
+    if len(rows) + sum(len(table) for _, table in ledger.judged.values()) <= ROWS_HELD:
+        ledger.judged[line] = runs, rows
     return JudgedRows(line, rows, alpha, calibration)
 
 
@@ -135,10 +144,15 @@ def judgement_of(
 def rows_of_runs(ledger: Ledger, line: str, runs: Collection[str]) -> pa.Table:
     """The rows of some runs of a line with the first judgement on each; see `ROWS`.
 
+    Those that this look has judged are not read again.
+
     Raises:
         BusyError: beside a run, which merges the files meanwhile.
         StorageError: a file is damaged.
     """
+    held, table = ledger.judged.get(line, ((), ROWS.empty_table()))
+    if held and set(runs) <= set(held):
+        return table.filter(pc.field("run").isin(list(runs)))
     groups = [
         group.append_column(RUN, pa.repeat(pa.scalar(run), len(group)))
         for run in runs

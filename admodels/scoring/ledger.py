@@ -78,6 +78,8 @@ class Ledger:
         self.run = run if run and int(run) == last else f"{last + 1:06d}"
         self.first_run = int(self.run)  # of those that this one reports, whatever became of them
         self._ends = dict[int, dict[str, Any]]()
+        # By line: the runs of tonight and their rows, once this look has judged them.
+        self.judged = dict[str, tuple[tuple[str, ...], pa.Table]]()
 
     @contextmanager
     def commit(self) -> Iterator[None]:

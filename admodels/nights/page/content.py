@@ -41,6 +41,7 @@ UNJUDGED = 100  # parts that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
 SHOWN = ["path", "image_sha256", "anomaly_score", "width", "height", "p_value", "is_anomalous"]
 SHOWN += ["today"]
+UNREADABLE = ["path", "status", "reason"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int
         if rows["is_anomalous"].null_count < len(rows)
         else report.flagged,
         _worst(ledger, name, report, rows, most),
-        unreadable.slice(0, shown).select(["path", "status", "reason"]).to_pylist(),
+        unreadable.sort_by("path").slice(0, shown).select(UNREADABLE).to_pylist(),
         len(unreadable),
         list(_changes(ledger, name, report, past, rows)),
         past,
