@@ -94,6 +94,7 @@ def test_a_bundle_that_scores_its_golden_images_otherwise_is_not_deployed(plant:
     Path("one/bundle.json").write_text(json.dumps(sealed), encoding="utf-8")
     with pytest.raises(BundleError, match="golden"):
         deploy.deploy(plant, "press", "one")
+    assert not list(PLANT.glob("models/*"))
     assert not (PLANT / "deployments.jsonl").exists()
 
 

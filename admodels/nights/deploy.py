@@ -191,14 +191,14 @@ def _source(bundle: str) -> Iterator[tuple[Path, str]]:
 
 
 def _install(plant: Path, source: Path) -> str:
-    """Copy a bundle to models/SHA16, once; its golden images are scored there."""
-    read_card(source)
+    """Score the golden images of a bundle, then copy it to models/SHA16, once."""
+    bundles.load(source, runtime.device())
     name = _name_of(source)
     target = plant / MODELS / name
     if not _is_whole(target):
         with durable_folder(target) as building:
             shutil.copytree(source, building, dirs_exist_ok=True)
-    bundles.load(target, runtime.device())
+        read_card(target)
     return name
 
 
