@@ -23,9 +23,8 @@ from admodels.foundation import params
 from admodels.foundation.arrays import Float32, Float64
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.methods import TrainingData
-from admodels.methods.cpr.detector import (
-    Detector,
-)
+from admodels.methods.cpr import retrieval
+from admodels.methods.cpr.detector import Detector
 from admodels.methods.cpr.heads import RootedTap, unit_vectors
 from admodels.methods.cpr.params import Params
 from tests import tiny
@@ -132,6 +131,54 @@ def test_the_blur_comes_after_the_foreground():  # V22
     found = detector.score(queries()).anomaly_map
     assert found[:, :, :26].max() == 0
     assert found[:, :, 28].max() > 0  # the map itself is 0 left of pixel 30
+
+
+@pytest.mark.parametrize(("counts", "is_seen"), [("max", True), ("median", False)])
+def test_what_few_references_take_for_the_part_counts_by_the_largest_alone(counts, is_seen):
+    detector = tiny.detector("cpr", reference_foreground=counts)
+    state = dict(fitted().state())
+    state["foreground.weight"] = torch.zeros_like(state["foreground.weight"])
+    state["foreground.bias"] = torch.tensor(-1.0)
+    state["bank.foreground"] = torch.zeros_like(state["bank.foreground"])
+    near = nearest_of_bank(detector, state)
+    state["bank.foreground"][near[0]] = 1  # one of the references of the first query
+    detector.restore(state)
+    assert (detector.score(queries()[:1]).anomaly_map.max() > 0) == is_seen
+    state["bank.foreground"][near] = 1
+    detector.restore(state)
+    assert detector.score(queries()[:1]).anomaly_map.max() > 0
+
+
+def nearest_of_bank(detector: Detector, state: dict[str, Tensor]) -> Tensor:
+    """The references of the first query."""
+    detector.restore(state)
+    features = detector._backbone_for_scoring().compute(queries()[:1])[0][0]
+    return detector._references(features)
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_a_query_is_cut_into_the_blocks_that_its_bank_was_cut_into(is_padded):
+    blocks = 5  # of 16 cells, so that padded blocks differ
+    detector, state = tiny.detector("cpr", histogram_blocks=blocks), dict(fitted().state())
+    taps = detector_of(state)._backbone_for_scoring().compute(disc_data().normal)
+    words = [retrieval.nearest_words(tap, state["codebook"]) for tap in taps[0]]
+    count = len(state["codebook"])
+    bank = [retrieval.histograms(w, blocks, count, is_padded=is_padded) for w in words]
+    state["histograms"] = torch.stack(bank)
+    detector.restore(state)
+    assert isinstance(detector, Detector)
+    for own, tap in enumerate(taps[0]):
+        dropped = detector.params.dropped_blocks
+        wanted = retrieval.distances(bank[own], state["histograms"], dropped).argsort(stable=True)
+        found = detector._references(tap)
+        assert torch.equal(found, wanted[: detector.params.references])
+
+
+def detector_of(state: dict[str, Tensor]) -> Detector:
+    detector = tiny.detector("cpr")
+    detector.restore(state)
+    assert isinstance(detector, Detector)
+    return detector
 
 
 def with_exact_bank(detector: Detector) -> Detector:
@@ -360,6 +407,7 @@ def test_fewer_images_than_references_is_said_and_works(tmp_path, caplog):
     [
         ({"regions": [2, 1]}, "even side"),
         ({"regions": [3, 4]}, "even side"),
+        ({"regions": ["whole", 3]}, "heads learn that far places differ"),
         (
             HEADLESS | {"smoothing_cells": {"object": [0.0, -1.0], "texture": [0.0, 0.0]}},
             r"smoothing_cells\.object.*greater than or equal to 0",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from admodels.foundation.errors import DataError
 from admodels.methods import TrainingData
-from admodels.methods.cpr import closed_form, foreground, retrieval
+from admodels.methods.cpr import closed_form, foreground, heads, retrieval
 from admodels.methods.cpr.detector import Detector
 from admodels.methods.cpr.heads import nearest_distance, unit_vectors
 from admodels.methods.cpr.params import Params
@@ -59,7 +59,7 @@ def constant_codes(word: int) -> Tensor:
 
 
 def histogram(codes: Tensor) -> Tensor:
-    return retrieval.histograms(codes, 5, 12)
+    return retrieval.histograms(codes, 5, 12, is_padded=True)
 
 
 def distance(query: Tensor, reference: Tensor, dropped: int = 5) -> float:
@@ -104,7 +104,7 @@ def test_blocks_are_in_row_major_order():  # V7
 
 
 @pytest.mark.parametrize("side", [79, 80, 82, 40, 41])
-def test_histograms_are_those_of_explicit_loops_whatever_the_side(side):  # V8
+def test_padded_histograms_are_those_of_explicit_loops_whatever_the_side(side):  # V8
     codes = random_codes(1, side)
     block = math.ceil(side / 5)
     pad = 5 * block - side
@@ -117,6 +117,30 @@ def test_histograms_are_those_of_explicit_loops_whatever_the_side(side):  # V8
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=1e-12)
     assert (found[:, 0].sum() == 0) == (side % 5 == 0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 22), (5, 6), (3, 40)])
+def test_even_histograms_are_those_of_explicit_loops_and_hold_no_padding(size):
+    height, width = size
+    codes = torch.randint(12, size, generator=torch.Generator().manual_seed(2))
+    found = retrieval.histograms(codes, 5, 12, is_padded=False)
+    for y, x in itertools.product(range(5), repeat=2):
+        rows = [i for i in range(height) if y * height <= 5 * i < (y + 1) * height]
+        columns = [j for j in range(width) if x * width <= 5 * j < (x + 1) * width]
+        words = [int(codes[i, j]) for i in rows for j in columns]
+        expected = [0.0] + [words.count(word) / max(1, len(words)) for word in range(12)]
+        assert found[5 * y + x].tolist() == pytest.approx(expected, abs=1e-12)
+    assert not retrieval.has_padding(found[None])
+
+
+@pytest.mark.parametrize(("side", "is_alike"), [(80, True), (20, True), (16, False)])
+def test_the_two_grids_differ_only_where_a_side_is_no_multiple_of_the_blocks(side, is_alike):
+    codes = random_codes(3, side)
+    even = retrieval.histograms(codes, 5, 12, is_padded=False)
+    assert torch.equal(even, histogram(codes)) == is_alike
+    assert retrieval.has_padding(histogram(codes)[None]) != is_alike
+    if side == 16:  # what the even grid is for: most blocks of the padded one saw too little
+        assert (histogram(codes)[:, 0] == 1).sum() == 9
 
 
 def test_the_distance_is_that_of_explicit_loops():
@@ -170,9 +194,11 @@ def test_planted_clusters_are_found():  # V9
     torch.testing.assert_close(book[match], centres, rtol=0, atol=0.05)
     for image, code in zip(tap, codes, strict=True):
         assert torch.equal(retrieval.nearest_words(image, book), match[code])
-    bank = closed_form.image_histograms(frozen, images, book, 5)
+    found = tiny.detector("cpr", histogram_blocks=5).params
+    assert isinstance(found, Params)
+    bank = closed_form.image_histograms(frozen, images, book, found)
     assert bank.dtype == torch.float64
-    assert torch.equal(bank[4], retrieval.histograms(match[codes[4]], 5, 12))
+    assert torch.equal(bank[4], histogram(match[codes[4]]))
 
 
 def test_an_image_is_not_its_own_reference_even_beside_its_copy():
@@ -378,6 +404,18 @@ def test_a_query_shifted_by_one_row_is_found_by_a_region_of_three_only():  # V20
     assert wide[1:].max() < 1e-6
     assert wide[0].min() > 0.05
     assert narrow[1:].min() > 0.05
+
+
+def test_a_part_that_lies_elsewhere_is_found_in_the_whole_image_only(monkeypatch):
+    monkeypatch.setattr(heads, "REFERENCE_CELLS", 50)  # several blocks, the last one short
+    references = units(3, 12, 9, 16)
+    query = references[2].roll((5, 4), dims=(0, 1))
+    assert nearest_distance(query, references, "whole").max() < 1e-6
+    assert nearest_distance(query, references, 3).min() > 0.05
+    other = units(7, 4, 16, seed=7)
+    expected = torch.stack([1 - (references @ cell).max() for cell in other.flatten(0, 1)])
+    found = nearest_distance(other, references.half(), "whole")
+    torch.testing.assert_close(found, expected.view(7, 4), rtol=0, atol=1e-3)
 
 
 def test_a_query_of_the_bank_has_distance_0_and_more_references_never_raise_it():  # V21

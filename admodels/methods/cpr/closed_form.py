@@ -63,12 +63,16 @@ def codebook(sample: Float32, words: int, seed: int) -> Tensor:
     return _centres(sample, words, seed)
 
 
-def image_histograms(frozen: FrozenTaps, normal: Tensor, book: Tensor, blocks: int) -> Tensor:
+def image_histograms(frozen: FrozenTaps, normal: Tensor, book: Tensor, params: Params) -> Tensor:
     """The histograms of all images, (N, blocks^2, V + 1) float64, on the CPU."""
+    blocks = params.histogram_blocks
     histograms = []
     for _, taps in frozen.over(normal):
         words = [retrieval.nearest_words(tap, book.to(tap.device)) for tap in taps[0]]
-        histograms += [retrieval.histograms(image, blocks, len(book)) for image in words]
+        histograms += [
+            retrieval.histograms(image, blocks, len(book), is_padded=params.parity)
+            for image in words
+        ]
     return torch.stack(histograms).cpu()
 
 

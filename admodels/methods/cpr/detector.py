@@ -70,7 +70,7 @@ class Detector(methods.Detector):
             )
         sample = closed_form.sample_cells(frozen, data.normal, seed)
         book = closed_form.codebook(sample, p.codebook_words, seed)
-        bank = closed_form.image_histograms(frozen, data.normal, book, p.histogram_blocks)
+        bank = closed_form.image_histograms(frozen, data.normal, book, p)
         estimate = None
         if p.foreground.of(kind):
             estimate = closed_form.estimate_part(frozen, data.normal, sample, seed)
@@ -159,12 +159,8 @@ class Detector(methods.Detector):
 
     def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
         """One image's distances before the blur, of `params.shape`."""
-        p, memory = self.params, self.memory
-        words = retrieval.nearest_words(features, memory["codebook"])
-        histogram = retrieval.histograms(words, p.histogram_blocks, p.codebook_words)
-        near = retrieval.nearest(histogram, memory["histograms"], p.dropped_blocks, p.references)
-        near = near.to(memory["bank.0.values"].device)
-        distances = []
+        p, memory, distances = self.params, self.memory, []
+        near = self._references(features).to(memory["bank.0.values"].device)
         for tap, (query, region) in enumerate(zip(queries, p.regions, strict=True)):
             references = memory[f"bank.{tap}.values"][near].to(self.device)
             weight = memory["tap_weights"][tap]
@@ -175,8 +171,20 @@ class Detector(methods.Detector):
             weight, bias = memory["foreground.weight"], memory["foreground.bias"]
             own = foreground_map(features, weight, bias)[None]
             others = memory["bank.foreground"][near].to(self.device, torch.float32)
+            if p.reference_foreground == "median":
+                others = others.quantile(0.5, dim=0, keepdim=True)
             distance *= enlarge(torch.cat([own, others]), p.shape).amax(0)
         return distance[0]
+
+    def _references(self, features: Tensor) -> Tensor:
+        """The most similar images of the bank by the first tap (C, h, w), best first: (K,)."""
+        p, bank = self.params, self.memory["histograms"]
+        words = retrieval.nearest_words(features, self.memory["codebook"])
+        is_padded = p.parity or retrieval.has_padding(bank)
+        histogram = retrieval.histograms(
+            words, p.histogram_blocks, p.codebook_words, is_padded=is_padded
+        )
+        return retrieval.nearest(histogram, bank, p.dropped_blocks, p.references)
 
     def _networks(self) -> dict[str, Tensor]:
         networks = {"backbone": self.backbone, "heads": self.heads}

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from admodels.methods.parts.nets import autocast, multiply_rows_and_columns, recompute
 
 CELLS_IN_CACHE, CELLS_AT_A_TIME = 128, 8192  # of a block, in whole rows: on a CPU, elsewhere
+REFERENCE_CELLS = 4096  # met by all cells of a query at once: bounds the memory
 BELOW_ANY_COSINE = -9.0
 
 
@@ -132,13 +134,15 @@ def unit_vectors(descriptors: Tensor) -> Tensor:
     return by_place / (length + 1e-8)
 
 
-def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
+def nearest_distance(query: Tensor, references: Tensor, region: int | Literal["whole"]) -> Tensor:
     """1 - the largest cosine within `region` x `region` cells of any reference: (h, w) in 0..2.
 
     `query` (h, w, D) and `references` (K, h, w, D) hold unit vectors. Neighbours outside the map
     do not count. Per block of rows, every reference cell meets the query cells around it in one
     batched product: no unfolded reference ever exists.
     """
+    if region == "whole":
+        return _nearest_distance_anywhere(query, references)
     height, width, channels = query.shape
     reach = region // 2
     padded = F.pad(query, (0, 0, reach, reach, reach, reach))
@@ -158,3 +162,12 @@ def nearest_distance(query: Tensor, references: Tensor, region: int) -> Tensor:
             torch.maximum(place, largest[:, :, number], out=place)
     nearest: Tensor = 1 - best[reach : reach + height, reach : reach + width]
     return nearest.clamp_min_(0)
+
+
+def _nearest_distance_anywhere(query: Tensor, references: Tensor) -> Tensor:
+    """The same with all cells of all references: for parts that lie anywhere."""
+    cells = query.flatten(0, 1)
+    best = query.new_full((len(cells),), BELOW_ANY_COSINE)
+    for block in torch.split(references.flatten(0, 2), REFERENCE_CELLS):
+        torch.maximum(best, (cells @ block.to(torch.float32).T).amax(1), out=best)
+    return (1 - best).clamp_min_(0).view(query.shape[:2])

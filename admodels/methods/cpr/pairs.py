@@ -284,4 +284,7 @@ def contrastive_loss(descriptors: Tensor, taps: Tensor, points: Points, params: 
 
 def far_distance_px(params: Params) -> float:
     """Beyond the first tap's search region: stride * (region // 2) * sqrt(2)."""
-    return params.tap_strides[0] * (params.regions[0] // 2) * math.sqrt(2)
+    side = params.regions[0]
+    if side == "whole":
+        raise ValueError("no place is beyond a region that is the whole image")
+    return params.tap_strides[0] * (side // 2) * math.sqrt(2)

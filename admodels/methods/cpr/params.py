@@ -23,7 +23,7 @@ def _odd(side: int) -> int:
     return side
 
 
-Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)]
+Region = Annotated[int, Field(ge=1, le=15), AfterValidator(_odd)] | Literal["whole"]
 Sigma = Annotated[float, Field(ge=0, le=15)]  # of Gaussian means; 0: none
 Weight = Annotated[float, Field(gt=0, le=1)]
 
@@ -42,9 +42,10 @@ class Params(BackboneParams):
     histogram_blocks: int = Field(ge=1)  # S: per side
     dropped_blocks: int = Field(ge=0)  # tau: the worst-matching ones do not count
     codebook_words: int = Field(ge=2, le=255)
-    regions: tuple[Region, Region]  # side of the neighbourhood searched at each tap, cells
+    regions: tuple[Region, Region]  # searched at each tap: side in cells, or whole
     tap_weights: PerKind[tuple[Weight, Weight]]  # of each tap's distance in their sum
     foreground: PerKind[bool]  # whether only the part counts, found by clustering
+    reference_foreground: Literal["max", "median"] = "max"  # of K images; older bundles name none
     generator: SelfMix
     smallest_anomaly_share: float = Field(ge=0, lt=1)  # of the image; smaller components vanish
     synthetic_images: int = Field(ge=1)  # the pool that training draws from
@@ -91,6 +92,8 @@ class Params(BackboneParams):
                 "steps: nothing to train where head_weights is none; write random, and zeros for "
                 "smoothing_cells"
             )
+        if self.head_weights != NONE and "whole" in self.regions:
+            raise ValueError("regions: heads learn that far places differ; write a side in cells")
         if self.head_weights != NONE and any(smoothing):
             raise ValueError(
                 "smoothing_cells: in place of heads; where there are heads write zeros"

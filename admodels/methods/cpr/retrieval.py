@@ -18,12 +18,14 @@ def nearest_words(features: Tensor, codebook: Tensor) -> Tensor:
     return distance.argmin(1).view(features.shape[1:])
 
 
-def histograms(words: Tensor, blocks: int, word_count: int) -> Tensor:
+def histograms(words: Tensor, blocks: int, word_count: int, *, is_padded: bool) -> Tensor:
     """(h, w) words to (blocks^2, word_count + 1) relative frequencies, float64; bin 0 is padding.
 
-    A side that `blocks` does not divide is padded on all four sides, as in the official code: the
-    grid is shifted and still whole.
+    Blocks differ by at most one row and one column, unless `is_padded`: the official code pads a
+    side that `blocks` does not divide on all four sides, so blocks may hold nothing but padding.
     """
+    if not is_padded:
+        return _even_histograms(words, blocks, word_count)
     (height, width) = (-(-side // blocks) for side in words.shape)
     below, beside = height * blocks - words.shape[0], width * blocks - words.shape[1]
     padded = F.pad(words + 1, (beside, beside, below, below))
@@ -31,6 +33,20 @@ def histograms(words: Tensor, blocks: int, word_count: int) -> Tensor:
     one_hot = F.one_hot(padded, word_count + 1).to(torch.float64)
     grid = one_hot.view(blocks, height, blocks, width, -1)
     return grid.mean(dim=(1, 3)).flatten(0, 1)
+
+
+def _even_histograms(words: Tensor, blocks: int, word_count: int) -> Tensor:
+    row, column = (torch.arange(side, device=words.device) * blocks // side for side in words.shape)
+    block = (row[:, None] * blocks + column).flatten()
+    bins = word_count + 1
+    counts = torch.bincount(block * bins + words.flatten() + 1, minlength=blocks**2 * bins)
+    of_blocks = counts.view(blocks**2, bins).to(torch.float64)
+    return of_blocks / of_blocks.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def has_padding(bank: Tensor) -> bool:
+    """Whether histograms (N, blocks^2, V + 1) are padded, as those of older bundles may be."""
+    return bool((bank[..., 0] > 0).any())
 
 
 def distances(query: Tensor, bank: Tensor, dropped_blocks: int) -> Tensor:
