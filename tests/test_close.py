@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from admodels.cli import doctor
 from admodels.foundation.errors import StorageError
 from admodels.nights import run as nights
 from admodels.nights.close import NightRecord, read_records, unwatched_lines, write_records
@@ -126,6 +127,20 @@ def test_a_clock_that_was_set_back_never_writes_into_a_closed_night(plant: Path)
         write_records(ledger, [record])
 
 
+@pytest.mark.slow
+def test_a_damaged_record_is_named_and_its_night_is_not_closed_again(plant: Path) -> None:
+    look("2026-05-04 06:05")
+    path = Path("ledger/nights/2026-05-04.json")
+    before = path.read_bytes()
+    path.write_bytes(b"")
+    damaged = look("2026-05-05 06:05")
+    assert (damaged["exit_code"], damaged["closes"]) == (74, True)
+    assert "nights/2026-05-04.json" in damaged["ledger"][0]
+    assert closed() == [("2026-05-05", ["2"], {"press": 0, "weld": 0})]
+    path.write_bytes(before)
+    assert look("2026-05-05 08:00")["exit_code"] == 0
+
+
 def lived(images: list[int], name: str = "press") -> None:
     """Records of a line's nights, the last of which ended on Sunday, 3 May 2026."""
     records = [
@@ -198,6 +213,8 @@ def test_lines_without_a_rhythm_are_named(plant: Path) -> None:
     lived([100 * (n % 14 < 5) for n in range(84)])
     plant = write_plant(Path(), LINES)
     assert list(unwatched_lines(LEDGER, plant)) == ["press"]
+    (text,) = doctor.lines_without_rhythm(Path())
+    assert text.startswith("press: silence cannot be told from its rhythm (hardly any images")
     expects = {"press": line("press", expect={"images": [0, 200]})}
     write_plant(Path(), expects)
     assert unwatched_lines(LEDGER, read_plant(Path())) == {}

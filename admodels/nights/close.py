@@ -81,7 +81,7 @@ def open_runs(ledger: Ledger, tonight: date, records: Sequence[NightRecord]) -> 
     A run that died without a summary belongs to the night of the next one, which reports it.
     """
     known = max((int(run) for record in records for run in record.runs), default=0)
-    closed = {record.night for record in records}
+    closed = set(closed_nights(ledger.folder))
     runs: Runs = {tonight: [ledger.run]}
     night: date | None = tonight
     for number in range(int(ledger.run) - 1, known, -1):
@@ -177,6 +177,7 @@ def _judge_silence(
     record: LineRecord, plant: Plant, name: str, night: date, records: Sequence[NightRecord]
 ) -> None:
     line, calendar, day = plant.lines[name], plant.calendar, plant.calendar.day_of(night)
+    records = [record for record in records if record.night < night]
     record.paused = line.paused_until is not None and day < line.paused_until
     before = records[-1].lines.get(name) if _is_before(records, night, calendar) else None
     late = before.late if before else 0

@@ -18,6 +18,7 @@ from admodels.foundation.errors import (
     DONE,
     SIGNALLED,
     ConfigurationError,
+    StorageError,
 )
 from admodels.inference.conformal import images_missing
 from admodels.nights import audit, intake, pictures
@@ -188,6 +189,7 @@ def _summary(
     notes = [*checked.notes, *([CLOCK_IS_BACK] if tonight.clock_is_back else [])]
     silences = [record.silence for record in closed if record.silence]
     codes = {report.exit_code for report in reports.values()}
+    codes |= {StorageError.exit_code} if checked.faults else set()
     code = _worst(codes | ({ALARM} if notes or silences else set()))
     return _origin() | {
         "run": ledger.run,

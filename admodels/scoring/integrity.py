@@ -23,7 +23,7 @@ from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
 # Folders whose damaged files are set aside: nights go on without them.
-DERIVED = ("runs", "nights", "drift", "lists")
+DERIVED = ("runs", "drift", "lists")
 RESTORE = (
     "restore it from the backup (its sha256 is in journal.jsonl); where there is none: move a part "
     "away, its images are then scored again; move a calibration away, then calibrate the line again"
