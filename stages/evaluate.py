@@ -21,7 +21,6 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
-from admodels.images.decode import erode_mask, resize_mask
 from admodels.images.shape import Shape, ratios
 from admodels.inference import model
 from admodels.synthesis.foreground import foreground
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Tiles = list[UInt8]
-MASK_RULES = {"nearest": resize_mask, "eroded": erode_mask}
 
 
 def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
@@ -68,17 +66,8 @@ def _score_images(
         tiles += map(figures.tile, planes)
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
         progress.at(chosen.stop)
-    unmasked = any(row.label == "anomalous" and not row.mask_sha256 for row in rows)
-    drawn = {row.image_id for row in manifest.one_of_each_group(rows, seed)}
-    scored_set = ScoredSet(
-        image_ids=[row.image_id for row in rows],
-        anomalous=np.array([row.label == "anomalous" for row in rows], dtype=bool),
-        defect_types=[row.defect_type for row in rows],
-        refused=refused,
-        anomaly_scores=scores,
-        anomaly_maps=maps,
-        masks=None if unmasked else load.load_masks(rows, root, shape, MASK_RULES[rule]),
-        drawn=np.array([row.image_id in drawn for row in rows], dtype=bool),
+    scored_set = measure.scored_set(
+        rows, root, rule, seed, scores=scores, refused=refused, maps=maps
     )
     return scored_set, tiles, rebuilt
 

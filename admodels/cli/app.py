@@ -108,6 +108,23 @@ def report() -> None:
 
 
 @app.command()
+def import_scores(
+    task: Annotated[str, typer.Argument(help="a task whose test images were scored")],
+    table: Annotated[Path, typer.Argument(help="a CSV with the columns path, score[, map]")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, no table")] = False,
+) -> None:
+    """Measure the scores of another tool as `dvc repro evaluate` measures those of a bundle."""
+    import json
+
+    from admodels.evaluation.imported import evaluate_table
+
+    imported = evaluate_table(table, task)
+    lines = [json.dumps(imported.figures(), indent=2)] if as_json else imported.lines()
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
 def doctor(
     max_age: Annotated[
         str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -17,13 +18,17 @@ from admodels.evaluation.power import Power
 from admodels.evaluation.resampling import Figures, Interval
 from admodels.evaluation.table import DECIMALS, round_figure
 from admodels.foundation.arrays import Bool, Float32, Float64
+from admodels.foundation.manifest import ManifestRow, one_of_each_group
 from admodels.foundation.params import Strict
+from admodels.images.decode import erode_mask, resize_mask
+from admodels.images.load import load_masks
 from admodels.images.shape import Shape, shape_of
 from admodels.inference import conformal
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MASK_RULES = {"nearest": resize_mask, "eroded": erode_mask}
 CURVE_POINTS = 200
 MASK_MULTIPLE = 16
 STRICT_FPR_LIMIT = 0.05  # of a second AUPRO, where most maps still differ
@@ -86,6 +91,37 @@ class ScoredSet:
         maps = np.empty((0, mask_px, mask_px), np.float32)
         nobody = np.empty(0, np.bool_)
         return cls([], nobody, [], [], np.empty(0), maps, maps.astype(np.bool_))
+
+
+def scored_set(
+    rows: list[ManifestRow],
+    raw: Path,
+    rule: str,
+    seed: int,
+    *,
+    scores: NDArray[np.floating],
+    refused: list[str],
+    maps: Float32 | None,
+) -> ScoredSet:
+    """The images of the rows below `raw` with their scores, and masks by `rule`; no maps: None.
+
+    `seed` chooses the image of each group that counts.
+    """
+    unmasked = maps is None or any(r.label == "anomalous" and not r.mask_sha256 for r in rows)
+    drawn = {row.image_id for row in one_of_each_group(rows, seed)}
+    if maps is None:
+        maps = np.empty((len(rows), 0, 0), np.float32)
+    shape = (maps.shape[1], maps.shape[2])
+    return ScoredSet(
+        image_ids=[row.image_id for row in rows],
+        anomalous=np.array([row.label == "anomalous" for row in rows], dtype=bool),
+        defect_types=[row.defect_type for row in rows],
+        refused=refused,
+        anomaly_scores=scores,
+        anomaly_maps=maps,
+        masks=None if unmasked else load_masks(rows, raw, shape, MASK_RULES[rule]),
+        drawn=np.array([row.image_id in drawn for row in rows], dtype=bool),
+    )
 
 
 @dataclass(frozen=True)
