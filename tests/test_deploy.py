@@ -37,7 +37,8 @@ def test_a_line_without_a_deployment_has_no_night_and_the_next_command_is_named(
     plant: Plant,
 ) -> None:
     report = press()
-    assert (report["exit_code"], report["told"]) == (4, ["no bundle is deployed for line `press`"])
+    step = "no bundle is deployed yet: `admodels deploy press BUNDLE`"
+    assert (report["exit_code"], report["told"]) == (4, [step])
     with pytest.raises(BundleError, match="`admodels deploy press BUNDLE`"):
         deploy.Deployed(plant).of("press")
 

@@ -178,6 +178,12 @@ def test_a_plant_in_a_git_work_tree_is_refused_unless_it_is_meant(tmp_path: Path
     )
 
 
+def test_a_night_without_lines_is_no_night_without_faults(admodels: Run) -> None:
+    written(Path("plant"))
+    code, out, stderr = admodels("nightly")
+    assert (code, out, "the plant has no line" in stderr) == (2, "", True)
+
+
 def said(plant: Path) -> str:
     return "\n".join(readiness.warnings(read_plant(plant)))
 
@@ -200,7 +206,7 @@ def test_the_check_names_all_that_is_not_ready(tmp_path: Path, monkeypatch) -> N
         "gone: the inbox /nowhere is missing",
         "inside: the inbox",
         "stands inside the plant",
-        "inside: no bundle is deployed for line `inside`",
+        "inside: no bundle is deployed yet: `admodels deploy inside BUNDLE`",
         "greedy: no verdicts: 90 more normal images are needed to hold alpha 0.01",
         "everybody may write to",
         "GiB are free",

@@ -81,9 +81,9 @@ class Deployed:
         own = self._held.get(line)
         if not own:
             raise BundleError(
-                f"no bundle is deployed for line `{line}`",
+                f"no bundle is deployed yet: `admodels deploy {line} BUNDLE`",
                 where=self._plant.folder / DEPLOYMENTS,
-                expected="a deployment of every line",
+                expected=f"a deployment of line `{line}`",
                 next_step=f"`admodels deploy {line} BUNDLE`; a folder, or models:/NAME@ALIAS",
             )
         folder = self._plant.folder / MODELS / own[-1].bundle

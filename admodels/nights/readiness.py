@@ -58,7 +58,7 @@ def _of_line(plant: Plant, deployed: Deployed, name: str) -> Iterator[str]:
         model, _ = deployed.of(name)
         missing = missing_images(plant, name, model)
     except AdmodelsError as error:
-        yield f"{error.fault}: `admodels deploy {name} BUNDLE`"
+        yield error.fault
         return
     if missing and plant.lines[name].verdicts is None:
         yield (

@@ -36,7 +36,7 @@ from admodels.nights.drift import history
 from admodels.nights.judgements import judge_look, write_list
 from admodels.nights.limits import Limit
 from admodels.nights.page import render
-from admodels.nights.plant import Plant, read_plant
+from admodels.nights.plant import PLANT_FILE, Plant, read_plant
 from admodels.nights.report import LineReport, isolate
 from admodels.scoring import integrity
 from admodels.scoring.discover import path_text
@@ -85,11 +85,19 @@ def night_of_look(plant: Plant, options: Options) -> NightOfLook:
 
 
 def check_place(plant: Plant) -> None:
-    """Refuse a ledger inside an inbox: its own pictures would be scored as images.
+    """Refuse a plant without lines, and a ledger inside an inbox.
 
     Raises:
-        ConfigurationError: names the line.
+        ConfigurationError: an empty plant.yaml would be a night without faults; pictures of a
+            ledger inside an inbox would be scored as images.
     """
+    if not plant.lines:
+        raise ConfigurationError(
+            "the plant has no line",
+            where=plant.folder / PLANT_FILE,
+            expected="a line for each inbox that a night scores",
+            next_step="`admodels line add`, or restore plant.yaml from the backup",
+        )
     place = plant.ledger.resolve()
     for name in plant.lines:
         if place.is_relative_to(plant.inbox(name).resolve()):
