@@ -152,7 +152,7 @@ def rows_of_runs(ledger: Ledger, line: str, runs: Collection[str]) -> pa.Table:
     """
     held, table = ledger.judged.get(line, ((), ROWS.empty_table()))
     if held and set(runs) <= set(held):
-        return table.filter(pc.field("run").isin(list(runs)))
+        return table.filter(pc.is_in(table["run"], pa.array(runs, pa.string())))
     groups = [
         group.append_column(RUN, pa.repeat(pa.scalar(run), len(group)))
         for run in runs
