@@ -49,8 +49,8 @@ def rgbs(*folders: Path) -> list[UInt8]:
     ]
 
 
-def records(found: list[UInt8]) -> Records:
-    return np.array([appearance(rgb, statistics(rgb)) for rgb in found])
+def records(images: list[UInt8]) -> Records:
+    return np.array([appearance(rgb, statistics(rgb)) for rgb in images])
 
 
 # Planted faults.
@@ -140,14 +140,14 @@ def faults(seeds: int) -> None:
         nights["unchanged"] = ("", records(test))
         nights["defects alone"] = ("", records(rgbs(*defects)))
         for fault, (word, night) in nights.items():
-            right, told = 0, Counter[str]()
+            right, hints = 0, Counter[str]()
             for seed in range(seeds):
                 rng = np.random.default_rng(seed)
                 reference = rng.permutation(train)[: REFERENCE[name]]
                 said = hint(found_in(night, reference, rng), None, UTC)
                 right += word in said if word else not said
-                told[said] += 1
-            usual = told.most_common(1)[0][0]
+                hints[said] += 1
+            usual = hints.most_common(1)[0][0]
             row = {"set": name, "fault": fault, "images": len(night), "right": f"{right}/{seeds}"}
             sys.stdout.write(json.dumps(row | {"usual_hint": usual}) + "\n")
             sys.stdout.flush()
@@ -193,7 +193,7 @@ def year(
     ours["anomaly_score"], good["anomaly_score"] = np.split(draw[:, None], [len(reference)])
     broken["anomaly_score"] = good["anomaly_score"][: len(bad)] + 5
     sizes = [scenario.images[at % len(scenario.images)] for at in range(NIGHTS)]
-    found = Counter[str]()
+    alarm_counts = Counter[str]()
     for statistic in FLOORS:
         if statistic == "spot" and not with_spot:
             continue
@@ -210,20 +210,20 @@ def year(
 
         offset = scenario.offset * rng.normal(size=spread.shape) * spread
         # The reference was taken in a night of its own.
-        found[statistic] = alarms(statistic, map(night, sizes), ours[statistic] + offset)
-    return found
+        alarm_counts[statistic] = alarms(statistic, map(night, sizes), ours[statistic] + offset)
+    return alarm_counts
 
 
 def alarms(statistic: str, nights: Iterable[Float64], reference: Float64) -> int:
     count, past = 0, list[tuple[float, float]]()
     for night in nights:
         times = np.arange(len(night)) * 10**9
-        found = judge({statistic: night}, {statistic: reference}, {statistic: past}, times)
-        one = found.get(statistic)
-        if one is not None and one.alarm:
+        compared = judge({statistic: night}, {statistic: reference}, {statistic: past}, times)
+        comparison = compared.get(statistic)
+        if comparison is not None and comparison.alarm:
             count += 1
-        elif one is not None:
-            past = [*past[1 - PAST_NIGHTS[1] :], (one.night, one.effect)]
+        elif comparison is not None:
+            past = [*past[1 - PAST_NIGHTS[1] :], (comparison.night, comparison.effect)]
     return count
 
 
@@ -234,11 +234,11 @@ def years(count: int, spot_count: int) -> None:
         kinds = [d for d in sorted((folder / "test").iterdir()) if d.name != "good"]
         bad = records(rgbs(*kinds))
         for scenario in SCENARIOS:
-            start, found = time.process_time(), Counter[str]()
+            start, alarm_counts = time.process_time(), Counter[str]()
             for seed in range(count):
-                found += year(name, scenario, pool, bad, seed, seed < spot_count)
+                alarm_counts += year(name, scenario, pool, bad, seed, seed < spot_count)
             row = {"set": name, "line": str(scenario), "years": count, "spot_years": spot_count}
-            row |= {"alarms": {n: found[n] for n in FLOORS}}
+            row |= {"alarms": {n: alarm_counts[n] for n in FLOORS}}
             row |= {"cpu_seconds": round(time.process_time() - start)}
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()

@@ -43,13 +43,13 @@ def night(values: Float64, reference: Float64, past: tuple[float, ...] = ()) -> 
 def test_a_comparison_is_a_rank_test_and_a_robust_effect() -> None:
     rng = np.random.default_rng(3)
     ours, theirs = rng.normal(5, 2, 60), rng.normal(9, 2, 40)
-    found = night(theirs, ours)
+    compared = night(theirs, ours)
     spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
     ranks = stats.mannwhitneyu(theirs, ours).statistic / len(theirs) / len(ours)
     median_effect = (np.median(theirs) - np.median(ours)) / spread
-    assert found.effect == pytest.approx(min(median_effect, 2**0.5 * stats.norm.ppf(ranks)))
-    assert found.p_value == pytest.approx(stats.mannwhitneyu(theirs, ours).pvalue)
-    assert (found.alarm, found.night) == ("calibration", np.median(theirs))
+    assert compared.effect == pytest.approx(min(median_effect, 2**0.5 * stats.norm.ppf(ranks)))
+    assert compared.p_value == pytest.approx(stats.mannwhitneyu(theirs, ours).pvalue)
+    assert (compared.alarm, compared.night) == ("calibration", np.median(theirs))
 
 
 def mann_whitney(first: Float64, second: Float64) -> tuple[float, float]:
@@ -110,19 +110,19 @@ def test_the_past_is_a_prediction_interval_of_medians() -> None:
     rng = np.random.default_rng(6)
     ours, past = rng.normal(size=100), tuple(rng.normal(0, 0.05, 30))
     theirs = rng.normal(0.75, 1, 400)
-    found = night(theirs, ours, past)
+    compared = night(theirs, ours, past)
     spread = np.subtract(*np.percentile(ours, [75, 25])) / 1.349
     variance = np.var(past, ddof=1) * (1 + 1 / 30) + np.pi / 2 / 400
-    t = (found.effect - np.mean(past)) / variance**0.5
-    assert found.effect <= (np.median(theirs) - np.median(ours)) / spread
-    assert found.past == Past(
+    t = (compared.effect - np.mean(past)) / variance**0.5
+    assert compared.effect <= (np.median(theirs) - np.median(ours)) / spread
+    assert compared.past == Past(
         30, pytest.approx(np.median(past)), pytest.approx(2 * stats.t.sf(t, 29))
     )
-    assert found.alarm == "past nights"
+    assert compared.alarm == "past nights"
     assert night(theirs, ours, past[:13]).past is None  # too few nights
     few = night(np.sort(theirs)[195:205], ours, past).past  # whose median says less
     assert few is not None
-    assert few.p_value > 100 * LEVEL > found.past.p_value
+    assert few.p_value > 100 * LEVEL > compared.past.p_value
 
 
 def test_a_line_whose_nights_differ_must_differ_more_from_its_reference() -> None:
@@ -203,18 +203,18 @@ def judge_images(pixels: UInt8) -> dict[str, Comparison]:
 def test_a_veil_at_one_place_is_a_spot_there_and_defects_anywhere_are_not() -> None:
     rng = np.random.default_rng(2)
     pixels = look(60, seed=2)
-    assert [name for name, found in judge_images(pixels).items() if found.alarm] == []
+    assert [name for name, each in judge_images(pixels).items() if each.alarm] == []
     for image in pixels[:20]:  # a third of the night is defective
         y, x = rng.integers(0, 48, 2)
         image[y : y + 16, x : x + 16] = 230
     assert not judge_images(pixels)["spot"].alarm
     veiled = look(60, seed=3)
     veiled[:, 16:24, 40:48] = veiled[:, 16:24, 40:48] // 4 + 75
-    found = judge_images(veiled)
-    assert [name for name, one in found.items() if one.alarm] == ["spot"]
-    assert found["spot"].place == pytest.approx((44 / 64, 20 / 64), abs=1 / CELLS)
-    assert found["spot"].turned == ""
-    assert hint(found, None, UTC).endswith("dirt on the lens, or something new there.")
+    compared = judge_images(veiled)
+    assert [name for name, each in compared.items() if each.alarm] == ["spot"]
+    assert compared["spot"].place == pytest.approx((44 / 64, 20 / 64), abs=1 / CELLS)
+    assert compared["spot"].turned == ""
+    assert hint(compared, None, UTC).endswith("dirt on the lens, or something new there.")
 
 
 def test_every_statistic_has_values_a_floor_and_words() -> None:
@@ -222,8 +222,8 @@ def test_every_statistic_has_values_a_floor_and_words() -> None:
     named = set(values(reference, reference)) | {"anomaly_score"}
     assert named == set(statistics.FLOORS)
     for name in named:
-        found = Comparison(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
-        assert hint({name: found}, None, UTC), name
+        compared = Comparison(2.0, 1.0, 9.0, 0.0, alarm="calibration", place=(0, 0), share=0.5)
+        assert hint({name: compared}, None, UTC), name
     assert set(statistics.RECORDED_RATIOS) < set(APPEARANCE.names)
 
 
@@ -253,7 +253,7 @@ def test_a_stable_line_raises_no_alarm_in_two_years() -> None:
         count = (10, 100)[at % 2]
         theirs = rng.normal(0.1 * rng.normal(), 1, count)
         theirs[: rng.binomial(count, 0.1)] += 6  # defects
-        found = night(rng.permutation(theirs), ours, tuple(past))
-        alarms += bool(found.alarm)
-        past.append(found.effect)
+        compared = night(rng.permutation(theirs), ours, tuple(past))
+        alarms += bool(compared.alarm)
+        past.append(compared.effect)
     assert alarms == 0

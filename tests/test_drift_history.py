@@ -51,10 +51,10 @@ def draw(folder: Path, count: int, seed: int, light: Callable[[int], float] = la
 
 def night(name: str = "press") -> tuple[int, dict[str, object], dict[str, object]]:
     """Exit code, the line's report, and what was kept of its drift."""
-    told = plants.night({name: plants.line(name)})
-    path = Path(f"ledger/drift/{name}/{told['run']}.json")
+    summary = plants.night({name: plants.line(name)})
+    path = Path(f"ledger/drift/{name}/{summary['run']}.json")
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return told["exit_code"], told["lines"][name], kept
+    return summary["exit_code"], summary["lines"][name], kept
 
 
 def trusted() -> dict[str, bool]:
@@ -76,9 +76,13 @@ def test_a_dark_night_is_reported_and_its_rows_are_not_trusted() -> None:
     assert (kept["line"], kept["run"], kept["images"], kept["trusted"]) == (
         *("press", "000002", 30, False),
     )
-    found = kept["statistics"]["brightness"]
-    assert found["night"] == pytest.approx(0.6 * found["reference"], rel=0.1)
-    assert (found["alarm"], found["since"], found["past"]) == ("calibration", None, None)
+    brightness = kept["statistics"]["brightness"]
+    assert brightness["night"] == pytest.approx(0.6 * brightness["reference"], rel=0.1)
+    assert (brightness["alarm"], brightness["since"], brightness["past"]) == (
+        "calibration",
+        None,
+        None,
+    )
     assert all(value == path.startswith("monday") for path, value in trusted().items())
     with open_ledger(Path("ledger")) as ledger:  # and so it stays with another budget
         assert rejudge(ledger, "press", 0.5, why="a test").rows == 60
@@ -180,11 +184,11 @@ def test_past_nights_count_if_they_were_trusted_and_had_the_same_reference() -> 
     for at in range(2, 80):
         of_another = {"reference_id": "other"} if at % 3 == 0 else {}
         brightness = {"brightness": {"night": float(at), "effect": 0.5}}
-        told = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
-        (home / f"{at:06d}.json").write_text(json.dumps(told), encoding="utf-8")
+        record = kept | {"statistics": brightness, "trusted": at % 4 != 0} | of_another
+        (home / f"{at:06d}.json").write_text(json.dumps(record), encoding="utf-8")
     (home / "000059.json").write_text("", encoding="utf-8")  # damaged: left out
     past = history._past(home, "000060", kept["reference_id"])["brightness"]
-    assert [found for found, _ in past] == [
+    assert [median for median, _ in past] == [
         night_of(kept),
         *(at for at in range(2, 59) if at % 3 and at % 4),
     ]
@@ -243,10 +247,10 @@ def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
     draw(Path("press/monday"), 30, seed=4, light=lambda _: 0.6)
     assert night()[0] == 5
     summary, kept = Path("ledger/runs/000001.json"), Path("ledger/drift/press/000001.json")
-    told = json.loads(summary.read_text(encoding="utf-8"))
-    summary.write_text(json.dumps(told | {"whole": False}), encoding="utf-8")
-    found = json.loads(kept.read_text(encoding="utf-8"))  # and then a few more came, unjudged
-    kept.write_text(json.dumps(found | {"images": 30 - more}), encoding="utf-8")
+    content = json.loads(summary.read_text(encoding="utf-8"))
+    summary.write_text(json.dumps(content | {"whole": False}), encoding="utf-8")
+    record = json.loads(kept.read_text(encoding="utf-8"))  # and then a few more came, unjudged
+    kept.write_text(json.dumps(record | {"images": 30 - more}), encoding="utf-8")
     shutil.rmtree(plant / MODEL)
     changes = {"reconstructive_width": 16}
     cards.save_draem(plant / MODEL, calibration=30, reference=True, **changes)
@@ -255,14 +259,14 @@ def test_another_model_does_not_take_back_the_alarm_of_a_night_that_was_stopped(
     code, report, tuesday = night()
     assert (code, report["runs"], tuesday["trusted"]) == (5, ["000001", "000002"], True)
     assert "% darker" in report["drift"]
-    assert json.loads(kept.read_text(encoding="utf-8")) == found
+    assert json.loads(kept.read_text(encoding="utf-8")) == record
     assert trusted() == {path: path.startswith("tuesday") for path in trusted()}
 
 
 def side_table() -> Records:
-    found = history._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
-    assert found[0] == len(found[1])
-    return records(found[1].sort_by("path"))
+    count, table = history._images(Path("ledger/appearance/press/000001"), Model.at(MODEL))
+    assert count == len(table)
+    return records(table.sort_by("path"))
 
 
 def taken() -> tuple[int, list[str]]:
