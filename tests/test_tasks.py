@@ -283,17 +283,20 @@ def test_start_trains_one_method_on_one_task_and_nothing_else(
         f"tasks.bottle is in params.yaml, pinned to {pin('bottle')[:12]}",
         "licence of the images: not stated, and every bundle and report says so; "
         "`--licence` states it",
-        "run: cpr on bottle, and nothing else; folders of sample tasks removed: sample_brick_line",
+        "run: patchcore on bottle, and nothing else; folders of sample tasks removed: "
+        "sample_brick_line",
+        "methods.patchcore: the values of presets/cpu.yaml",
         "kind: object; for a surface such as cloth or leather, run this again with "
         "`--kind texture`",
         "next: dvc repro, then admodels report",
     ]
     check()
     params = load()
-    assert params["run"] == {"methods": ["cpr"], "tasks": ["bottle"]}
+    assert params["run"] == {"methods": ["patchcore"], "tasks": ["bottle"]}
     assert params["folders"] == {}
     assert [*params["tasks"]] == ["bottle", "sample_brick", "sample_gravel"]
     kept = load(SHIPPED)
+    kept["methods"]["patchcore"] = load(ROOT / "presets/cpu.yaml")["methods"]["patchcore"]
     for key in params.keys() - {"run", "tasks", "folders"}:
         assert params[key] == kept[key]
     comments = re.findall(r"#.*", SHIPPED.read_text(encoding="utf-8"))
@@ -315,6 +318,8 @@ def test_start_again_from_the_same_folder_sets_the_new_values(
     assert "kind: texture; for a part with a shape, run this again with `--kind object`\n" in out
     assert load()["tasks"]["cap"]["kind"] == "texture"
     assert load()["run"] == {"methods": ["draem"], "tasks": ["cap"]}
+    best = load(ROOT / "presets/cpu.yaml")["methods"]["draem"]
+    assert load()["methods"]["draem"] == best
     code, _, stderr = command("start", "cap", str(put(tmp_path / "other", normal=12)))
     assert (code, "tasks.cap exists already" in stderr) == (2, True)
     assert "`admodels task remove cap`" in stderr
@@ -340,7 +345,7 @@ def test_start_refuses_what_it_does_not_know(
 def test_a_folder_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_path: Path) -> None:
     source = put(tmp_path / "in", normal=12)
     command("start", "cap", str(source))
-    words = "folder add press --folder in --task cap --method cpr --alpha 0.1"
+    words = "folder add press --folder in --task cap --method patchcore --alpha 0.1"
     assert command(*words.split())[0] == 0
     before = LOADED.read_bytes()
     for words in (
@@ -350,7 +355,10 @@ def test_a_folder_of_ones_own_is_never_removed_by_the_way(command: Command, tmp_
     ):
         code, _, stderr = command(*words)
         assert code == 2
-        assert "folders need a cell that `run` would no longer train (press: cpr on cap)" in stderr
+        assert (
+            "folders need a cell that `run` would no longer train (press: patchcore on cap)"
+            in stderr
+        )
         assert "`admodels folder remove press`" in stderr
         assert LOADED.read_bytes() == before
     assert command("folder", "remove", "press")[0] == 0

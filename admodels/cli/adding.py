@@ -80,7 +80,8 @@ def add_task(
 def start_task(name: str, block: Block, location: str, method: str, *, dry_run: bool) -> None:
     """Write the task `name` with the layout that its source shows; `run` names only this cell.
 
-    A task of this name from the same location gets the new values.
+    A method that `run` did not name gets the values of presets/cpu.yaml: those of `quick` are for a
+    demonstration. A task of this name from the same location gets the new values.
 
     Raises:
         AdmodelsError: the name, the method or the source cannot be used; nothing is written.
@@ -91,6 +92,7 @@ def start_task(name: str, block: Block, location: str, method: str, *, dry_run: 
     if not is_known:
         _refuse_taken(name)
     choosing.refuse_unknown([method], methods.available(), "method", "admodels/methods/")
+    is_new = not is_known or method not in load()["run"]["methods"]
     folders = choosing.folders_to_remove([method], [name])
     pinned = _pinned_block(name, block, Origin(location), dry_run=dry_run)
     if pinned is None:
@@ -100,9 +102,14 @@ def start_task(name: str, block: Block, location: str, method: str, *, dry_run: 
             editing.merge(document, {"tasks": {name: pinned}})
         else:
             editing.add(document, "tasks", name, pinned)
+        if is_new:
+            values = load(editing.PRESETS / "cpu.yaml")["methods"][method]
+            editing.merge(document, {"methods": {method: values}})
         choosing.set_run(document, [method], [name])
     _report(name, pinned)
     typer.echo(f"run: {method} on {name}, and nothing else{choosing.folders_text(folders)}")
+    if is_new:
+        typer.echo(f"methods.{method}: the values of presets/cpu.yaml")
 
 
 def refresh_task(name: str) -> None:

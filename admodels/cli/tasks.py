@@ -29,7 +29,7 @@ def start(
     name: Name,
     folder: Annotated[str, typer.Argument(help="the images: a folder or an archive")],
     kind: KindOption = "object",
-    method: Annotated[str, typer.Option(help="what learns it")] = "cpr",
+    method: Annotated[str, typer.Option(help="what learns it")] = "patchcore",
     licence: Licence = None,
     normal: Normal = None,
     exclude: Exclude = None,
