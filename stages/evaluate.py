@@ -21,6 +21,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
+from admodels.images.pose import Views, turned_sentence
 from admodels.images.shape import Shape, ratios
 from admodels.inference import model
 from admodels.synthesis.foreground import foreground
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 Tiles = list[UInt8]
 
 
-def _prepare(row: manifest.ManifestRow, root: Path, preparation: Preparation) -> tuple[UInt8, str]:
-    """What the detector gets of an image, and the status with which a folder would refuse it."""
+def _prepare(
+    row: manifest.ManifestRow, root: Path, preparation: Preparation
+) -> tuple[Views, UInt8, str]:
+    """What the detector gets of an image, a tile of it, and the status of its refusal, if any."""
     image = load.load_image(row, root, preparation.learnt.reading)
     fault = model.describe_image(image, preparation).fault
-    return model.prepare_image(image.rgb, preparation), fault[0] if fault else ""
+    views = model.prepare_views(image.rgb, preparation)
+    planes = views.planes if views.place is None else image.rgb.transpose(2, 0, 1)
+    return views, figures.tile(planes), fault[0] if fault else ""
 
 
 def _score_images(
@@ -50,6 +55,7 @@ def _score_images(
     chunk, root = methods.images_at_once(fitted.detector), Path("data/raw", fitted.task)
     read = partial(_prepare, root=root, preparation=fitted.contract)
     refused: list[str] = []
+    turned = 0
     scores = np.empty(len(rows), np.float32)
     maps = np.empty((len(rows), *shape), np.float32)
     tiles: Tiles = []
@@ -58,14 +64,21 @@ def _score_images(
     for start in range(0, len(rows), chunk):
         chosen = slice(start, min(start + chunk, len(rows)))
         label = f"read images of {fitted.task}"
-        planes, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
-        scored = model.score_planes(fitted, planes)
+        seen, pictures, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
+        scored = model.score_planes(fitted, [views.planes for views in seen])
         scores[chosen] = scored.anomaly_score
-        maps[chosen] = [model.map_to_image(m, *shape) for m in scored.anomaly_map]
+        places = [views.place for views in seen]
+        maps[chosen] = [
+            model.map_to_image(anomaly_map, *shape, place)
+            for anomaly_map, place in zip(scored.anomaly_map, places, strict=True)
+        ]
+        turned += sum(place is not None for place in places)
         refused += words
-        tiles += map(figures.tile, planes)
+        tiles += pictures
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)
         progress.at(chosen.stop)
+    if fitted.contract.band is not None:
+        sys.stderr.write(f"{fitted.task}: {turned_sentence(turned, len(rows))}\n")
     scored_set = measure.scored_set(
         rows, root, rule, seed, scores=scores, refused=refused, maps=maps
     )

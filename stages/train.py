@@ -11,15 +11,16 @@ import torch
 from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.foundation import files, manifest, params
-from admodels.foundation.arrays import Records, UInt8
+from admodels.foundation.arrays import Records
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind
 from admodels.foundation.progress import Progress
-from admodels.images import load, rules
+from admodels.images import load, pose, rules
 from admodels.images.decode import Reading
 from admodels.images.describe import APPEARANCE, appearance, statistics
 from admodels.images.load import load_textures
-from admodels.images.shape import SEVERAL_RATIOS, ratios
+from admodels.images.pose import Views
+from admodels.images.shape import SEVERAL_RATIOS, Band, ratios
 from admodels.methods import MethodParams, Synthetic, Train, TrainingData
 from admodels.synthesis import held_out
 from stages import run
@@ -51,19 +52,41 @@ class History:
             writer.writerows(self.rows)
 
 
-def _resolve_shape(block: MethodParams, task: str, split: Path) -> MethodParams:
+def _resolve_shape(block: MethodParams, task: str, split: Path, reading: Reading) -> MethodParams:
     """The params for the shape of the images to learn from; images of several shapes are named."""
-    least, usual, greatest = ratios(manifest.read(split))
+    rows = manifest.read(split)
+    least, usual, greatest = ratios(rows)
     if block.aspect == "keep" and greatest > SEVERAL_RATIOS * least:
         sys.stderr.write(
             f"{task}: width over height of the images is {least:.3g} to {greatest:.3g}; all are "
             f"stretched to {usual:.3g}, that of the image in the middle\n"
         )
-    return block.resolve_shape(usual)
+    return block.resolve_shape(usual, _learn_band(block, task, rows, reading))
 
 
-def _pixels(rows: Rows, task: str, block: MethodParams, reading: Reading) -> UInt8:
-    return load.load_images(rows, Path("data/raw", task), block.shape, block.resize, reading)
+def _learn_band(block: MethodParams, task: str, rows: Rows, reading: Reading) -> Band | None:
+    """What is cut out around the parts; None: images stay as they are."""
+    if block.pose == "none":
+        return None
+
+    def find(row: manifest.ManifestRow) -> pose.Part | None:
+        return pose.find_part(load.load_image(row, Path("data/raw", task), reading).rgb)
+
+    parts = load.in_threads(find, rows, f"find the parts of {task}")
+    band = pose.learn_band(parts)
+    known = sum(piece is not None for piece in parts)
+    kept = f"`pose: upright` changes nothing: {band}"
+    words = kept if isinstance(band, str) else pose.turned_sentence(known, len(parts))
+    sys.stderr.write(f"{task}: {words}\n")
+    return None if isinstance(band, str) else band
+
+
+def _views(rows: Rows, task: str, block: MethodParams, reading: Reading) -> list[Views]:
+    def see(row: manifest.ManifestRow) -> Views:
+        rgb = load.load_image(row, Path("data/raw", task), reading).rgb
+        return pose.views(rgb, block.shape, block.resize, block.band)
+
+    return load.in_threads(see, rows, f"read images of {task}")
 
 
 def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
@@ -78,11 +101,14 @@ def _training_data(
     block: MethodParams, method: str, task: str, split: Path, reading: Reading
 ) -> TrainingData:
     rows, raw, shape = manifest.read(split), Path("data/raw", task), block.shape
-    mattes = load.load_foreground(rows, raw, shape, block.resize)
+    seen = _views(rows, task, block, reading)
+    places = [views.place for views in seen]
+    mattes = load.load_foreground(rows, raw, shape, block.resize, places)
     textures = load_textures(Path("data/textures"), shape)
-    synthetic, masks = held_out.read(Path("data/synthetic", task), shape, block.resize)
+    painted = (Path("data/synthetic", task), shape, block.resize, block.band)
+    synthetic, masks = held_out.read(*painted)
     return TrainingData(
-        normal=torch.from_numpy(_pixels(rows, task, block, reading)),
+        normal=torch.from_numpy(np.stack([views.planes[:3] for views in seen])),
         textures=torch.from_numpy(textures),
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
         foreground=None if mattes is None else torch.from_numpy(mattes),
@@ -96,10 +122,12 @@ def main(method: str, task: str) -> None:
     torch.set_num_threads(params.read("train", Train).threads)
     cls = methods.detector_class(method)
     split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
-    block = _resolve_shape(params.read(f"methods.{method}", cls.Params), task, split["train"])
+    learnt = Path("data/manifests", task, "image_rules.json")
+    reading = rules.read(learnt).reading
+    asked = params.read(f"methods.{method}", cls.Params)
+    block = _resolve_shape(asked, task, split["train"], reading)
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
-    learnt = Path("data/manifests", task, "image_rules.json")
     inputs = (
         learnt,
         Path("data/synthetic", task, "index.csv"),
@@ -114,21 +142,23 @@ def main(method: str, task: str) -> None:
         trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *inputs)},
         learnt=rules.read(learnt),
     )
-    reading = origin.learnt.reading
     data = _training_data(block, method, task, split["train"], reading)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)
     seed = params.read("seed", int)
     detector.fit(data, kind=origin.kind, seed=seed, checkpoints=checkpoints, log=history)
     calibrating = manifest.one_of_each_group(manifest.read(split["calibration"]), seed)
-    calibration = _pixels(calibrating, task, block, reading)
+    calibration = [views.planes for views in _views(calibrating, task, block, reading)]
     bundle.save(
         detector,
         Path("data/models", method, task),
         origin=origin,
-        calibration_scores=bundle.score(detector, calibration).anomaly_score.tolist(),
-        golden=np.concatenate(
-            [calibration[:GOLDEN_EACH], data.validation.images[:GOLDEN_EACH].numpy()]
+        calibration_scores=bundle.score_views(detector, calibration).anomaly_score.tolist(),
+        golden=np.stack(
+            [
+                *(planes[:3] for planes in calibration[:GOLDEN_EACH]),
+                *data.validation.images[:GOLDEN_EACH].numpy(),
+            ]
         ),
         reference=_appearances(calibrating, task, reading),
     )

@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from admodels.foundation import params
 from admodels.foundation.params import Kind
+from admodels.images.part import estimate_matte
 from admodels.methods import Synthetic, TrainingData
 from admodels.methods.diffusionad import detector as module
 from admodels.methods.diffusionad.detector import (
@@ -30,7 +31,6 @@ from admodels.methods.diffusionad.params import Params
 from admodels.methods.diffusionad.unet import Attention, DenoisingUNet, Step
 from admodels.methods.parts.nets import SegmentationUNet
 from admodels.synthesis.anomalies import batch_on_parts
-from admodels.synthesis.foreground import estimate_matte
 from tests import tiny
 
 PX, SEED, WEIGHT = tiny.PX, 5, 0.5

@@ -13,10 +13,11 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.manifest import DatasetImage
 from admodels.foundation.params import Kind, PerKind
 from admodels.images import decode, load
+from admodels.images.part import estimate_matte
 from admodels.synthesis import anomalies
 from admodels.synthesis.anomalies import Batch, batch_on_parts
 from admodels.synthesis.augmenters import shuffle_strips
-from admodels.synthesis.foreground import estimate_matte, foreground
+from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import SelfMix
 from admodels.validation.inspect import describe_image
 

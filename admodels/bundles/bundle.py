@@ -96,10 +96,41 @@ def score(detector: Detector, pixels: UInt8) -> Scored:
     )
 
 
+def score_views(detector: Detector, planes: Sequence[UInt8]) -> Scored:
+    """Score images by their views (3 V, H, W) uint8: of two ways up, the smaller score counts.
+
+    The second view is the first one turned by 180 degrees; its map is turned back.
+    """
+    counts = [len(image) // 3 for image in planes]
+    flat = np.concatenate([image.reshape(-1, 3, *image.shape[1:]) for image in planes])
+    scored = score(detector, flat)
+    starts = np.cumsum([0, *counts[:-1]])
+    turns = [
+        int(scored.anomaly_score[start : start + count].argmin())  # of NaN the first: no number
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    chosen = starts + turns
+
+    def turned(stack: Float32) -> Float32:
+        ways = zip(stack[chosen], turns, strict=True)
+        return np.stack([image[..., ::-1, ::-1] if turn else image for image, turn in ways])
+
+    rebuilt = scored.reconstruction
+    return Scored(
+        turned(scored.anomaly_map),
+        scored.anomaly_score[chosen],
+        None if rebuilt is None else turned(rebuilt),
+    )
+
+
 def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
     """How images are prepared: by the params of a method and the rules of a task's images."""
     return Preparation(
-        image_px=params.image_px, resize=params.resize, learnt=learnt, shape_px=params.shape_px
+        image_px=params.image_px,
+        resize=params.resize,
+        learnt=learnt,
+        shape_px=params.shape_px,
+        band=params.band,
     )
 
 
@@ -200,7 +231,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
         raise _refusal(fault, folder, f"what admodels {version('admodels')} writes") from None
     if card.contract != contract_of(params, card.contract.learnt):
         fault = "bundle.json prepares images otherwise than the params of its method"
-        raise _refusal(fault, folder, "the `image_px`, `shape_px` and `resize` of the params")
+        raise _refusal(fault, folder, "the image_px, shape_px, band and resize of the params")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
     detector = cls(params, device=device, precision=precision)
     detector.restore(state)

@@ -11,7 +11,7 @@ from admodels.foundation.errors import BundleError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.params import Kind, Resize, Strict
 from admodels.images.rules import ImageRules
-from admodels.images.shape import Shape, square
+from admodels.images.shape import Band, Shape, square
 
 SCHEMA_VERSION: Literal[2] = 2
 REFERENCE = "reference.safetensors"
@@ -21,13 +21,15 @@ class Preparation(Strict):
     """How an image must reach the detector: RGB uint8 of `shape`, resized by `resize`.
 
     `learnt` says how an image is read before that, and which images are not of its kind.
-    `shape_px` is height and width; None: a square of `image_px`, as of all older bundles.
+    `shape_px` is height and width; None: a square of `image_px`. `band`: what is cut out around the
+    part; None: the whole image. Older bundles are square and whole.
     """
 
     image_px: int
     resize: Resize
     learnt: ImageRules
     shape_px: Shape | None = None
+    band: Band | None = None
 
     @property
     def shape(self) -> Shape:

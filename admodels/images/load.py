@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from admodels.foundation.arrays import Bool, UInt8
+from admodels.foundation.arrays import Bool, Float64, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.exclude import is_excluded
 from admodels.foundation.files import names_text
@@ -27,6 +27,7 @@ from admodels.images.decode import (
     resize_image,
     resize_mask,
 )
+from admodels.images.pose import cut_band
 from admodels.images.shape import Shape
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def load_image(row: ManifestRow, root: Path, reading: Reading) -> Image:
 def load_images(
     rows: list[ManifestRow], root: Path, shape: Shape, resize: Resize, reading: Reading
 ) -> UInt8:
-    """The images of the rows, in order, as (N, 3, *shape) uint8 RGB.
+    """The whole images of the rows, in order, as (N, 3, *shape) uint8 RGB.
 
     Raises:
         DataError: a file is missing, or its bytes are not those of the manifest.
@@ -91,9 +92,15 @@ def load_masks(
 
 
 def load_foreground(
-    rows: list[ManifestRow], root: Path, shape: Shape, resize: Resize
+    rows: list[ManifestRow],
+    root: Path,
+    shape: Shape,
+    resize: Resize,
+    places: Sequence[Float64 | None] | None = None,
 ) -> UInt8 | None:
     """The mattes of the rows, in order, as (N, 1, *shape) uint8; None: there is none.
+
+    `places`: of the band that is seen of each image, None where that is the whole image.
 
     Raises:
         DataError: some images have one and others not, a file is missing or is not that of the
@@ -110,13 +117,16 @@ def load_foreground(
             next_step="add or remove mattes, then `admodels task refresh NAME`",
         )
 
-    def plane(row: ManifestRow) -> UInt8:
+    def plane(row_place: tuple[ManifestRow, Float64 | None]) -> UInt8:
+        row, place = row_place
         path = root / row.foreground_path
         matte = decode_matte(_read_and_check(path, row.foreground_sha256), path, row)
+        if place is not None:
+            return cut_band(matte, place, shape, resize)[None, :, :, 0]
         return resize_image(matte, shape, resize)[None, :, :, 0]
 
-    label = f"read mattes of {root.name}"
-    return stack_arrays(plane, rows, (1, *shape), np.uint8, label)
+    pairs = list(zip(rows, places or [None] * len(rows), strict=True))
+    return stack_arrays(plane, pairs, (1, *shape), np.uint8, f"read mattes of {root.name}")
 
 
 def _read_and_check(path: Path, sha256: str) -> bytes:

@@ -3,11 +3,32 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from pydantic import Field
+
+from admodels.foundation.params import Strict
+
 Aspect = Literal["keep", "square"]
+Pose = Literal["none", "upright"]
 Shape = tuple[int, int]  # height, width, pixels
 
 SHORTEST_PX = 32  # of a side of what a network sees
 SEVERAL_RATIOS = 1.1  # greatest over least: beyond, the images of a task have more than one shape
+
+
+class Band(Strict):
+    """What is cut out around a single part, in shares of the root of the image's area.
+
+    `heavy_end`: whether the parts have one, so that every one has one way up.
+    """
+
+    length: float = Field(gt=0)
+    width: float = Field(gt=0)
+    heavy_end: bool
+
+    @property
+    def ratio(self) -> float:
+        """Width over height of what is cut out."""
+        return self.width / self.length
 
 
 class Sized(Protocol):

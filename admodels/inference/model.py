@@ -2,9 +2,9 @@
 
     image = decode_image(data, path, preparation)        # (H, W, 3) uint8, read as the task was
     description = describe_image(image, preparation)     # its fault says why not to score it
-    planes = prepare_image(image.rgb, preparation)       # (3, H, W) uint8, of the shape
-    scored = score_planes(bundle, [planes])              # any number of images
-    anomaly_map = map_to_image(scored.anomaly_map[0], image.height, image.width)
+    views = prepare_views(image.rgb, preparation)        # planes (3, H, W) uint8, of the shape
+    scored = score_planes(bundle, [views.planes])        # any number of images
+    anomaly_map = map_to_image(scored.anomaly_map[0], image.height, image.width, views.place)
 
 Scored folders, tiles, pictures of a night and the stage `evaluate` all take these steps.
 """
@@ -18,10 +18,11 @@ import numpy as np
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.bundles.card import Preparation
-from admodels.foundation.arrays import Float32, UInt8
+from admodels.foundation.arrays import Float32, Float64, UInt8
 from admodels.images import cost, decode
 from admodels.images.cost import Header
 from admodels.images.describe import DIGITS, Look, Statistics, statistics
+from admodels.images.pose import Views, map_from_band, views
 from admodels.images.rules import Fault
 
 
@@ -79,18 +80,32 @@ def describe_image(
     return Description(plain, preparation.learnt.fault(look, any_size=any_size))
 
 
+def prepare_views(rgb: UInt8, preparation: Preparation) -> Views:
+    """(H, W, 3) uint8 RGB as the detector takes it: planes (3 V, *preparation.shape) uint8.
+
+    V is 2 where a part is seen both ways up; `place` is None where the whole image is seen.
+    """
+    return views(rgb, preparation.shape, preparation.resize, preparation.band)
+
+
 def prepare_image(rgb: UInt8, preparation: Preparation) -> UInt8:
-    """(H, W, 3) uint8 RGB as the detector takes it: (3, *preparation.shape) uint8."""
-    resized = decode.resize_image(rgb, preparation.shape, preparation.resize)
-    return resized.transpose(2, 0, 1)
+    """The planes of `prepare_views`, for a score without a map."""
+    return prepare_views(rgb, preparation).planes
 
 
 def score_planes(bundle: Bundle, planes: Sequence[UInt8]) -> Scored:
     """Score at least one prepared image; no score depends on the other images."""
-    return bundles.score(bundle.detector, np.stack(planes))
+    return bundles.score_views(bundle.detector, planes)
 
 
-def map_to_image(anomaly_map: Float32, height: int, width: int) -> Float32:
-    """A map (h, w) float32 as (height, width) float32, bilinear: a value for every pixel."""
+def map_to_image(
+    anomaly_map: Float32, height: int, width: int, place: Float64 | None = None
+) -> Float32:
+    """A map (h, w) float32 as (height, width) float32, bilinear: a value for every pixel.
+
+    Where the map is that of a band at `place`, it is 0 beside the band.
+    """
+    if place is not None:
+        return map_from_band(anomaly_map, place, height, width)
     resized = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)

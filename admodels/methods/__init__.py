@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError, DataError
 from admodels.foundation.params import Kind, Resize, Strict
-from admodels.images.shape import SHORTEST_PX, Aspect, Shape, shape_of, square
+from admodels.images.shape import SHORTEST_PX, Aspect, Band, Pose, Shape, shape_of, square
 
 if TYPE_CHECKING:
     import torch
@@ -36,13 +36,16 @@ class MethodParams(Strict):
     """What the params of every method hold.
 
     A network sees `image_px`^2 pixels: a square, or what `shape_px` (height, width) says, which
-    training resolves where `aspect` is `keep`. Older bundles name neither.
+    training resolves where `aspect` is `keep`, as it learns the `band` where `pose` is `upright`.
+    Older bundles name none of these.
     """
 
     image_px: int = Field(ge=32, le=4096)
     resize: Resize
     aspect: Aspect = "square"
     shape_px: Shape | None = None
+    pose: Pose = "none"
+    band: Band | None = None
     score_chunk_images: int = Field(ge=1, le=1024)
     precision: Literal["auto", "fp32", "bf16"]
 
@@ -59,18 +62,21 @@ class MethodParams(Strict):
         """What no side may be shorter than."""
         return SHORTEST_PX
 
-    def resolve_shape(self, ratio: float) -> Self:
-        """The same params for images of that width over height."""
-        if self.aspect == "square" or self.shape_px:
-            return self
-        shape = shape_of(ratio, self.image_px, self.side_multiple(), self.shortest_px())
-        resolved = None if shape == square(self.image_px) else shape
-        return type(self).model_validate(self.model_dump() | {"shape_px": resolved})
+    def resolve_shape(self, ratio: float, band: Band | None = None) -> Self:
+        """The same params for images of that width over height, or for a band of them."""
+        values: dict[str, Any] = {} if band is None else {"band": band.model_dump()}
+        if self.aspect == "keep" and not self.shape_px:
+            seen = ratio if band is None else band.ratio
+            shape = shape_of(seen, self.image_px, self.side_multiple(), self.shortest_px())
+            values["shape_px"] = None if shape == square(self.image_px) else shape
+        return type(self).model_validate(self.model_dump() | values)
 
     @model_validator(mode="after")
     def _shape_fits(self) -> Self:
         if self.shape_px and self.aspect == "square":
             raise ValueError("shape_px: only where aspect is keep")
+        if self.band and self.pose == "none":
+            raise ValueError("band: only where pose is upright")
         if any(side % self.side_multiple() for side in self.shape):
             raise ValueError(f"the sides {self.shape} are no multiples of {self.side_multiple()}")
         if self.shape_px and min(self.shape_px) < self.shortest_px():

@@ -17,8 +17,9 @@ from admodels.bundles.bundle import Bundle
 from admodels.evaluation import figures
 from admodels.foundation.arrays import Float32, UInt8
 from admodels.foundation.files import whole_file
+from admodels.images.pose import Views
 from admodels.images.sheets import outline
-from admodels.inference.model import decode_image, map_to_image, prepare_image, score_planes
+from admodels.inference.model import decode_image, map_to_image, prepare_views, score_planes
 from admodels.nights.calibrations import KeptCalibration
 from admodels.nights.judgements import JudgedRows, picture_path
 from admodels.scoring import tiling
@@ -74,7 +75,8 @@ def _draw(
     limits: tuple[float, float],
 ) -> int:
     canvases: dict[Path, UInt8] = {}
-    maps, planes = [], []
+    maps: list[Float32] = []
+    seen: list[Views] = []
     for target, row in chunk:
         rgb = _rgb(source, row, bundle)
         if rgb is not None:
@@ -82,9 +84,13 @@ def _draw(
             if source.tile is not None:
                 maps.append(tiling.score_tiles(bundle, rgb, source.tile, with_map=True)[1])
             else:
-                planes.append(prepare_image(rgb, bundle.contract))
-    if planes:
-        maps += list(score_planes(bundle, planes).anomaly_map)
+                seen.append(prepare_views(rgb, bundle.contract))
+    if seen:
+        scored = score_planes(bundle, [views.planes for views in seen])
+        for canvas, views, band_map in zip(
+            canvases.values(), seen, scored.anomaly_map, strict=True
+        ):
+            maps.append(map_to_image(band_map, canvas.shape[0], canvas.shape[1], views.place))
     for (target, canvas), anomaly_map in zip(canvases.items(), maps, strict=True):
         with whole_file(target) as partial:
             picture = panels(canvas, anomaly_map, *limits)

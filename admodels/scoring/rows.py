@@ -32,6 +32,7 @@ Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that 
 
 PENDING_ROWS = 1024  # how many unscorable files may wait for a chunk to fill
 REASON_CHARACTERS = 200
+UNTURNED = "not turned upright: several parts, or none"  # of an image that is scored as it is
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,12 @@ def _decode(
     if description.fault is not None:
         word, reason = description.fault
         return Read(_refusal(row, Status(word), reason), looks, None, record)
-    pixels = image.rgb if whole else model.prepare_image(image.rgb, bundle.contract)
+    if whole:
+        pixels = image.rgb
+    else:
+        views = model.prepare_views(image.rgb, bundle.contract)
+        pixels, is_turned = views.planes, bundle.contract.band is None or views.place is not None
+        row = row if is_turned else replace(row, reason=UNTURNED)
     is_wanted = candidates is not None and candidates.is_candidate(row.image_sha256)
     return Read(row, looks, pixels, record, picture(image.rgb) if is_wanted else None)
 

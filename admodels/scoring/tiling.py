@@ -78,13 +78,14 @@ def _windows(
 ) -> Iterator[tuple[tuple[int, int], Float32, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
     chunk = methods.images_at_once(bundle.detector)
+    preparation = bundle.contract.model_copy(update={"band": None})  # a window shows no whole part
     rows, columns = (starts(*side) for side in zip(rgb.shape[:2], window, strict=True))
     tall, wide = (side.tile_px for side in window)
     places = [(top, left) for top in rows for left in columns]
     for start in range(0, len(places), chunk):
         chosen = places[start : start + chunk]
         cuts = (rgb[y : y + tall, x : x + wide] for y, x in chosen)
-        planes = [model.prepare_image(cut, bundle.contract) for cut in cuts]
+        planes = [model.prepare_image(cut, preparation) for cut in cuts]
         scored = model.score_planes(bundle, planes)
         yield from zip(chosen, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
 

@@ -20,7 +20,8 @@ from admodels.foundation.manifest import ManifestRow
 from admodels.foundation.params import Resize
 from admodels.foundation.progress import progress
 from admodels.images import decode, sheets
-from admodels.images.shape import Shape
+from admodels.images.pose import cut_mask, views
+from admodels.images.shape import Band, Shape
 from admodels.synthesis.anomalies import Paint, apply, draw_paint, interleave
 from admodels.synthesis.foreground import Foreground, MatteSource
 from admodels.synthesis.params import Anomaly, Synthesize
@@ -137,8 +138,10 @@ def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def read(folder: Path, shape: Shape, resize: Resize) -> tuple[UInt8, Bool]:
-    """The set at a method's size: images (N, 3, *shape) uint8 RGB, masks (N, *shape) bool.
+def read(
+    folder: Path, shape: Shape, resize: Resize, band: Band | None = None
+) -> tuple[UInt8, Bool]:
+    """The set as a method sees it: images (N, 3, *shape) uint8 RGB, masks (N, *shape) bool.
 
     Raises:
         DataError: the stage `synthesize` has not run.
@@ -158,9 +161,13 @@ def read(folder: Path, shape: Shape, resize: Resize) -> tuple[UInt8, Bool]:
     for number, line in enumerate(lines):
         image, mask = (folder / line[key] for key in ("image_path", "mask_path"))
         rgb = decode.decode_image(image.read_bytes(), image).rgb
-        pixels[number] = decode.resize_image(rgb, shape, resize).transpose(2, 0, 1)
+        seen = views(rgb, shape, resize, band)
+        pixels[number] = seen.planes[:3]
         decoded = decode.decode_mask(mask.read_bytes(), mask)
-        masks[number] = decode.resize_mask(decoded, shape)
+        if seen.place is None:
+            masks[number] = decode.resize_mask(decoded, shape)
+        else:
+            masks[number] = cut_mask(decoded, seen.place, shape)
     return pixels, masks
 
 
