@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
 from admodels.evaluation.table import gaps
 from admodels.foundation import manifest, params
-from admodels.foundation.arrays import UInt8
+from admodels.foundation.arrays import Float32, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
@@ -44,6 +45,11 @@ def _prepare(
     return views, figures.tile(planes), fault[0] if fault else ""
 
 
+def _maps_of_images(scored: bundle.Scored, seen: Sequence[Views], shape: Shape) -> list[Float32]:
+    pairs = zip(scored.anomaly_map, seen, strict=True)
+    return [model.map_to_image(own, *shape, views.place) for own, views in pairs]
+
+
 def _score_images(
     fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape, rule: str, seed: int
 ) -> tuple[ScoredSet, Tiles, Tiles]:
@@ -67,12 +73,8 @@ def _score_images(
         seen, pictures, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
         scored = model.score_planes(fitted, [views.planes for views in seen])
         scores[chosen] = scored.anomaly_score
-        places = [views.place for views in seen]
-        maps[chosen] = [
-            model.map_to_image(anomaly_map, *shape, place)
-            for anomaly_map, place in zip(scored.anomaly_map, places, strict=True)
-        ]
-        turned += sum(place is not None for place in places)
+        maps[chosen] = _maps_of_images(scored, seen, shape)
+        turned += sum(views.place is not None for views in seen)
         refused += words
         tiles += pictures
         rebuilt += map(figures.tile, () if scored.reconstruction is None else scored.reconstruction)

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -116,32 +117,37 @@ def _training_data(
     )
 
 
-def main(method: str, task: str) -> None:
-    """Fit, freeze, and only then read the calibration images."""
-    cost = runtime.Cost()
-    torch.set_num_threads(params.read("train", Train).threads)
-    cls = methods.detector_class(method)
-    split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+def _origin(method: str, task: str, splits: Iterable[Path]) -> bundle.Origin:
+    """Where the detector comes from: the hashes of all that it learns from."""
     learnt = Path("data/manifests", task, "image_rules.json")
-    reading = rules.read(learnt).reading
-    asked = params.read(f"methods.{method}", cls.Params)
-    block = _resolve_shape(asked, task, split["train"], reading)
-    device = runtime.device()
-    detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     inputs = (
         learnt,
         Path("data/synthetic", task, "index.csv"),
         Path("data/textures/textures.json"),
         Path("data/weights", method, "weights.json"),
     )
-    origin = bundle.Origin(
+    return bundle.Origin(
         method=method,
         task=task,
         kind=params.read(f"tasks.{task}.kind", Kind),  # type: ignore[arg-type]
         licence=params.read(f"tasks.{task}.licence", str),
-        trained_on={p.as_posix(): files.sha256_of(p) for p in (*split.values(), *inputs)},
+        trained_on={p.as_posix(): files.sha256_of(p) for p in (*splits, *inputs)},
         learnt=rules.read(learnt),
     )
+
+
+def main(method: str, task: str) -> None:
+    """Fit, freeze, and only then read the calibration images."""
+    cost = runtime.Cost()
+    torch.set_num_threads(params.read("train", Train).threads)
+    cls = methods.detector_class(method)
+    split = {s: Path("data/manifests", task, f"{s}.csv") for s in ("train", "calibration")}
+    origin = _origin(method, task, split.values())
+    reading = origin.learnt.reading
+    asked = params.read(f"methods.{method}", cls.Params)
+    block = _resolve_shape(asked, task, split["train"], reading)
+    device = runtime.device()
+    detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
     data = _training_data(block, method, task, split["train"], reading)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)

@@ -111,15 +111,15 @@ def score_views(detector: Detector, planes: Sequence[UInt8]) -> Scored:
     ]
     chosen = starts + turns
 
-    def turned(stack: Float32) -> Float32:
+    def turn_back(stack: Float32) -> Float32:
         ways = zip(stack[chosen], turns, strict=True)
         return np.stack([image[..., ::-1, ::-1] if turn else image for image, turn in ways])
 
     rebuilt = scored.reconstruction
     return Scored(
-        turned(scored.anomaly_map),
+        turn_back(scored.anomaly_map),
         scored.anomaly_score[chosen],
-        None if rebuilt is None else turned(rebuilt),
+        None if rebuilt is None else turn_back(rebuilt),
     )
 
 
