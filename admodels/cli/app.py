@@ -9,7 +9,6 @@ from admodels.cli import folders, nights, plants, registry, tasks, verdicts
 from admodels.cli.options import LEDGER, PLANT, ledger_folder
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
-from admodels.foundation.params import PARAMS_FILE
 
 app = typer.Typer(
     help="Batch scoring a factory trusts for visual anomaly detection.",
@@ -142,7 +141,7 @@ def doctor(
     for what, how in checks.machine():
         typer.echo(f"{what:22} {how}")
     missing = [*checks.differences(plant), *checks.lines_without_rhythm(plant)] if plant else []
-    if PARAMS_FILE.is_file() or not plant:
+    if Path("params.yaml").is_file() or not plant:
         missing += checks.missing()
     for line in missing:
         typer.echo(f"- {line}")
