@@ -52,12 +52,12 @@ def image_rankings(scores: Float64, anomalous: Bool, counts: Float64) -> list[Ra
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    found, false = (
+    hits, false = (
         np.cumsum(counts[:, order] * side[order], axis=1)[:, last]
         for side in (anomalous, ~anomalous)
     )
     above = np.concatenate([np.zeros((len(counts), 1)), false[:, :-1]], axis=1)
-    return _rankings(np.stack([found, found, false, above]), false[:, -1], ordered[last])
+    return _rankings(np.stack([hits, hits, false, above]), false[:, -1], ordered[last])
 
 
 def pixel_rankings(
@@ -103,15 +103,15 @@ def _rankings(tables: Float64, normal: Float64, thresholds: NDArray[np.floating]
 
 
 def _ranking(rows: Float64, normal: float, thresholds: NDArray[np.floating]) -> Ranking:
-    """Of found, weight of the found, false, false above (4, S); the last threshold finds all."""
+    """Of hits, weight of the hits, false, false above (4, S); the last threshold finds all."""
     reached = rows[0] + rows[2] > 0  # by any image that was drawn
-    found, covered, false, above = rows[:, reached]
+    hits, covered, false, above = rows[:, reached]
     return Ranking(
-        found=found.astype(np.int64),
+        found=hits.astype(np.int64),
         covered=covered / covered[-1],
         false=false.astype(np.int64),
         false_above=above.astype(np.int64),
-        anomalous=round(found[-1]),
+        anomalous=round(hits[-1]),
         normal=round(normal),
         thresholds=thresholds[reached],
     )

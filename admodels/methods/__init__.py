@@ -234,7 +234,7 @@ def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
 
     _refuse_other_images(detector, images)
     groups = [images[start : start + chunk] for start in range(0, len(images), chunk)]
-    predictions = _score_groups(detector, groups, partial(_score_padded, detector, chunk))
+    predictions = _score_groups(detector, groups, partial(_score_with_padding, detector, chunk))
     pictures = [p.reconstruction for p in predictions if p.reconstruction is not None]
     return Prediction(
         torch.cat([p.anomaly_map for p in predictions]),
@@ -269,7 +269,7 @@ def _refuse_other_images(detector: Detector, images: Tensor) -> None:
         )
 
 
-def _score_padded(detector: Detector, chunk: int, group: Tensor) -> Prediction:
+def _score_with_padding(detector: Detector, chunk: int, group: Tensor) -> Prediction:
     """Score at most `chunk` images as a whole chunk, the last image repeated."""
     import torch
 

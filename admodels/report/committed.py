@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.evaluation.table import METRICS, figure_text
-from admodels.report.page import aligned
+from admodels.report.page import align_columns
 
 FIGURES = "reports/metrics.json"
 SHOWN = ("image_auroc", "aupro", "recall")
@@ -37,7 +37,7 @@ def comparison(repo: Path) -> str:
     top = ["", "", *(text for key in SHOWN for text in (TITLES[key], ""))]
     rows = [[m, t, *_pairs(here[m][t], there[m][t])] for m, t in cells]
     bottom = ["method", "task", *(["here", "committed"] * len(SHOWN))]
-    return f"{aligned([top, bottom, *rows])}\n{WHY}"
+    return f"{align_columns([top, bottom, *rows])}\n{WHY}"
 
 
 def _pairs(here: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:

@@ -109,10 +109,10 @@ def write_report(repo: Path) -> Path:
 
 def summary_table(repo: Path) -> str:
     """The headline table as aligned text, one line per cell under two of headings."""
-    return aligned(list(_headline(_Results(repo))))
+    return align_columns(list(_headline(_Results(repo))))
 
 
-def aligned(rows: list[list[str]]) -> str:
+def align_columns(rows: list[list[str]]) -> str:
     """Rows of texts as aligned text; the first two columns are words, the others figures."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
