@@ -23,7 +23,6 @@ from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES, records
 from admodels.scoring.index import open_part
 from admodels.scoring.ledger import open_ledger
-from admodels.tracking import registry
 from tests import cards, tiny
 
 DAMAGED = [b"", b"{", b'{"run": "0000', b"[" * 100_000, b"\xff\xfe", b"[]", b"{}", b"null"]
@@ -164,11 +163,3 @@ def test_a_damaged_record_of_drift_is_left_out_and_named(
     assert read_record(tmp_path / "000002.json") is None
     assert read_record(tmp_path / "000003.json") is None
     assert "000002.json" in caplog.text
-
-
-@pytest.mark.parametrize("content", DAMAGED)
-def test_what_was_known_of_a_registry_is_asked_again_where_it_is_damaged(
-    tmp_path: Path, content: bytes
-) -> None:
-    (tmp_path / "known.json").write_bytes(content)
-    assert registry._known(tmp_path / "known.json") == {}
