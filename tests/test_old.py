@@ -125,6 +125,7 @@ def test_a_night_on_an_older_ledger_adds_what_is_new_and_rewrites_nothing(
     known = rows(plant / "ledger/scores")
     decode.write_png(plant / "inbox/a99.png", tiny.stripes(1, seed=77)[0].transpose(1, 2, 0))
     summary = night()
+    assert summary["ledger"] == []  # all is in the journal
     after = contents(plant / "ledger", *WRITTEN_ONCE)
     assert {name: after[name] for name in before} == before
     added = rows(plant / "ledger/scores").drop(known.index)

@@ -25,15 +25,13 @@ from admodels.scoring.journal import user
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
 
+ROWS_HELD = 500_000  # of all lines of a look, about 150 MiB; those of more are read again
 SAID = ["alpha", "threshold", "p_value", "is_anomalous", "trusted", "calibration", "judgement"]
 KEY = [field.name for field in tables.KEY]
 RUN = pa.field("run", pa.string(), nullable=False)
 ROWS = pa.schema(
     [*tables.SCORES, RUN, *(tables.JUDGEMENTS.field(name).with_nullable(True) for name in SAID)]
 )
-
-
-ROWS_HELD = 500_000  # of all lines of a look, about 150 MiB; those of more are read again
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def _first(
 ) -> pa.Table:
     """The first judgements on rows of one model."""
     kept = calibration_in_force(ledger, line, *tables.model_of(group))
-    is_calm = pc.invert(pc.is_in(group["run"], pa.array(drifted, pa.string())))
+    is_calm = pc.invert(pc.is_in(group["run"], pa.array(list(drifted), pa.string())))
     return judgement_of(group, kept, alpha, is_calm, why="seen for the first time")
 
 
@@ -152,7 +150,7 @@ def rows_of_runs(ledger: Ledger, line: str, runs: Collection[str]) -> pa.Table:
     """
     held, table = ledger.judged.get(line, ((), ROWS.empty_table()))
     if held and set(runs) <= set(held):
-        return table.filter(pc.is_in(table["run"], pa.array(runs, pa.string())))
+        return table.filter(pc.is_in(table["run"], pa.array(list(runs), pa.string())))
     groups = [
         group.append_column(RUN, pa.repeat(pa.scalar(run), len(group)))
         for run in runs
