@@ -1,6 +1,7 @@
 """What the ledger holds is known without its history: the end of the journal, the night's files."""
 
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from admodels.foundation.errors import StorageError
 from admodels.scoring import tables
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.index import Index
+from admodels.scoring.integrity import check
 from admodels.scoring.journal import Journal
 from admodels.scoring.ledger import open_ledger, read_ledger
 from admodels.scoring.stopping import Stop
@@ -71,6 +73,24 @@ def test_an_index_that_another_journal_was_folded_into_is_made_anew(tmp_path: Pa
     journal.path.write_bytes(journal.path.read_bytes().replace(b"000003", b"000004"))
     with pytest.raises(StorageError, match=r"journal\.jsonl is not as it was written"):
         Journal(tmp_path).hashes()
+
+
+def test_a_look_goes_on_after_its_check_made_the_index_anew(tmp_path: Path) -> None:
+    card(tmp_path / "in/1.png", 60)
+    with open_ledger(tmp_path / "ledger") as ledger:
+        model = Model.of(make_bundle())
+        score_line(ledger, LineImages("press", tmp_path / "in"), model, Stop())
+        judge(ledger, "press", model)
+    with sqlite3.connect(tmp_path / "ledger/index.sqlite") as base:
+        base.execute("DELETE FROM judged")
+    base.close()
+    with open_ledger(tmp_path / "ledger") as ledger:
+        assert ledger.catalogue.runs_by_night("press") == {}
+        assert len(check(ledger).notes) == 1
+        assert ledger.catalogue.runs_by_night("press") == {"2026-11-30": {"000001"}}
+        card(tmp_path / "in/2.png", 90)
+        score_line(ledger, LineImages("press", tmp_path / "in"), model, Stop())
+        assert judge(ledger, "press", model).scores_count == 2
 
 
 def test_a_look_opens_no_file_of_another_night_and_reads_the_end_of_the_journal(

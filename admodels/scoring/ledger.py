@@ -31,6 +31,7 @@ from admodels.foundation.errors import DONE, BusyError, ConfigurationError, Stor
 from admodels.foundation.files import durable_file, read_json, sha256_of, sync, write_json
 from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
+from admodels.scoring.catalogue import Catalogue
 from admodels.scoring.index import Index, open_part
 from admodels.scoring.journal import Journal
 from admodels.scoring.lines import folder_name
@@ -69,7 +70,6 @@ class Ledger:
                 self._adopt()
                 self.journal.settle()
         self.index = Index(folder / "index.sqlite", self.journal, writes=is_run)
-        self.catalogue = self.index.catalogue
         if is_run:
             self._adopt_verdicts()
         last = self.catalogue.last_run
@@ -80,6 +80,11 @@ class Ledger:
         self._ends = dict[int, dict[str, Any]]()
         # By line: the runs of tonight and their rows, once this look has judged them.
         self.judged = dict[str, tuple[tuple[str, ...], pa.Table]]()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Which files there are."""
+        return self.index.catalogue
 
     @contextmanager
     def commit(self) -> Iterator[None]:
