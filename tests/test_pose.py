@@ -14,8 +14,10 @@ from admodels.foundation.arrays import UInt8
 from admodels.images import pose
 from admodels.images.shape import Band
 from admodels.inference import model
+from admodels.scoring.engine import LineImages, Model
 from admodels.scoring.inbox import Folder
 from admodels.scoring.rows import UNTURNED, rows
+from admodels.scoring.single import score_folder
 from tests.cards import Brightness, make_bundle
 
 SIZE = (240, 320)
@@ -176,6 +178,11 @@ def test_a_scored_folder_says_which_images_were_not_turned(tmp_path) -> None:
     table = {read.row.path: read.row for read in rows(Folder(tmp_path), names, bundle, "x", {}.get)}
     assert [table[name].status for name in names] == ["scored", "scored"]
     assert [table[name].reason for name in names] == ["", UNTURNED]
+    summary = score_folder(
+        LineImages("x", tmp_path), Model.of(bundle), tmp_path.parent / "out", alpha=0.2
+    )
+    assert summary.unturned == 1
+    assert "(2 scored; 1 not turned upright)" in str(summary)
 
 
 def test_a_preparation_with_a_band_comes_back_from_json() -> None:

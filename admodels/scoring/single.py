@@ -16,6 +16,7 @@ from admodels.scoring import tables
 from admodels.scoring.discover import Status, path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
+from admodels.scoring.rows import UNTURNED
 from admodels.scoring.stopping import on_signals
 
 WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
@@ -27,7 +28,8 @@ class FolderSummary:
 
     `threshold` and `flagged` are None where `images_missing` normal images more would be needed
     to promise `alpha`. `unsettled` files changed while they were read and have no row,
-    nor have `excluded` files and folders.
+    nor have `excluded` files and folders. `unturned` ones were scored as they are, though the
+    bundle turns single parts upright: they show several parts, or none.
     """
 
     line: str
@@ -40,6 +42,7 @@ class FolderSummary:
     statuses: dict[str, int]
     unsettled: int
     reused: int
+    unturned: int
     flagged: int | None
     alpha: float
     threshold: float | None
@@ -49,7 +52,8 @@ class FolderSummary:
 
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in self.statuses.items() if count)
-        start = f"{self.line}: {self.found} files ({states or 'nothing to do'}), "
+        unturned = f"; {self.unturned} not turned upright" if self.unturned else ""
+        start = f"{self.line}: {self.found} files ({states or 'nothing to do'}{unturned}), "
         if self.flagged is not None:
             return f"{start}{self.flagged} flagged at alpha {self.alpha:g}"
         return (
@@ -152,10 +156,11 @@ def _summary(
     scores: Path, verdicts: Path, model: Model, line: str, alpha: float, counts: Counts
 ) -> FolderSummary:
     statuses = Counter({status.value: 0 for status in Status})
-    reused = flagged = 0
+    reused = unturned = flagged = 0
     for group in tables.read(scores):
         statuses.update(group["status"].to_pylist())
         reused += group["reused"].to_pylist().count(True)
+        unturned += group["reason"].to_pylist().count(UNTURNED)
     for group in tables.read(verdicts):
         flagged += group["is_anomalous"].to_pylist().count(True)
     calibration = model.calibration_scores
@@ -171,6 +176,7 @@ def _summary(
         statuses=dict(statuses),
         unsettled=counts.unsettled,
         reused=reused,
+        unturned=unturned,
         flagged=None if limit is None else flagged,
         alpha=alpha,
         threshold=limit,
