@@ -102,7 +102,7 @@ def test_files_that_nobody_finishes_alarm_after_a_day(monkeypatch: pytest.Monkey
     assert code == 5
     assert alarms == [
         "1 file waits for more than a day to be complete, such as `2.png.part`: finish the copy, "
-        "or delete what is left of it"
+        "delete what is left of it, or name it under `exclude`"
     ]
 
 

@@ -66,8 +66,8 @@ def idle_files(paths: Sequence[str]) -> Iterator[str]:
     if paths:
         files = "1 file waits" if len(paths) == 1 else f"{len(paths)} files wait"
         yield (
-            f"{files} for more than a day to be complete, such as `{paths[0]}`: finish the "
-            "copy, or delete what is left of it"
+            f"{files} for more than a day to be complete, such as `{paths[0]}`: finish the copy, "
+            "delete what is left of it, or name it under `exclude`"
         )
 
 
