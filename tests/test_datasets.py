@@ -89,16 +89,16 @@ def test_without_any_masks_anomalies_have_none(tmp_path):
 @pytest.mark.parametrize("others", [["ground_truth/crack/b_mask.png"], ["ground_truth/x/y.png"]])
 def test_a_missing_mask_among_masks_is_named_as_it_should_be_called(tmp_path, others):
     planted(tmp_path, "train/good/0.png", "test/crack/a.png", *others)
-    found = images_of(*category_of("mvtec_ad"), tmp_path)
-    assert found[0].mask_path == "ground_truth/crack/a_mask.png"
-    assert not (tmp_path / found[0].mask_path).exists()
+    images = images_of(*category_of("mvtec_ad"), tmp_path)
+    assert images[0].mask_path == "ground_truth/crack/a_mask.png"
+    assert not (tmp_path / images[0].mask_path).exists()
 
 
 @pytest.mark.parametrize("part", ["train", "calibration"])
 def test_defects_among_the_images_to_learn_from_are_told_as_anomalous(tmp_path, part):
     planted(tmp_path, "train/good/0.png", f"{part}/crack/a.png", "ground_truth/x/y.png")
-    told = {"train": "learn", "calibration": "calibration"}[part]
-    expected = DatasetImage(f"{part}/crack/a.png", "anomalous", "crack", "", told)
+    given = {"train": "learn", "calibration": "calibration"}[part]
+    expected = DatasetImage(f"{part}/crack/a.png", "anomalous", "crack", "", given)
     assert expected in images_of(*category_of("mvtec_ad"), tmp_path)
 
 
@@ -116,16 +116,16 @@ FOLDER = ("crack/a.png", "crack/b.JPEG", "test_normal/0.bmp", "masks/crack/a.png
 def test_a_plain_folder_is_read(tmp_path, learn):
     planted(tmp_path, *learn, *FOLDER, "masks/crack/b_mask.png")
     planted(tmp_path, "masks/overview.png", ".cache/x.png", "._0.png")
-    found = images_of(*category_of("folder"), tmp_path)
-    assert {f for f in found if f.part == "learn"} == {
+    images = images_of(*category_of("folder"), tmp_path)
+    assert {f for f in images if f.part == "learn"} == {
         DatasetImage(name, "normal", "", "", "learn") for name in learn
     }
-    assert {f for f in found if f.part == "test"} == {
+    assert {f for f in images if f.part == "test"} == {
         DatasetImage("crack/a.png", "anomalous", "crack", "masks/crack/a.png", "test"),
         DatasetImage("crack/b.JPEG", "anomalous", "crack", "masks/crack/b_mask.png", "test"),
         DatasetImage("test_normal/0.bmp", "normal", "", "", "test"),
     }
-    assert found == sorted(found, key=lambda f: f.image_path)
+    assert images == sorted(images, key=lambda f: f.image_path)
 
 
 def test_a_plain_folder_promises_all_masks_or_none(tmp_path):
@@ -134,8 +134,8 @@ def test_a_plain_folder_promises_all_masks_or_none(tmp_path):
     assert masks["crack/b.JPEG"] == "masks/crack/b.png"
     for path in (tmp_path / "masks/crack/a.png", tmp_path / "masks/crack", tmp_path / "masks"):
         path.unlink() if path.is_file() else path.rmdir()
-    found = images_of(*category_of("folder"), tmp_path)
-    assert {f.mask_path for f in found} == {""}
+    images = images_of(*category_of("folder"), tmp_path)
+    assert {f.mask_path for f in images} == {""}
 
 
 def pictured(root, *names, value=None):
@@ -151,17 +151,17 @@ def pictured(root, *names, value=None):
     return root
 
 
-def parts(found):
+def parts(images):
     """How many images each part has of each label."""
     counted = {}
-    for one in found:
-        counted[one.part, one.label] = counted.get((one.part, one.label), 0) + 1
+    for image in images:
+        counted[image.part, image.label] = counted.get((image.part, image.label), 0) + 1
     return counted
 
 
-def masks_of(found, root):
+def masks_of(images, root):
     """By image, the share of its pixels that its mask marks."""
-    inspected, unreadable = inspect.inspect_images(found, root, decode.STORED)
+    inspected, unreadable = inspect.inspect_images(images, root, decode.STORED)
     assert not unreadable
     assert {facts.mask_problem for _, _, facts in inspected} <= {""}
     return {row.image_path: facts.mask_area_share for _, row, facts in inspected if row.mask_path}
@@ -186,16 +186,16 @@ def visa(root):
 
 def test_visa_as_released_is_split_by_its_table_and_class_ids_are_a_mask(tmp_path):
     root = visa(tmp_path)
-    found = images_of(*category_of("visa", "candle"), root)
-    assert parts(found) == {
+    images = images_of(*category_of("visa", "candle"), root)
+    assert parts(images) == {
         ("learn", "normal"): 4,
         ("test", "normal"): 1,
         ("test", "anomalous"): 2,
     }
-    assert {one.defect_type for one in found} == {"", "bad"}
+    assert {image.defect_type for image in images} == {"", "bad"}
     share = round(8 * 10 / (24 * 32), 6)
     bad = "candle/Data/Images/Anomaly/"
-    assert masks_of(found, root) == {f"{bad}000.JPG": share, f"{bad}1.JPG": share}
+    assert masks_of(images, root) == {f"{bad}000.JPG": share, f"{bad}1.JPG": share}
 
 
 def test_visas_split_table_comes_along_with_its_category_and_no_other(tmp_path):
@@ -223,11 +223,11 @@ def test_visa_as_converted_is_read(tmp_path, base):
     pictured(tmp_path, *(base + n for n in ("train/good/0.JPG", "test/good/1.jpg")))
     pictured(tmp_path, f"{base}test/bad/000.JPG")
     pictured(tmp_path, f"{base}ground_truth/bad/000.png", value=255)
-    found = images_of(*category_of("visa", "candle"), tmp_path)
-    assert parts(found) == dict.fromkeys(
+    images = images_of(*category_of("visa", "candle"), tmp_path)
+    assert parts(images) == dict.fromkeys(
         [("learn", "normal"), ("test", "normal"), ("test", "anomalous")], 1
     )
-    assert masks_of(found, tmp_path) == {f"{base}test/bad/000.JPG": round(80 / 768, 6)}
+    assert masks_of(images, tmp_path) == {f"{base}test/bad/000.JPG": round(80 / 768, 6)}
 
 
 def dagm(root):
@@ -247,37 +247,37 @@ def dagm(root):
 @pytest.mark.parametrize("base", ["", "Class1"])
 def test_the_defects_that_dagm_trains_with_are_tested_with(tmp_path, base):
     root = dagm(tmp_path) / base
-    found = images_of(*category_of("dagm", "Class1"), root)
-    assert parts(found) == {
+    images = images_of(*category_of("dagm", "Class1"), root)
+    assert parts(images) == {
         ("learn", "normal"): 3,
         ("test", "normal"): 2,
         ("test", "anomalous"): 2,
     }
     above = "" if base else "Class1/"
-    assert [one.image_path for one in found if one.moved] == [f"{above}Train/0002.PNG"]
+    assert [image.image_path for image in images if image.moved] == [f"{above}Train/0002.PNG"]
     share = round(80 / 768, 6)
     bad = [f"{above}Test/0001.PNG", f"{above}Train/0002.PNG"]
-    assert masks_of(found, root) == dict.fromkeys(bad, share)
+    assert masks_of(images, root) == dict.fromkeys(bad, share)
 
 
 def test_a_defect_that_only_dagms_list_knows_is_no_normal_image(tmp_path):
     root = dagm(tmp_path)
     (root / "Class1/Train/Label/0002_label.PNG").unlink()
-    found = {one.image_path: one for one in images_of(*category_of("dagm", "Class1"), root)}
-    one = found["Class1/Train/0002.PNG"]
-    assert (one.label, one.mask_path) == ("anomalous", "Class1/Train/Label/0002_label.PNG")
+    images = {image.image_path: image for image in images_of(*category_of("dagm", "Class1"), root)}
+    image = images["Class1/Train/0002.PNG"]
+    assert (image.label, image.mask_path) == ("anomalous", "Class1/Train/Label/0002_label.PNG")
     (root / "Class1/Train/Label/Labels.txt").unlink()
-    found = {one.image_path: one for one in images_of(*category_of("dagm", "Class1"), root)}
-    assert found["Class1/Train/0002.PNG"].label == "normal"
+    images = {image.image_path: image for image in images_of(*category_of("dagm", "Class1"), root)}
+    assert images["Class1/Train/0002.PNG"].label == "normal"
 
 
 def test_mpdd_is_read_as_mvtec_ad_is(tmp_path):
     pictured(tmp_path, "tubes/train/good/000.png", "tubes/test/good/000.PNG")
     pictured(tmp_path, "tubes/test/anomalous/000.png")
     pictured(tmp_path, "tubes/ground_truth/anomalous/000_mask.png", value=255)
-    found = images_of(*category_of("mpdd", "tubes"), tmp_path)
-    assert found == images_of(*category_of("mvtec_ad", "tubes"), tmp_path)
-    assert masks_of(found, tmp_path) == {"tubes/test/anomalous/000.png": round(80 / 768, 6)}
+    images = images_of(*category_of("mpdd", "tubes"), tmp_path)
+    assert images == images_of(*category_of("mvtec_ad", "tubes"), tmp_path)
+    assert masks_of(images, tmp_path) == {"tubes/test/anomalous/000.png": round(80 / 768, 6)}
 
 
 def test_a_table_describes_any_layout_without_moving_a_file(tmp_path):
@@ -381,8 +381,8 @@ def columns_of(crop, photo):
 @pytest.mark.parametrize("category", sample.CATEGORIES)
 def test_the_sample_has_its_parts_and_splits_as_promised(drawn, category):
     root = drawn / category
-    found = images_of(*category_of("sample", category), root)
-    inspected, unreadable = inspect.inspect_images(found, root, decode.STORED)
+    images = images_of(*category_of("sample", category), root)
+    inspected, unreadable = inspect.inspect_images(images, root, decode.STORED)
     pairs = [(one, row) for one, row, _ in inspected]
     split = Split(validation_share=0.25, calibration_share=0.2, min_normal_images=11)
     shared_out = share_out(pairs, split, 0.05, 7, "tiny")[0]
@@ -479,8 +479,8 @@ def test_an_unknown_sample_is_refused(tmp_path):
     [("mvtec_ad", "bottle", 209, 20, 63), ("magnetic_tile", "tile", 400, 80, 192)],
 )
 def test_real_datasets_are_found_whole(folder, category, learn, normal, anomalous):
-    found = images_of(*category_of("mvtec_ad", category), SHARED / folder)
-    assert sum(f.part == "learn" for f in found) == learn
-    assert sum(f.part == "test" and f.label == "normal" for f in found) == normal
-    assert sum(f.label == "anomalous" and f.mask_path != "" for f in found) == anomalous
-    assert len(found) == learn + normal + anomalous
+    images = images_of(*category_of("mvtec_ad", category), SHARED / folder)
+    assert sum(f.part == "learn" for f in images) == learn
+    assert sum(f.part == "test" and f.label == "normal" for f in images) == normal
+    assert sum(f.label == "anomalous" and f.mask_path != "" for f in images) == anomalous
+    assert len(images) == learn + normal + anomalous

@@ -61,10 +61,10 @@ def overlap(a: Bool, b: Bool) -> float:
 
 
 def part_of(image: UInt8) -> Bool:
-    found = estimate_matte(image)
-    assert found is not None
-    assert set(np.unique(found)) == {0, 255}
-    return found > 0
+    matte = estimate_matte(image)
+    assert matte is not None
+    assert set(np.unique(matte)) == {0, 255}
+    return matte > 0
 
 
 @pytest.mark.parametrize("inside", [RED, (20, 20, 20), (250, 240, 90)])
@@ -101,12 +101,12 @@ def test_noise_has_no_part(low: int, high: int, side: int) -> None:
 
 def test_every_image_says_where_its_matte_comes_from() -> None:
     normal = np.stack([picture(disc(20)), speckled(100, 111, PX, 0), picture(disc(14))])
-    found = foreground(normal, None, "object")
-    assert found.sources == ("estimated", "whole", "estimated")
-    assert found.mattes.shape == (3, 1, PX, PX)
-    assert overlap(found.mattes[0, 0] > 0, disc(20)) > 0.8
-    assert (found.mattes[1] == 255).all()
-    assert overlap(found.mattes[2, 0] > 0, disc(14)) > 0.8
+    parts = foreground(normal, None, "object")
+    assert parts.sources == ("estimated", "whole", "estimated")
+    assert parts.mattes.shape == (3, 1, PX, PX)
+    assert overlap(parts.mattes[0, 0] > 0, disc(20)) > 0.8
+    assert (parts.mattes[1] == 255).all()
+    assert overlap(parts.mattes[2, 0] > 0, disc(14)) > 0.8
     whole = foreground(normal, None, "texture")
     assert whole.sources == ("whole",) * 3
     assert whole.mattes.shape == (3, 1, PX, PX)
@@ -140,18 +140,18 @@ WHOLE = np.full((PX, PX), 255, dtype=np.uint8)
 
 
 def test_anomalies_lie_on_the_foreground_and_nothing_changes_beside_them() -> None:
-    found = placed(GENERATOR, HALF, batch=40)
-    assert not found.mask[..., PX // 2 :].any()
-    assert found.mask.amax(dim=(1, 2, 3)).all()
-    outside = (found.mask == 0).expand_as(found.normal)
-    assert torch.equal(found.augmented[outside], found.normal[outside])
-    assert found.augmented.min() >= 0
-    assert found.augmented.max() <= 1
+    batch = placed(GENERATOR, HALF, batch=40)
+    assert not batch.mask[..., PX // 2 :].any()
+    assert batch.mask.amax(dim=(1, 2, 3)).all()
+    outside = (batch.mask == 0).expand_as(batch.normal)
+    assert torch.equal(batch.augmented[outside], batch.normal[outside])
+    assert batch.augmented.min() >= 0
+    assert batch.augmented.max() <= 1
 
 
 def test_where_the_foreground_is_grey_the_mask_is_soft() -> None:
-    found = placed(GENERATOR, np.full((PX, PX), 51, dtype=np.uint8))
-    assert found.mask.unique().tolist() == pytest.approx([0, 0.2])
+    batch = placed(GENERATOR, np.full((PX, PX), 51, dtype=np.uint8))
+    assert batch.mask.unique().tolist() == pytest.approx([0, 0.2])
     opaque = changed(image_opacity_min=0.2, image_opacity_max=0.2, augmenters_per_texture=0)
     soft, hard = (placed(opaque, np.full((PX, PX), v, dtype=np.uint8)) for v in (51, 255))
     full = hard.augmented - hard.normal
@@ -169,11 +169,11 @@ def test_an_empty_foreground_is_tried_50_times_and_leaves_the_image_normal(
         return noise_mask(*arguments)
 
     monkeypatch.setattr(anomalies, "_noise_mask", counting)
-    found = placed(GENERATOR, 0 * WHOLE, batch=2)
+    batch = placed(GENERATOR, 0 * WHOLE, batch=2)
     assert len(drawn) == 100
     assert len(set(drawn[:50])) == len(set(drawn[50:])) == 1  # the same lattice every time
-    assert not found.mask.any()
-    assert torch.equal(found.augmented, found.normal)
+    assert not batch.mask.any()
+    assert torch.equal(batch.augmented, batch.normal)
 
 
 def test_half_of_the_samples_stay_normal() -> None:
@@ -186,12 +186,12 @@ def test_half_of_the_samples_stay_normal() -> None:
 
 def is_painted_with_itself(batch: Batch) -> list[bool]:
     """Per sample: its painted pixels are colours of its own image (no augmenter, no opacity)."""
-    found = []
+    answers = []
     for normal, augmented, mask in zip(batch.normal, batch.augmented, batch.mask, strict=True):
         own = {tuple(c) for c in (normal * 255).round().flatten(1).T.int().tolist()}
         painted = (augmented * 255).round()[:, mask[0] > 0].T.int().tolist()
-        found.append(all(tuple(c) in own for c in painted))
-    return found
+        answers.append(all(tuple(c) in own for c in painted))
+    return answers
 
 
 BARE = changed(
@@ -216,16 +216,16 @@ def test_an_image_is_painted_with_its_own_strips_elsewhere() -> None:
     places = np.stack(np.broadcast_arrays(*np.ogrid[1 : PX + 1, 1 : PX + 1], 0)).astype(np.uint8)
     image, whole = torch.from_numpy(places)[None], torch.from_numpy(WHOLE)[None, None]
     drawn = {"batch": 12, "seed": 2, "step": 0}
-    found = batch_on_parts(image, 0 * image, whole, BARE, kind="object", **drawn)
-    origins = (found.augmented * 255).round().int().numpy() - 1
-    for (row, column, _), mask in zip(origins, found.mask[:, 0].numpy() > 0, strict=True):
+    batch = batch_on_parts(image, 0 * image, whole, BARE, kind="object", **drawn)
+    origins = (batch.augmented * 255).round().int().numpy() - 1
+    for (row, column, _), mask in zip(origins, batch.mask[:, 0].numpy() > 0, strict=True):
         i, j = np.nonzero(mask)
         row_of, column_of = row[mask], column[mask]
         assert ((row_of - i) % 8 == 0).all()
         assert len(set(zip(i, row_of, strict=True))) == len(set(i))  # one order of rows
         assert len(set(zip(j, column_of, strict=True))) == len(set(j))  # and one of columns
-    moved = (origins[:, :2] != places[None, :2].astype(int) - 1) & (found.mask > 0).numpy()
-    assert moved.any(axis=1).mean() > 0.9 * found.mask.mean()
+    moved = (origins[:, :2] != places[None, :2].astype(int) - 1) & (batch.mask > 0).numpy()
+    assert moved.any(axis=1).mean() > 0.9 * batch.mask.mean()
 
 
 def test_a_sample_depends_on_seed_step_and_index_alone() -> None:
@@ -240,11 +240,11 @@ def test_shuffled_strips_move_tiles_by_one_order_of_columns_and_one_of_rows() ->
     orders = set()
     for seed in range(200):
         moved = shuffle_strips(image, 8, np.random.default_rng(seed))
-        found = moved[::8, ::8, 0]
-        assert np.array_equal(found.repeat(8, axis=0).repeat(8, axis=1), moved[..., 0])
-        assert sorted(found.flatten()) == list(range(64))
-        columns, rows = found[0] % 8, found[:, 0] // 8
-        assert np.array_equal(found, 8 * rows[:, None] + columns)
+        tiles = moved[::8, ::8, 0]
+        assert np.array_equal(tiles.repeat(8, axis=0).repeat(8, axis=1), moved[..., 0])
+        assert sorted(tiles.flatten()) == list(range(64))
+        columns, rows = tiles[0] % 8, tiles[:, 0] // 8
+        assert np.array_equal(tiles, 8 * rows[:, None] + columns)
         assert set(columns[:4]) == {0, 2, 4, 6}
         orders.add((tuple(columns), tuple(rows)))
     assert len(orders) > 190
@@ -261,8 +261,8 @@ def raw(tmp_path: Path) -> Path:
 
 
 def rows_of(raw: Path) -> list[manifest.ManifestRow]:
-    found = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-    return [describe_image(one, raw, decode.STORED)[0] for one in found]
+    listed = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+    return [describe_image(image, raw, decode.STORED)[0] for image in listed]
 
 
 def test_mattes_are_found_by_name_and_loaded_in_order(raw: Path) -> None:
@@ -309,8 +309,8 @@ def test_a_matte_that_is_black_or_of_0_and_1_is_refused_by_its_file(
 
 def test_validation_hears_of_a_matte_that_cannot_be_used(raw: Path) -> None:
     def problems() -> list[str]:
-        found = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
-        return [describe_image(one, raw, decode.STORED)[1].matte_problem for one in found]
+        listed = [DatasetImage(f"train/good/{n}.png", "normal", "", "", "learn") for n in "01"]
+        return [describe_image(image, raw, decode.STORED)[1].matte_problem for image in listed]
 
     assert problems() == ["", ""]
     decode.write_png(raw / "foreground/train/good/0.png", np.ones((40, 50), np.uint8))

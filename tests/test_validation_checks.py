@@ -61,11 +61,11 @@ def planted(path: str, number: int, label: str = "normal") -> Planted:
     part = "learn" if path.startswith("train") else "test"
     mask = "ground_truth/hole/m.png" if label == "anomalous" else ""
     kind = "hole" if label == "anomalous" else ""
-    found = DatasetImage(path, label, kind, mask, part)  # type: ignore[arg-type]
+    listed = DatasetImage(path, label, kind, mask, part)  # type: ignore[arg-type]
     sha, name = f"{number:064x}", path.rsplit(".", 1)[0]
-    row = ManifestRow(name, path, sha, 64, 48, "RGB", 8, found.label, kind, mask, "", "", "")
+    row = ManifestRow(name, path, sha, 64, 48, "RGB", 8, listed.label, kind, mask, "", "", "")
     share = 0.1 if mask else None
-    return found, row, replace(FACTS, mask_area_share=share, thumbnail=thumbnail(number))
+    return listed, row, replace(FACTS, mask_area_share=share, thumbnail=thumbnail(number))
 
 
 def thumbnail(number: int) -> bytes:
@@ -89,8 +89,8 @@ def judged(
     needs: Needs = NEEDS,
 ) -> dict[str, Finding]:
     broken = unreadable or {}
-    known = [(row, facts) for found, row, facts in images_ if found.image_path not in broken]
-    table = image_table([found for found, _, _ in images_], known, broken, splits or {}, {})
+    known = [(row, facts) for listed, row, facts in images_ if listed.image_path not in broken]
+    table = image_table([listed for listed, _, _ in images_], known, broken, splits or {}, {})
     return {f.name: f for f in findings_of(table, needs=needs)}
 
 
@@ -137,7 +137,7 @@ FIRST = "train/good/000.png"
 
 @pytest.mark.slow
 def test_a_method_that_squares_images_far_from_square_is_a_warning_that_names_it() -> None:
-    made = [(found, replace(row, width=90, height=60), facts) for found, row, facts in clean()]
+    made = [(listed, replace(row, width=90, height=60), facts) for listed, row, facts in clean()]
     assert failed(judged(made)) == {}
     keep = replace(NEEDS, aspects={"cpr": "keep", "draem": "keep"})
     assert failed(judged(made, needs=keep)) == {}
@@ -151,9 +151,9 @@ def test_a_method_that_squares_images_far_from_square_is_a_warning_that_names_it
 @pytest.mark.slow
 def test_an_image_of_another_ratio_than_the_one_in_the_middle_is_named() -> None:
     made = clean()
-    found, row, facts = made[4]
-    made[4] = (found, replace(row, width=48, height=64), facts)
-    assert failed(judged(made))["kept_ratio"] == [found.image_path]
+    listed, row, facts = made[4]
+    made[4] = (listed, replace(row, width=48, height=64), facts)
+    assert failed(judged(made))["kept_ratio"] == [listed.image_path]
 
 
 @pytest.mark.slow
@@ -173,17 +173,17 @@ def test_each_of_many_planted_faults_is_found_and_names_its_image_alone() -> Non
         ("mattes_fit", {}, {"matte_problem": "foreground matte is 1 x 1 pixels"}),
     ]
     for index, (check, row, facts) in enumerate(faults):
-        found, old_row, old_facts = made[index]
-        made[index] = (found, replace(old_row, **row), replace(old_facts, **facts))  # type: ignore[arg-type]
-        planted_faults[check] = [found.image_path]
+        listed, old_row, old_facts = made[index]
+        made[index] = (listed, replace(old_row, **row), replace(old_facts, **facts))  # type: ignore[arg-type]
+        planted_faults[check] = [listed.image_path]
     assert failed(judged(made)) == planted_faults
 
 
 @pytest.mark.slow
 def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
     made = [
-        (found, replace(row, foreground_path="m.png" if found.part == "learn" else ""), facts)
-        for found, row, facts in clean()
+        (listed, replace(row, foreground_path="m.png" if listed.part == "learn" else ""), facts)
+        for listed, row, facts in clean()
     ]
     assert failed(judged(made)) == {}
     made[3] = clean()[3]
@@ -196,7 +196,7 @@ def test_mattes_are_for_all_images_to_learn_from_or_for_none() -> None:
 )
 def test_a_mask_that_covers_most_of_an_image_is_a_warning(share: float, is_large: bool) -> None:
     made = clean()
-    indices = [i for i, (found, _, _) in enumerate(made) if found.label == "anomalous"]
+    indices = [i for i, (listed, _, _) in enumerate(made) if listed.label == "anomalous"]
     first, row, facts = made[indices[0]]
     made[indices[0]] = (first, row, replace(facts, mask_area_share=share))
     findings = judged(made)
@@ -211,9 +211,9 @@ def test_bounds_are_inclusive_and_the_shorter_side_counts() -> None:
     made = clean()
     values = [(5.0, 1.0, 32), (250.0, 1.0, 32), (250.1, 1.0, 32), (5.0, 1.0, 31)]
     for index, (brightness, contrast, height) in enumerate(values):
-        found, row, facts = made[index]
+        listed, row, facts = made[index]
         facts = replace(facts, brightness=brightness, contrast=contrast)
-        made[index] = (found, replace(row, height=height), facts)
+        made[index] = (listed, replace(row, height=height), facts)
     findings = failed(judged(made))
     assert findings == {
         "same_size": [f"train/good/00{i}.png" for i in range(4)],
@@ -232,7 +232,7 @@ def test_unreadable_images_are_named_and_do_not_count_as_normal_images() -> None
 
 
 def test_a_task_without_one_readable_image_is_judged() -> None:
-    broken = {found.image_path: "empty" for found, _, _ in clean()}
+    broken = {listed.image_path: "empty" for listed, _, _ in clean()}
     findings = judged(clean(), broken)
     assert findings["image_decodes"].unexpected_count == 18
     assert not findings["enough_normal_images"].success
@@ -281,8 +281,8 @@ def test_a_test_split_with_one_label_or_none_is_found() -> None:
 
 
 def shared_out(made: list[Planted], calibration: int) -> dict[str, list[ManifestRow]]:
-    learn = [row for found, row, _ in made if found.part == "learn"]
-    test = [row for found, row, _ in made if found.part == "test"]
+    learn = [row for listed, row, _ in made if listed.part == "learn"]
+    test = [row for listed, row, _ in made if listed.part == "test"]
     return {"train": learn[calibration:], "calibration": learn[:calibration], "test": test}
 
 
@@ -292,9 +292,9 @@ def test_too_few_calibration_images_for_the_budget_are_said() -> None:
     needs = replace(NEEDS, alpha=0.2)
     for count in (4, 3):
         splits = shared_out(made, count)
-        found = judged(made, splits=splits, needs=needs)["enough_for_alpha"]
-        assert (found.success, found.observed) == (count == 4, count)
-        assert found.expected == (
+        check = judged(made, splits=splits, needs=needs)["enough_for_alpha"]
+        assert (check.success, check.observed) == (count == 4, count)
+        assert check.expected == (
             "At least 4 images calibrate, as a false-alarm budget of 0.2 needs."
         )
 
@@ -311,14 +311,14 @@ def test_too_few_calibration_images_for_the_budget_are_said() -> None:
 def test_a_licence_that_is_silent_or_forbids_to_earn_is_said(
     licence: str, failing: list[str]
 ) -> None:
-    found = judged(clean(), needs=replace(NEEDS, licence=licence))
-    assert list(failed(found)) == failing
-    assert all(found[name].unexpected == [] and licence in found[name].seen for name in failing)
+    checks = judged(clean(), needs=replace(NEEDS, licence=licence))
+    assert list(failed(checks)) == failing
+    assert all(checks[name].unexpected == [] and licence in checks[name].seen for name in failing)
 
 
 def changed(made: list[Planted], at: int, **facts: object) -> None:
-    found, row, old = made[at]
-    made[at] = (found, row, replace(old, **facts))  # type: ignore[arg-type]
+    listed, row, old = made[at]
+    made[at] = (listed, row, replace(old, **facts))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -349,15 +349,15 @@ def test_another_session_in_test_is_found_and_measured() -> None:
         *(planted(f"test/good/{i:03}.png", 100 + i) for i in range(12)),
         planted("test/hole/0.png", 200, "anomalous"),
     ]
-    for at, (found, _, _) in enumerate(made):
-        step = at if found.part == "learn" else 3 * at
+    for at, (listed, _, _) in enumerate(made):
+        step = at if listed.part == "learn" else 3 * at
         changed(made, at, brightness=100.0 + step % 40, sharpness=50.0 + step % 40)
     assert failed(judged(made)) == {}
     for at in range(40, 52):
         changed(made, at, brightness=150.0 + at % 7)
-    found = judged(made)
-    assert failed(found) == {"same_session": [f"test/good/{i:03}.png" for i in range(12)]}
-    assert found["same_session"].seen == (
+    checks = judged(made)
+    assert failed(checks) == {"same_session": [f"test/good/{i:03}.png" for i in range(12)]}
+    assert checks["same_session"].seen == (
         "The distributions of normal images to test with and to learn from are apart by "
         "1 in brightness, 0 in contrast, 0 in sharpness."
     )
@@ -386,18 +386,18 @@ def test_at_most_twenty_images_are_named_and_all_are_counted() -> None:
     dark = [
         (f, r, replace(x, brightness=1.0 if i % 2 else 9.0)) for i, (f, r, x) in enumerate(many)
     ]
-    found = judged(dark)["brightness"]
-    assert found.unexpected_count == 30
-    assert found.unexpected == [f"train/good/{i:03}.png" for i in range(1, 40, 2)]
+    check = judged(dark)["brightness"]
+    assert check.unexpected_count == 30
+    assert check.unexpected == [f"train/good/{i:03}.png" for i in range(1, 40, 2)]
 
 
 def test_the_report_counts_images_by_split_and_defect_type() -> None:
     made = clean()
-    rows = [(found, row) for found, row, _ in made]
+    rows = [(listed, row) for listed, row, _ in made]
     split = Split(validation_share=0.25, calibration_share=0.25, min_normal_images=LEAST)
     shared_out, _ = share_out(rows, split, 0.25, 7, "tiny")
     table = image_table(
-        [found for found, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
+        [listed for listed, _ in rows], [(row, facts) for _, row, facts in made], {}, shared_out, {}
     )
     report = checks.report(table, [])
     assert report["splits"] == {"calibration": 3, "test": 6, "train": 6, "validation": 3}
@@ -431,12 +431,12 @@ def test_unknown_checks_and_severities_are_refused(change: dict[str, str], named
 )
 def test_real_data_pass(root: str, warned: list[str]) -> None:
     raw = SHARED / root
-    found = [
+    listed = [
         f for i, f in enumerate(read_layout("mvtec_ad", "", raw).images) if i % 8 == 0
     ]  # for speed
-    inspected, unreadable = inspect.inspect_images(found, raw, decode.STORED)
+    inspected, unreadable = inspect.inspect_images(listed, raw, decode.STORED)
     assert unreadable == []
-    table = image_table(found, [(row, facts) for _, row, facts in inspected], {}, {}, {})
+    table = image_table(listed, [(row, facts) for _, row, facts in inspected], {}, {}, {})
     findings = findings_of(table)
     assert [f.name for f in findings if not f.success] == warned
     assert table["mask_area_share"].dropna().between(1e-5, 0.9).all()
