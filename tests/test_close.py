@@ -11,7 +11,13 @@ import pytest
 from admodels.cli import doctor
 from admodels.foundation.errors import StorageError
 from admodels.nights import run as nights
-from admodels.nights.close import NightRecord, read_records, unwatched_lines, write_records
+from admodels.nights.close import (
+    NightRecord,
+    open_runs,
+    read_records,
+    unwatched_lines,
+    write_records,
+)
 from admodels.nights.history import NightSummary
 from admodels.nights.plant import read_plant
 from admodels.nights.run import Options, nightly
@@ -207,6 +213,22 @@ def test_a_line_that_failed_all_night_had_no_look(plant: Path) -> None:
     failed = look("2026-05-05 06:05")
     assert failed["lines"]["weld"]["exit_code"] == 2
     assert closed()[1] == ("2026-05-05", ["2"], {"press": 0})
+
+
+def test_files_that_are_no_records_and_summaries_of_no_night_are_left_out(plant: Path) -> None:
+    lived([5])
+    for name in ("2026-13-01", "._2026-05-02", "2026-05-03 (copy)"):
+        (LEDGER / "nights" / f"{name}.json").write_bytes(b"{}")
+    assert [night for night, *_ in closed()] == ["2026-05-03"]
+    summary = {"run": "000001", "exit_code": 0, "started": "2026-05-04T06:05:00+00:00"}
+    summary |= {"seconds": 1, "host": "h", "lines": {}}
+    for change, is_summary in [({}, True), ({"timezone": "Europe/Berlio"}, False)]:
+        assert bool(NightSummary.of(json.dumps(summary | change))) is is_summary
+    (LEDGER / "runs").mkdir()
+    text = json.dumps(summary | {"night": "2026-13-01"})
+    (LEDGER / "runs/000001.json").write_text(text, encoding="utf-8")
+    with open_ledger(LEDGER) as ledger:
+        assert open_runs(ledger, date(2026, 5, 4), []) == {date(2026, 5, 4): [ledger.run]}
 
 
 def test_lines_without_a_rhythm_are_named(plant: Path) -> None:

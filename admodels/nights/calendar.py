@@ -87,7 +87,3 @@ class Calendar:
     def local(self, instant: datetime) -> datetime:
         """An aware `instant` in the zone of the plant."""
         return instant.astimezone(self.timezone)
-
-    def text(self, instant: datetime) -> str:
-        """An aware `instant` for people: to the minute, with the name of the zone."""
-        return f"{self.local(instant):%Y-%m-%d %H:%M %Z}"

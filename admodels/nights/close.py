@@ -60,7 +60,15 @@ class NightRecord(BaseModel):
 
 def closed_nights(ledger: Path) -> list[date]:
     """The nights that have a record, the oldest first."""
-    return sorted(date.fromisoformat(path.stem) for path in (ledger / FOLDER).glob("*-*-*.json"))
+    dates = (_date(path.stem) for path in (ledger / FOLDER).glob("????-??-??.json"))
+    return sorted(night for night in dates if night)
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def read_records(ledger: Path) -> list[NightRecord]:
@@ -87,7 +95,7 @@ def open_runs(ledger: Ledger, tonight: date, records: Sequence[NightRecord]) -> 
     for number in range(int(ledger.run) - 1, known, -1):
         run = f"{number:06d}"
         if summary := _summary(ledger.folder, run):
-            night = date.fromisoformat(summary.night) if summary.night else None
+            night = _date(summary.night)
         if night is None:  # an older version knew no nights
             break
         if night not in closed:

@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, field_validator
 
 from admodels.foundation.errors import SIGNALLED, ConfigurationError
 from admodels.nights.report import LineReport
@@ -44,6 +44,15 @@ class NightSummary(BaseModel):
     closes: bool = False  # it is the last look of its night
     timezone: str = "UTC"  # of the plant
     silence: list[str] = []  # alarms of all lines at once
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, OSError) as error:
+            raise ValueError("no time zone of this name") from error
+        return name
 
     @classmethod
     def of(cls, text: str | bytes) -> "NightSummary | None":
