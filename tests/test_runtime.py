@@ -1,11 +1,14 @@
 """Devices, precision and checkpoints."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from admodels import methods
 from admodels.bundles import runtime
 from admodels.foundation import cores
 from admodels.foundation.errors import ConfigurationError
@@ -93,6 +96,43 @@ def test_a_run_with_another_number_of_threads_is_another_run() -> None:
         assert prints(1) == prints(1) != prints(2)
     finally:
         torch.set_num_threads(threads)
+
+
+FIT = """
+import hashlib, os, sys, tempfile
+from pathlib import Path
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+import torch
+from admodels import methods
+from tests import tiny
+torch.set_num_threads(1)
+for method in methods.available():
+    detector = tiny.fitted(method, Path(tempfile.mkdtemp()))
+    scored = methods.predict(detector, torch.from_numpy(tiny.stripes(5, seed=3)), 2)
+    digest = hashlib.sha256(scored.anomaly_map.numpy().tobytes())
+    for name, tensor in sorted(detector.state().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    print(method, digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores.available() < 2, reason="only one core here")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_a_training_gives_the_same_bytes_with_one_and_with_two_cores() -> None:
+    """Libraries start as many threads as there are cores, unless somebody says how many."""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    root = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIT, str(count)], env=environment, stdout=subprocess.PIPE
+        )
+        for count in (1, 2)
+    ]
+    one, two = (run.communicate()[0].decode().splitlines() for run in runs)
+    assert [line.split()[0] for line in one] == methods.available()
+    assert one == two
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
