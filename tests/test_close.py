@@ -21,12 +21,15 @@ from admodels.nights.close import (
 from admodels.nights.history import NightSummary
 from admodels.nights.plant import read_plant
 from admodels.nights.run import Options, nightly
+from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.ledger import open_ledger
+from admodels.scoring.stopping import Stop
 from tests.plants import Clock, at, line, write_plant
 from tests.test_nightly import draw, plant
 
 __all__ = ["plant"]
 LEDGER = Path("ledger")
+BUNDLE = Path("models/draem/stripes")
 LINES = {"press": line("press"), "weld": line("weld")}
 
 
@@ -240,3 +243,18 @@ def test_lines_without_a_rhythm_are_named(plant: Path) -> None:
     expects = {"press": line("press", expect={"images": [0, 200]})}
     write_plant(Path(), expects)
     assert unwatched_lines(LEDGER, read_plant(Path())) == {}
+
+
+@pytest.mark.slow
+def test_a_line_of_an_older_ledger_is_not_said_to_have_had_no_images(plant: Path) -> None:
+    with open_ledger(LEDGER) as ledger:  # a version without nights
+        score_line(ledger, LineImages("press", plant / "press"), Model.at(BUNDLE), Stop())
+        summary = {"run": ledger.run, "exit_code": 0, "host": "here", "whole": True, "seconds": 1}
+        summary["started"] = "2026-05-01T01:30:00+00:00"
+        ledger.finish(summary | {"lines": {"press": {"exit_code": 0, "images": 6}}})
+    (plant / "weld").rename(plant / "away")
+    (plant / "weld").mkdir()
+    lines = look("2026-05-04 06:05")["lines"]
+    assert [lines[name]["images"] for name in ("press", "weld")] == [0, 0]
+    assert not any("silent" in text for text in lines["press"]["told"])
+    assert "it never had any" in lines["weld"]["told"][0]

@@ -176,13 +176,25 @@ def _line_records(
             if statuses or any(code in DONE for code in codes):
                 record = LineRecord(images=expected_images(statuses)[0], files=statuses.total())
                 record.late = report.new_images if is_late else 0
-                _judge_silence(record, plant, name, night, records)
+                had_images = _had_rows(ledger, name, records[0].runs if records else runs)
+                _judge_silence(record, plant, name, night, records, had_images)
                 record.audit = audit.draw(ledger, name, night.isoformat(), plant.audit)
                 yield name, record
 
 
+def _had_rows(ledger: Ledger, name: str, first: Sequence[str]) -> bool:
+    """Whether a line has rows of runs before `first`, those of the first night."""
+    earliest = min(map(int, first), default=0)
+    return any(int(part.parent.name) < earliest for part in ledger.parts(name))
+
+
 def _judge_silence(
-    record: LineRecord, plant: Plant, name: str, night: date, records: Sequence[NightRecord]
+    record: LineRecord,
+    plant: Plant,
+    name: str,
+    night: date,
+    records: Sequence[NightRecord],
+    had_images: bool,
 ) -> None:
     line, calendar, day = plant.lines[name], plant.calendar, plant.calendar.day_of(night)
     records = [record for record in records if record.night < night]
@@ -190,7 +202,8 @@ def _judge_silence(
     before = records[-1].lines.get(name) if _is_before(records, night, calendar) else None
     late = before.late if before else 0
     tonight = LineNight(day, record.images, late, paused=record.paused)
-    record.silence = silence.alarm(line_nights(records, name, calendar), tonight, line.expect)
+    past = line_nights(records, name, calendar)
+    record.silence = silence.alarm(past, tonight, line.expect, had_images)
 
 
 def _is_before(records: Sequence[NightRecord], night: date, calendar: Calendar) -> bool:

@@ -37,10 +37,16 @@ class LineNight:
     paused: bool = False
 
 
-def alarm(history: Sequence[LineNight], tonight: LineNight, expect: Expect | None) -> str:
+def alarm(
+    history: Sequence[LineNight],
+    tonight: LineNight,
+    expect: Expect | None,
+    had_images: bool = False,
+) -> str:
     """Why `tonight` is an alarm, in words such as `no images for 3 nights`; empty if it is none.
 
-    `history` are the closed nights of the line before, the oldest first.
+    `history` are the closed nights of the line before, the oldest first. `had_images`: the line
+    had some before its first night, in a ledger of an older version.
     """
     expect = expect or EVERYTHING
     if tonight.paused or not _counts(tonight, expect):
@@ -52,7 +58,7 @@ def alarm(history: Sequence[LineNight], tonight: LineNight, expect: Expect | Non
     past = [night for night in history if _counts(night, expect) and not night.paused]
     references = _references(past, tonight.day.weekday())
     if len(references) < REFERENCES:
-        return _alarm_of_new_line(past, tonight)
+        return _alarm_of_new_line(past, tonight, had_images)
     usual, images = median(references), tonight.images + tonight.late
     if _with_images(past, references) < WITH_IMAGES or images * FEWER >= usual:
         return ""
@@ -83,10 +89,10 @@ def _with_images(past: Sequence[LineNight], references: Sequence[int]) -> int:
     return sum(images > 0 and images * FEWER >= usual for images in references)
 
 
-def _alarm_of_new_line(past: Sequence[LineNight], tonight: LineNight) -> str:
+def _alarm_of_new_line(past: Sequence[LineNight], tonight: LineNight, had_images: bool) -> str:
     if tonight.images + tonight.late:
         return ""
-    if not any(night.images for night in past):
+    if not had_images and not any(night.images for night in past):
         return "no images, and it never had any"
     row = 1 + sum(1 for _ in takewhile(lambda night: not night.images, reversed(past)))
     return f"no images for {row} nights" if row >= IN_A_ROW else ""
