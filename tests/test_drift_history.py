@@ -143,6 +143,7 @@ def test_a_frozen_camera_is_named_though_nothing_else_can_be_compared() -> None:
     assert (code, kept["trusted"], kept["statistics"]) == (5, False, {})
     assert kept["repeats"] == {"files": 12, "images": 12, "contents": 1, "since": None}
     assert "frozen camera" in report["drift"]
+    assert kept["not_judged"].startswith("1 image is too few to compare with 30 images")
     assert kept["not_judged"].endswith("12 were seen, refused and repeated ones are left out")
     assert "frozen camera" in Path("ledger/pages/000001.html").read_text(encoding="utf-8")
     assert not any(trusted().values())

@@ -142,11 +142,9 @@ def _judge_run(
 def _why_not(images: int, compared: int, reference: _Reference) -> str:
     if reference.records is None:
         return "the bundle does not know what its calibration images look like: train again"
+    count = "1 image is" if compared == 1 else f"{compared} images are"
     left_out = f"; {images} were seen, refused and repeated ones are left out"
-    return (
-        f"{compared} images are too few to compare with {reference.says}"
-        f"{left_out if compared < images else ''}"
-    )
+    return f"{count} too few to compare with {reference.says}{left_out * (compared < images)}"
 
 
 def _images(home: Path, model: Model) -> tuple[int, pa.Table]:
