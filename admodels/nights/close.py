@@ -185,7 +185,7 @@ def _line_records(
 def _had_rows(ledger: Ledger, name: str, first: Sequence[str]) -> bool:
     """Whether a line has rows of runs before `first`, those of the first night."""
     earliest = min(map(int, first), default=0)
-    return any(int(part.parent.name) < earliest for part in ledger.parts(name))
+    return any(int(path.parent.name) < earliest for path in ledger.parts(name))
 
 
 def _judge_silence(
