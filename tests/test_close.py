@@ -11,6 +11,7 @@ import pytest
 from admodels.cli import doctor
 from admodels.foundation.errors import StorageError
 from admodels.nights import run as nights
+from admodels.nights.alerts import Outcome, message
 from admodels.nights.close import (
     NightRecord,
     open_runs,
@@ -179,6 +180,9 @@ def test_silence_is_an_alarm_of_the_summary_the_page_and_the_record(plant: Path)
     assert read_records(LEDGER)[-1].lines["press"].silence.startswith("6 images;")
     page = Path("ledger/pages/000001.html").read_text(encoding="utf-8")
     assert "silent in the night 2026-05-04: 6 images" in page
+    _, alert = message(Outcome(5, NightSummary.of(json.dumps(summary))), "host", "")
+    assert "- press: exit code 5, 6 images, 0 unreadable" in alert
+    assert "silent in the night 2026-05-04: 6 images" in alert
     assert look("2026-05-04 07:05")["exit_code"] == 0  # once, when the night is closed
 
 
@@ -227,6 +231,9 @@ def test_files_that_are_no_records_and_summaries_of_no_night_are_left_out(plant:
     summary |= {"seconds": 1, "host": "h", "lines": {}}
     for change, is_summary in [({}, True), ({"timezone": "Europe/Berlio"}, False)]:
         assert bool(NightSummary.of(json.dumps(summary | change))) is is_summary
+    there = NightSummary.of(json.dumps(summary | {"timezone": "Asia/Kathmandu"}))
+    assert there.started_text == "2026-05-04 11:50 Asia/Kathmandu"
+    assert "2026-05-04 11:50 Asia/Kathmandu" in message(Outcome(0, there), "h", "")[1]
     (LEDGER / "runs").mkdir()
     text = json.dumps(summary | {"night": "2026-13-01"})
     (LEDGER / "runs/000001.json").write_text(text, encoding="utf-8")
