@@ -161,7 +161,7 @@ def night(place: Path) -> dict[str, float]:
 
 def rejudge_seconds(place: Path) -> float:
     start = time.monotonic()
-    words = ["rejudge", "bench", "--alpha", "0.02", "--why", "bench", "--lines", "lines.json"]
+    words = ["rejudge", "bench", "--alpha", "0.02", "--why", "bench", "--plant", "."]
     subprocess.run(
         [sys.executable, "-c", "from admodels.cli.app import main; main()", *words],
         cwd=place,
