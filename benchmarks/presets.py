@@ -57,6 +57,19 @@ SETS = {  # dataset, category, folder below the shared data, kind, what names a 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from the preset `cpu`
     "cpr": ("cpr", {}),
     "patchcore": ("patchcore", {}),
+    "cpr-128px": (  # the preset until November 2026
+        "cpr",
+        {
+            "image_px": 128,
+            "regions": [3, 3],
+            "smoothing_cells": {"object": [0.0, 0.0], "texture": [0.8, 2.0]},
+            "tap_weights": {"object": [1.0, 1.0], "texture": [0.25, 1.0]},
+            "reference_foreground": "max",
+        },
+    ),
+    "cpr-10": ("cpr", {"references": 10}),
+    "cpr-keep": ("cpr", {"aspect": "keep"}),
+    "patchcore-square": ("patchcore", {"aspect": "square"}),
     "patchcore-384px": ("patchcore", {"image_px": 384}),
     "patchcore-512px": ("patchcore", {"image_px": 512}),
     "patchcore-share0.02": ("patchcore", {"coreset_share": 0.02}),
