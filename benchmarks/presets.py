@@ -1,12 +1,15 @@
 """How well and how fast the methods are on five real sets, one cell at a time; resumable.
 
     python -m benchmarks.presets [--sets SET ...] [--variants NAME ...] [--seeds 7 ...] [--table]
+    python -m benchmarks.presets --variants NAME NAME ... --leave-one-out
 
 needs ADMODELS_SHARED_DATA. A cell is a set, a variant of the preset `cpu` and a seed, which draws
 the splits as `validate` does, and trains. Its figures stand in .work/presets/
 as one JSON; a cell that has one is not run again, so remove the file of a variant whose code or
 values have changed. The table at the end has the means over the seeds there are. No cell chooses
-anything by its test images, but whoever chooses a variant by this table does.
+anything by its test images, but whoever chooses a variant by this table does. What such a choice is
+worth elsewhere is what --leave-one-out prints: for each set, the figures there of the variant that
+is best on the mean of the other sets, by image AUROC plus AUPRO.
 """
 
 import argparse
@@ -192,6 +195,28 @@ def table(sets: list[str], variants: list[str], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
+def leave_one_out(sets: list[str], variants: list[str], seed: int) -> str:
+    """Of each set, the figures of the variant that the other sets choose; and their means."""
+    cells = {
+        (variant, name): json.loads(path_of(name, variant, seed).read_text())
+        for variant in variants
+        for name in sets
+    }
+    lines, kept = ["| left out | chosen | image_auroc | aupro |", "|---|---|---|---|"], []
+    for name in sets:
+        others = [other for other in sets if other != name]
+        chosen = max(
+            variants,
+            key=lambda v, o=others: sum(
+                cells[v, s]["image_auroc"] + cells[v, s]["aupro"] for s in o
+            ),
+        )
+        kept.append([cells[chosen, name][figure] for figure in ("image_auroc", "aupro")])
+        lines.append(f"| {name} | {chosen} | {kept[-1][0]:.3f} | {kept[-1][1]:.3f} |")
+    auroc, aupro = np.mean(kept, axis=0)
+    return "\n".join([*lines, f"| mean | | {auroc:.3f} | {aupro:.3f} |"])
+
+
 def mean(values: list[float | None]) -> float | None:
     return None if None in values else float(np.mean(values))
 
@@ -208,7 +233,11 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["cpr", "patchcore"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[7])
     parser.add_argument("--table", action="store_true", help="of the cells there are; run none")
+    parser.add_argument("--leave-one-out", action="store_true", help="of the cells there are")
     asked = parser.parse_args()
+    if asked.leave_one_out:
+        sys.stdout.write(leave_one_out(asked.sets, asked.variants, asked.seeds[0]) + "\n")
+        return
     for seed in () if asked.table else asked.seeds:
         for variant in asked.variants:
             for name in asked.sets:
