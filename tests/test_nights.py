@@ -121,7 +121,7 @@ def test_a_stopped_night_is_no_alarm_while_another_is_at_work(tmp_path: Path) ->
     assert dead_man(tmp_path, DAY)[0] is True  # told by its code
 
 
-@pytest.mark.parametrize("text", ["", "26", "h", "-1h", "1.5h", "26 h", "26H"])
+@pytest.mark.parametrize("text", ["", "26", "h", "-1h", "1.5h", "26 h", "26H", "999999d"])
 def test_an_age_in_other_words_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="not a duration"):
         age_of(text)

@@ -20,6 +20,7 @@ UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+LONGEST = timedelta(days=36500)
 
 
 class NightSummary(BaseModel):
@@ -93,14 +94,15 @@ def age_of(text: str, option: str = "--max-age") -> timedelta:
         ConfigurationError: other words.
     """
     words = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not words:
+    age = int(words[1]) * UNITS[words[2]] if words else None
+    if age is None or age > LONGEST:  # a date before the year 1 is none
         raise ConfigurationError(
             f"not a duration: `{text}`",
             where=option,
-            expected="a number and s, m, h or d, such as `8h`",
+            expected="a number and s, m, h or d, such as `8h`, of at most 36500d",
             next_step=f"correct it, e.g. `{option} 8h`",
         )
-    return int(words[1]) * UNITS[words[2]]
+    return age
 
 
 def _looks_on(ledger: Path, night: NightSummary) -> tuple[bool, datetime]:
