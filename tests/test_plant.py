@@ -134,6 +134,8 @@ def test_lines_are_edited_in_place_and_comments_stay(admodels: Run) -> None:
         ("line add weld --folder in --alpha 2", "lines.weld.alpha"),
         ("line add Press --folder in --alpha 0.1", "share a folder"),
         ("line add press --folder in --alpha 0.1", "lines.press exists already"),
+        ("line add weld --folder . --alpha 0.1", "the plant stands inside the inbox"),
+        ("line add weld --folder= --alpha 0.1", "`--folder` is empty"),
         ("line remove weld", "no line named `weld`"),
         ("line pause weld --until 2026-12-24", "no line named `weld`"),
         ("deploy weld models", "no line named `weld`"),
@@ -281,3 +283,13 @@ def test_a_plant_is_made_in_an_empty_folder_as_it_is(tmp_path: Path) -> None:
     make_plant(tmp_path, "Europe/Berlin")
     assert tmp_path.stat().st_ino == before
     assert read_plant(tmp_path).timezone == "Europe/Berlin"
+
+
+@pytest.mark.parametrize("rows", ["", "press,a.png,\n"])
+def test_a_table_without_a_verdict_is_said_to_have_none(admodels: Run, rows: str) -> None:
+    written(Path("plant"), lines={"press": {"folder": "in", "alpha": 0.1}})
+    Path("marks.csv").write_text("line,path,verdict\n" + rows, encoding="utf-8")
+    assert admodels("feedback", "marks.csv")[:2] == (
+        0,
+        "no row of marks.csv has a verdict (fine, defect or unsure): nothing is kept\n",
+    )

@@ -74,15 +74,30 @@ def line_add(
     from admodels.cli import editing
 
     more = {"pattern": pattern, "exclude": exclude, "page": page}
-    inbox = Path(folder).absolute()
+    home, inbox = plant_folder(plant), _new_inbox(plant_folder(plant), folder)
     block = {"folder": str(inbox), "alpha": alpha}
     block |= {key: value for key, value in more.items() if value is not None}
-    with edit_plant(plant_folder(plant)) as document:
+    with edit_plant(home) as document:
         editing.add(document, "lines", name, block)
     typer.echo(f"{name} is in plant.yaml; next: `admodels deploy {name} BUNDLE`")
     typer.echo(_promise(alpha))
     if not inbox.is_dir():
         typer.echo(f"the inbox {inbox} is missing: create or mount it")
+
+
+def _new_inbox(plant: Path, folder: str) -> Path:
+    from admodels.foundation.errors import ConfigurationError
+
+    inbox, is_empty = Path(folder).absolute(), not folder.strip()
+    if is_empty or plant.resolve().is_relative_to(inbox.resolve()):
+        raise ConfigurationError(
+            "`--folder` is empty" if is_empty else "the plant stands inside the inbox",
+            where="--folder" if is_empty else inbox,
+            expected="a folder of images beside the plant: no line is scored by a night that "
+            "would take the pictures of the ledger for images",
+            next_step="name the folder that the camera writes to",
+        )
+    return inbox
 
 
 def _promise(alpha: float) -> str:

@@ -78,8 +78,12 @@ def feedback(
 
     place = read_plant(plant_folder(plant))
     with read_ledger(place.ledger) as held:
-        for name, count in marks.append(held, table, place.lines).items():
-            typer.echo(f"{name}: {count} marks are kept; see `admodels promise {name}`")
+        counts = marks.append(held, table, place.lines)
+    for name, count in counts.items():
+        typer.echo(f"{name}: {count} marks are kept; see `admodels promise {name}`")
+    if not counts:
+        words = f"{', '.join(marks.VERDICTS[:-1])} or {marks.VERDICTS[-1]}"
+        typer.echo(f"no row of {table} has a verdict ({words}): nothing is kept")
 
 
 @app.command()
