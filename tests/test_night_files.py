@@ -79,7 +79,8 @@ def test_a_line_without_verdicts_alarms_until_that_is_meant() -> None:
         assert code == 5
         assert alarms == [
             "no verdicts: 15 more normal images are needed to promise an alpha of 0.04. Calibrate "
-            "the line with more, raise alpha, or write `verdicts: none` for the line"
+            "with more (`admodels calibrate press FOLDER`), raise alpha, or write "
+            "`verdicts: none` for the line"
         ]
     assert night(alpha=0.04, verdicts="none") == (0, [])
 

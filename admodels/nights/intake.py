@@ -71,11 +71,12 @@ def idle_files(paths: Sequence[str]) -> Iterator[str]:
         )
 
 
-def no_verdicts(missing: int, alpha: float, *, is_meant: bool) -> Iterator[str]:
+def no_verdicts(line: str, missing: int, alpha: float, *, is_meant: bool) -> Iterator[str]:
     """The alarm of a line that lacks `missing` normal images; `is_meant`: it wants no verdicts."""
     if missing and not is_meant:
         images = "image is" if missing == 1 else "images are"
         yield (
             f"no verdicts: {missing} more normal {images} needed to promise an alpha of {alpha:g}. "
-            "Calibrate the line with more, raise alpha, or write `verdicts: none` for the line"
+            f"Calibrate with more (`admodels calibrate {line} FOLDER`), raise alpha, or write "
+            "`verdicts: none` for the line"
         )
