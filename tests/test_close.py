@@ -14,6 +14,7 @@ from admodels.nights import run as nights
 from admodels.nights.alerts import Outcome, message
 from admodels.nights.close import (
     NightRecord,
+    line_nights,
     open_runs,
     read_records,
     unwatched_lines,
@@ -130,7 +131,11 @@ def test_a_clock_that_was_set_back_never_writes_into_a_closed_night(plant: Path)
     look("2026-05-04 06:05")
     back = look("2026-05-04 03:00")
     assert (back["night"], back["closes"], back["exit_code"]) == ("2026-05-05", False, 5)
-    assert "correct the clock" in back["ledger"][0]
+    assert back["ledger"] == [
+        "the clock says a night that is closed; this look counts for the night 2026-05-05. Correct "
+        "the clock of this machine; if it is right, it ran ahead before, or `timezone` or "
+        "`day_ends` in plant.yaml was changed: nothing is to be done"
+    ]
     assert len(closed()) == 1
     record = read_records(LEDGER)[0]
     with open_ledger(LEDGER) as ledger, pytest.raises(StorageError, match="closed already"):
@@ -250,6 +255,23 @@ def test_lines_without_a_rhythm_are_named(plant: Path) -> None:
     expects = {"press": line("press", expect={"images": [0, 200]})}
     write_plant(Path(), expects)
     assert unwatched_lines(LEDGER, read_plant(Path())) == {}
+
+
+@pytest.mark.slow
+def test_a_night_keeps_its_day_when_day_ends_is_changed(plant: Path) -> None:
+    look("2026-05-04 06:05")
+    assert '"day": "2026-05-03"' in Path("ledger/nights/2026-05-04.json").read_text("utf-8")
+    later = write_plant(Path(), LINES, day_ends="22:00")
+    (night,) = line_nights(read_records(LEDGER), "press", later.calendar)
+    assert night.day == date(2026, 5, 3)
+
+
+@pytest.mark.slow
+def test_a_night_that_a_clock_ahead_closed_hides_no_line_without_a_rhythm(plant: Path) -> None:
+    lived([100 * (n % 14 < 5) for n in range(84)])
+    look("2027-05-04 06:05")
+    look("2026-05-04 06:05")
+    assert list(unwatched_lines(LEDGER, read_plant(Path()))) == ["press"]
 
 
 @pytest.mark.slow

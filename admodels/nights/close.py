@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from admodels.foundation.errors import DONE, StorageError
 from admodels.nights import audit, silence
-from admodels.nights.calendar import Calendar, NightOfLook
+from admodels.nights.calendar import AHEAD, Calendar, NightOfLook
 from admodels.nights.history import NightSummary
 from admodels.nights.judgements import rows_of_runs
 from admodels.nights.limits import expected_images
@@ -52,6 +52,7 @@ class NightRecord(BaseModel):
 
     version: int = Field(default=1, alias="schema")
     night: date
+    day: date | None = None  # of the night, as `day_ends` was then; an older version kept none
     closed: AwareDatetime
     runs: list[str]
     silence: str = ""  # of all lines: one alarm
@@ -129,7 +130,8 @@ def close_nights(
     new = []
     for night in (night for night in runs if night <= look.night and look.closes):
         lines = dict(_line_records(ledger, plant, night, runs[night], reports, now, records))
-        record = NightRecord(night=night, closed=now, runs=runs[night], lines=lines)
+        day = plant.calendar.day_of(night)
+        record = NightRecord(night=night, day=day, closed=now, runs=runs[night], lines=lines)
         record.silence = _silence_of_all(record)
         _report(record, reports)
         records.append(record)
@@ -219,7 +221,7 @@ def line_nights(records: Sequence[NightRecord], name: str, calendar: Calendar) -
     nights, late = [], 0
     for record, following in pairwise([*records, None]):
         if record and (line := record.lines.get(name)):
-            day = calendar.day_of(record.night)
+            day = record.day or calendar.day_of(record.night)
             nights.append(LineNight(day, line.images, late, line.silence, line.paused))
             is_next = following and calendar.before(following.night) == record.night
             late = line.late if is_next else 0
@@ -247,9 +249,17 @@ def _report(record: NightRecord, reports: Mapping[str, LineReport]) -> None:
 
 def unwatched_lines(ledger: Path, plant: Plant) -> dict[str, str]:
     """The lines whose silence the rule cannot see, each with the reason."""
-    records = read_records(ledger)
+    records = _without_ahead(read_records(ledger))
     reasons = {
         name: silence.rhythm_fault(line_nights(records, name, plant.calendar), line.expect)
         for name, line in plant.lines.items()
     }
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _without_ahead(records: Sequence[NightRecord]) -> list[NightRecord]:
+    """The records without those that a clock closed which ran ahead of the last look."""
+    by_run = sorted(
+        records, key=lambda record: (max(map(int, record.runs), default=0), record.night)
+    )
+    return [record for record in records if record.night <= by_run[-1].night + AHEAD]

@@ -46,7 +46,11 @@ from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
 PARTS = 64  # of a line and a night, before a look makes them one
-CLOCK_IS_BACK = "the clock says a night that is closed: correct the clock of this machine"
+CLOCK_IS_BACK = (
+    "the clock says a night that is closed; this look counts for the night {}. Correct the clock "
+    "of this machine; if it is right, it ran ahead before, or `timezone` or `day_ends` in "
+    "plant.yaml was changed: nothing is to be done"
+)
 WORST_FIRST = (1, 74, 4, 3, 2, 69, 5)  # which exit code stands for a night with several
 
 
@@ -194,7 +198,10 @@ def _summary(
     closed: Sequence[NightRecord],
     stop: Stop,
 ) -> dict[str, Any]:
-    notes = [*checked.notes, *([CLOCK_IS_BACK] if tonight.clock_is_back else [])]
+    notes = [
+        *checked.notes,
+        *([CLOCK_IS_BACK.format(tonight.night)] if tonight.clock_is_back else []),
+    ]
     silences = [record.silence for record in closed if record.silence]
     codes = {report.exit_code for report in reports.values()}
     codes |= {StorageError.exit_code} if checked.faults else set()
@@ -286,7 +293,9 @@ def _judge(
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
     report.messages += _alarms(report, options.limits)
     missing = images_missing(len(calibration.scores), line.alpha)
-    report.messages += intake.no_verdicts(missing, line.alpha, is_meant=line.verdicts == "none")
+    report.messages += intake.no_verdicts(
+        name, missing, line.alpha, is_meant=line.verdicts == "none"
+    )
     report.judge_alarms()
 
 
