@@ -293,3 +293,11 @@ def test_a_table_without_a_verdict_is_said_to_have_none(admodels: Run, rows: str
         0,
         "no row of marks.csv has a verdict (fine, defect or unsure): nothing is kept\n",
     )
+
+
+def test_an_empty_plant_file_is_not_taken_for_params(admodels: Run) -> None:
+    written(Path("plant")).joinpath("plant.yaml").write_bytes(b"")
+    code, _, err = admodels("nightly")
+    assert (code, "plant.yaml is not a mapping" in err) == (2, True)
+    assert "presets" not in err
+    assert "correct plant/plant.yaml, then run this again" in err

@@ -59,11 +59,12 @@ def load(path: Path = PARAMS_FILE) -> dict[str, Any]:
             next_step=f"run in the folder that holds {path}" if missing else _correction(path),
         ) from error
     if not isinstance(content, dict):
+        is_params = path.name == PARAMS_FILE.name
         raise ConfigurationError(
             f"{path.name} is not a mapping",
             where=path,
-            expected="top-level keys such as `run:` or `folders:`",
-            next_step="compare with presets/quick.yaml",
+            expected=f"top-level keys such as `{'run' if is_params else 'lines'}:`",
+            next_step="compare with presets/quick.yaml" if is_params else _correction(path),
         )
     return content
 
