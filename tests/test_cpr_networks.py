@@ -139,7 +139,7 @@ def test_the_packaged_weights_give_finite_taps_of_strides_4_8_and_16():
     images = torch.from_numpy(tiny.stripes(2, seed=1))
     for strides, channels in (((4, 8), (24, 48)), ((8, 16), (48, 120))):
         net = Backbone("efficientnet_lite2", strides)
-        load_weights(net, read_weights(path), path)
+        load_weights(net, read_weights(path, "backbone_weights"), path)
         with torch.inference_mode():
             taps = net(images)
         for tap, stride, depth in zip(taps, strides, channels, strict=True):
@@ -166,7 +166,7 @@ def test_a_whole_checkpoint_fills_the_cut_backbone(tmp_path):
     whole = get_model("resnet18", weights=None)
     torch.save(whole.state_dict(), tmp_path / "backbone.pth")
     net = Backbone("resnet18", (4, 8))
-    load_weights(net, read_weights(tmp_path / "backbone.pth"), tmp_path)
+    load_weights(net, read_weights(tmp_path / "backbone.pth", "backbone_weights"), tmp_path)
     state = whole.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in net.net.state_dict().items())
 
@@ -181,7 +181,7 @@ def test_the_old_key_form_of_densenet_files_is_read(tmp_path):
         old[key] = tensor
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "backbone.pth")
-    found = read_weights(tmp_path / "backbone.pth")
+    found = read_weights(tmp_path / "backbone.pth", "backbone_weights")
     assert found.keys() == state.keys()
     assert all(torch.equal(found[k], v) for k, v in state.items())
 
@@ -190,10 +190,18 @@ def test_the_file_of_another_backbone_is_refused(tmp_path):
     weights = backbone("resnet18").net.state_dict()
     torch.save(weights, tmp_path / "backbone.pth")
     with pytest.raises(DataError, match="weights of another network: 228 tensors are missing"):
-        load_weights(backbone("densenet201"), read_weights(tmp_path / "backbone.pth"), tmp_path)
+        load_weights(
+            backbone("densenet201"),
+            read_weights(tmp_path / "backbone.pth", "backbone_weights"),
+            tmp_path,
+        )
     torch.save(weights | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "backbone.pth")
     with pytest.raises(DataError, match=r"1 have another shape, the first is conv1\.weight"):
-        load_weights(backbone("resnet18"), read_weights(tmp_path / "backbone.pth"), tmp_path)
+        load_weights(
+            backbone("resnet18"),
+            read_weights(tmp_path / "backbone.pth", "backbone_weights"),
+            tmp_path,
+        )
 
 
 class Executed:
@@ -213,7 +221,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_not_executed(tmp_path
     ):
         save({"conv1.weight": Executed(tmp_path / "executed")}, tmp_path / name)
         with pytest.raises(DataError, match="weights cannot be read"):
-            read_weights(tmp_path / name)
+            read_weights(tmp_path / name, "backbone_weights")
     assert not (tmp_path / "executed").exists()
 
 
@@ -221,14 +229,14 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_not_executed(tmp_path
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "backbone.pth").write_bytes(content)
     with pytest.raises(DataError, match="weights cannot be read"):
-        read_weights(tmp_path / "backbone.pth")
+        read_weights(tmp_path / "backbone.pth", "backbone_weights")
 
 
 @pytest.mark.parametrize("found", [[torch.zeros(1)], {"epoch": 3}, {3: torch.zeros(1)}])
 def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path, found):
     torch.save(found, tmp_path / "backbone.pth")
     with pytest.raises(DataError, match="weights cannot be read"):
-        read_weights(tmp_path / "backbone.pth")
+        read_weights(tmp_path / "backbone.pth", "backbone_weights")
 
 
 @pytest.mark.parametrize("name", ["backbone", "heads"])

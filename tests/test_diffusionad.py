@@ -400,7 +400,7 @@ def test_the_networks_see_the_named_range_and_the_reconstruction_is_an_image(
         ({"batch_images": 1}, "batch_images"),
         ({"micro_batch_images": 4}, "micro_batch_images is more than batch_images"),
         ({"generator": GENERATOR | {"tiles_per_side": 2}}, "tiles_per_side"),
-        ({"generator": GENERATOR | {"tiles_per_side": 5}}, "tiles_per_side does not divide"),
+        ({"generator": GENERATOR | {"tiles_per_side": 5}}, "are no multiples of 160"),
     ],
 )
 def test_params_that_cannot_work_are_refused_by_name(changes: dict[str, object], key: str) -> None:

@@ -337,7 +337,7 @@ def test_the_cosine_falls_from_the_full_rate_to_nearly_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("milestones", [560, 630]), ("score_window_px", 20), ("length", 0)]
+    ("key", "value"), [("milestones", [560, 630]), ("score_window_px", 20), ("length", -1)]
 )
 def test_params_that_would_silently_do_something_else_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=rf"methods\.draem\.{key}"):

@@ -75,7 +75,7 @@ def test_every_method_resolves_its_shape_once_and_squares_stay_squares(method: s
     assert wide.resolve_shape(1.0) == wide
     assert keep.resolve_shape(1.01) == keep
     square = tiny.detector(method, image_px=128).params
-    assert square.resolve_shape(2.75) is square
+    assert square.resolve_shape(2.75) == square
     with pytest.raises(ValidationError, match="only where aspect is keep"):
         tiny.detector(method, aspect="square", shape_px=(64, 128))
     with pytest.raises(ValidationError, match="no multiples"):

@@ -96,6 +96,7 @@ def test_files_that_another_line_takes_are_no_fault_of_a_pattern() -> None:
 @pytest.mark.slow
 def test_files_that_nobody_finishes_alarm_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     write("2.png.part", age=2 * DAY)
+    time.sleep(0.2)  # the images are settled then
     assert night(settle_seconds=0.1) == (0, [])  # it came just now, with an old time
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 2 * DAY)

@@ -172,7 +172,7 @@ def test_a_worker_that_does_not_see_the_images_is_refused(place: Path, tmp_path:
 def test_without_ray_the_engine_says_what_to_install(tmp_path: Path) -> None:
     program = "import sys; sys.modules['ray'] = None; from admodels.cli.app import main; main()"
     found = subprocess.run(
-        [sys.executable, "-c", program, "nightly", "--engine", "ray"],
+        [sys.executable, "-c", program, "nightly", "--plant", ".", "--engine", "ray"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
