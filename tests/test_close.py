@@ -143,6 +143,14 @@ def test_a_clock_that_was_set_back_never_writes_into_a_closed_night(plant: Path)
 
 
 @pytest.mark.slow
+def test_a_look_years_before_the_last_one_is_said_to_be(plant: Path, caplog) -> None:
+    look("2026-05-04 06:05")
+    assert "correct the clock" not in caplog.text
+    assert look("2020-01-01 00:05")["night"] == "2019-12-31"
+    assert "the last look was at 2026-05-04 06:05 UTC, later than now" in caplog.text
+
+
+@pytest.mark.slow
 def test_a_damaged_record_is_named_and_its_night_is_not_closed_again(plant: Path) -> None:
     look("2026-05-04 06:05")
     path = Path("ledger/nights/2026-05-04.json")

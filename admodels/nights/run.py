@@ -22,7 +22,7 @@ from admodels.foundation.errors import (
 )
 from admodels.inference.conformal import images_missing
 from admodels.nights import audit, intake, pictures
-from admodels.nights.calendar import NightOfLook, utc_now
+from admodels.nights.calendar import AHEAD, NightOfLook, utc_now
 from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.close import (
     NightRecord,
@@ -33,6 +33,7 @@ from admodels.nights.close import (
 )
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
+from admodels.nights.history import last
 from admodels.nights.judgements import judge_look, write_list
 from admodels.nights.limits import Limit
 from admodels.nights.page import render
@@ -85,7 +86,14 @@ def nightly(folder: Path, options: Options) -> dict[str, Any]:
 
 def night_of_look(plant: Plant, options: Options) -> NightOfLook:
     """The night that a look of now belongs to."""
-    return plant.calendar.night_of_look(options.clock(), closed_nights(plant.ledger))
+    now, before = options.clock(), last(plant.ledger)
+    if before and before.started > now + AHEAD:
+        LOG.warning(
+            "the last look was at %s, later than now: correct the clock of this machine, unless it "
+            "ran ahead then",
+            before.started_text,
+        )
+    return plant.calendar.night_of_look(now, closed_nights(plant.ledger))
 
 
 def check_place(plant: Plant) -> None:
