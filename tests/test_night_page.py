@@ -171,6 +171,12 @@ def test_the_page_says_what_its_verdicts_rest_on(ledger: Path, monkeypatch, caps
         assert fact in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [{"timezone_id": "Asia/Tokyo"}], indirect=True)
+def test_a_time_is_that_of_the_plant_wherever_the_browser_stands(tab: Tab) -> None:
+    assert tab.page.inner_text("p time").endswith(" UTC")  # the zone of this plant
+
+
 def test_what_changed_since_the_night_before_is_said(ledger: Path) -> None:
     with open_ledger(ledger) as held:
         nights = content.read_runs(ledger)

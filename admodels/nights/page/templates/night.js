@@ -1,9 +1,5 @@
 "use strict";
 (() => {
-  for (const time of document.querySelectorAll("time")) {
-    time.title = time.textContent;
-    time.textContent = new Date(time.dateTime).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  }
   const byId = (id) => document.getElementById(id);
   if (!byId("data")) return;
 
