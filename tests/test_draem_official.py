@@ -184,6 +184,7 @@ def test_the_stage_fetches_both_files_by_their_pins(files, tmp_path, monkeypatch
         weights_stage.main("draem")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["draem", "diffusionad"])
 def test_a_training_can_start_from_another_detector(method, tmp_path):
     first = tiny.detector(method)

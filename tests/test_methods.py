@@ -106,6 +106,7 @@ def test_scores_are_the_same_bytes_whatever_the_number_of_threads(cell: Cell) ->
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_images_of_another_size_or_type_are_refused(cell: Cell) -> None:
     whole = fitted(cell)
     for wrong in (images(cell, 2)[:, :, :16, :32], images(cell, 2)[:, :1], images(cell, 2).float()):

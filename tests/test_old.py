@@ -178,6 +178,7 @@ def test_drift_that_is_judged_again_from_an_older_ledger_is_the_same(plant: Path
                 assert now["statistics"][name][key] == same, (name, key)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_night_of_an_older_ledger_shows_what_was_said_then(plant: Path) -> None:
     then = pd.read_parquet(plant / "ledger/verdicts/press.parquet")
     with read_ledger(plant / "ledger") as ledger:
