@@ -28,8 +28,9 @@ from admodels.foundation.manifest import ManifestRow, Split
 from admodels.images import decode, pose
 from admodels.images.decode import STORED
 from admodels.images.load import load_image, load_masks
-from admodels.images.shape import Band, ratios
+from admodels.images.shape import Band, Shape, ratios
 from admodels.inference.model import map_to_image
+from admodels.methods import Detector
 from admodels.validation.inspect import inspect_images
 from admodels.validation.splits import share_out
 from benchmarks import presets
@@ -62,67 +63,70 @@ def read_set(name: str, parts: Path | None) -> Set:
     return Set(root, "object", share_out(rows, split, 0.05, SEED, name)[0])
 
 
-def run(name: str, method: str, way: str, images: Set, sheets: Path | None) -> str:
+def detector_for(method: str, way: str, images: Set) -> tuple[Detector, Band | str | None]:
+    """A detector that has learnt nothing yet, and the band or why there is none."""
     block = YAML(typ="safe").load(Path("presets/cpu.yaml"))["methods"][method] | WAYS[way]
-    asked = params.parse(block, methods.detector_class(method).Params, f"methods.{method}")
+    cls = methods.detector_class(method)
+    asked = params.parse(block, cls.Params, f"methods.{method}")
     learnt = images.rows["train"]
     band: Band | str | None = None
     if asked.pose == "upright":
         band = pose.learn_band([pose.find_part(rgb(row, images)) for row in learnt])
-    ratio = ratios(learnt)[1]
-    values = asked.resolve_shape(ratio, band if isinstance(band, Band) else None)
+    values = asked.resolve_shape(ratios(learnt)[1], band if isinstance(band, Band) else None)
     device = runtime.device()
-    detector = type_of(method)(
-        values, device=device, precision=runtime.precision(values.precision, device)
-    )
+    return cls(values, device=device, precision=runtime.precision(values.precision, device)), band
 
-    def views(row: ManifestRow) -> pose.Views:
-        return pose.views(rgb(row, images), values.shape, values.resize, values.band)
 
-    normal = np.stack([views(row).planes[:3] for row in learnt])
-    start = time.process_time()
-    presets.fit(detector, method, normal, images.kind, SEED)
-    fit = time.process_time() - start
-    tested = images.rows["test"]
-    start = time.process_time()
-    seen = [views(row) for row in tested]
-    scored = bundles.score_views(detector, [view.planes for view in seen])
-    seconds = (time.process_time() - start) / len(tested)
-    calibration = bundles.score_views(
-        detector, [views(row).planes for row in images.rows["calibration"]]
-    ).anomaly_score
-    evaluate = params.read("evaluate", Evaluate)
-    shape = evaluate.mask_shape(ratio)
+def views(split: str, images: Set, detector: Detector) -> list[pose.Views]:
+    p = detector.params
+    return [pose.views(rgb(row, images), p.shape, p.resize, p.band) for row in images.rows[split]]
+
+
+def scored_set(
+    images: Set, seen: list[pose.Views], scored: bundles.Scored, shape: Shape
+) -> ScoredSet:
+    rows = images.rows["test"]
     maps = [
         map_to_image(anomaly_map, *shape, view.place)
         for anomaly_map, view in zip(scored.anomaly_map, seen, strict=True)
     ]
-    scored_set = ScoredSet(
-        image_ids=[row.image_id for row in tested],
-        anomalous=np.array([row.label == "anomalous" for row in tested]),
-        defect_types=[row.defect_type for row in tested],
-        refused=[""] * len(tested),
+    return ScoredSet(
+        image_ids=[row.image_id for row in rows],
+        anomalous=np.array([row.label == "anomalous" for row in rows]),
+        defect_types=[row.defect_type for row in rows],
+        refused=[""] * len(rows),
         anomaly_scores=scored.anomaly_score,
         anomaly_maps=np.stack(maps),
-        masks=load_masks(tested, images.root, shape),
+        masks=load_masks(rows, images.root, shape),
     )
-    measured = measure.evaluate(scored_set, calibration.astype(np.float64), evaluate)
+
+
+def run(name: str, method: str, way: str, images: Set, sheets: Path | None) -> str:
+    detector, band = detector_for(method, way, images)
+    normal = np.stack([view.planes[:3] for view in views("train", images, detector)])
+    start = time.process_time()
+    presets.fit(detector, method, normal, images.kind, SEED)
+    fit_seconds, start = time.process_time() - start, time.process_time()
+    seen = views("test", images, detector)
+    scored = bundles.score_views(detector, [view.planes for view in seen])
+    seconds = (time.process_time() - start) / len(seen)
+    held_out = [view.planes for view in views("calibration", images, detector)]
+    calibration = bundles.score_views(detector, held_out).anomaly_score.astype(np.float64)
+    evaluate = params.read("evaluate", Evaluate)
+    shape = evaluate.mask_shape(ratios(images.rows["train"])[1])
+    tested = scored_set(images, seen, scored, shape)
+    measured = measure.evaluate(tested, calibration, evaluate)
     if sheets is not None:
-        tiles = [figures.tile(rgb(row, images).transpose(2, 0, 1)) for row in tested]
-        sheet = figures.overlays(scored_set, measured, tiles, [], 9)
+        tiles = [figures.tile(rgb(r, images).transpose(2, 0, 1)) for r in images.rows["test"]]
+        sheet = figures.overlays(tested, measured, tiles, [], 9)
         decode.write_png(sheets / f"{name}-{method}-{way}.png", sheet)
     turned = sum(view.place is not None for view in seen)
-    said = band if isinstance(band, str) else f"{turned} of {len(seen)} turned"
-    figures_ = [measured.metrics[key] for key in ("image_auroc", "aupro")]
-    numbers = " / ".join("n/a" if value is None else f"{value:.3f}" for value in figures_)
-    seen_at = "x".join(map(str, values.shape))
-    return (
-        f"{name:9} {method:9} {way:7} {numbers}  {fit:.1f} {seconds:.3f} CPU-s  {seen_at}  {said}"
-    )
-
-
-def type_of(method: str) -> type[methods.Detector]:
-    return methods.detector_class(method)
+    note = band if isinstance(band, str) else f"{turned} of {len(seen)} turned"
+    values = [measured.metrics[key] for key in ("image_auroc", "aupro")]
+    numbers = " / ".join("n/a" if value is None else f"{value:.3f}" for value in values)
+    size = "x".join(map(str, detector.params.shape))
+    costs = f"{fit_seconds:.1f} {seconds:.3f} CPU-s"
+    return f"{name:9} {method:9} {way:7} {numbers}  {costs}  {size}  {note}"
 
 
 def rgb(row: ManifestRow, images: Set) -> np.ndarray:
