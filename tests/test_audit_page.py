@@ -14,7 +14,6 @@ from admodels.nights import audit, marks
 from admodels.nights.page import render
 from admodels.scoring.ledger import open_ledger
 from tests import cards, plants, tiny
-from tests.browser import CHROMIUM, FLAGS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -47,16 +46,6 @@ def close(place: Path, night: str) -> None:
             }
             ledger.store_json(record, {"lines": of_lines})
         render.write(ledger)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not Path(CHROMIUM).is_file():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_api.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture

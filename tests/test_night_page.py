@@ -23,7 +23,6 @@ from admodels.nights.run import Options
 from admodels.pages.words import visible
 from admodels.scoring.ledger import open_ledger
 from tests import cards, plants, tiny
-from tests.browser import CHROMIUM, FLAGS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -105,16 +104,6 @@ DRIFT = {
         },
     },
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not Path(CHROMIUM).is_file():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_api.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 class Tab:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from admodels.cli import app
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.nights import readiness
 from admodels.nights.deploy import deployments
@@ -25,20 +23,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def admodels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Run:
+def admodels(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`admodels WORDS` for the plant `plant` in a folder of its own: code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADMODELS_PLANT", "plant")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["admodels", *words])
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(app.main())
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return cli
 
 
 def written(folder: Path, **content: object) -> Path:
