@@ -82,9 +82,9 @@ def one_bad_file(plant: Plant, harm: Callable[[bytes], bytes]) -> str:
     path = plant.inbox / "0007.png"
     path.write_bytes(harm(path.read_bytes()))
     code, _, _ = plant.night()
-    found = plant.rows()["status"]
-    assert (found == "scored").sum() == 19
-    return f"19 scores, 1 row `{found['0007.png']}`, exit {code} (above 2 %)"
+    statuses = plant.rows()["status"]
+    assert (statuses == "scored").sum() == 19
+    return f"19 scores, 1 row `{statuses['0007.png']}`, exit {code} (above 2 %)"
 
 
 def deep(plant: Plant) -> str:
@@ -92,8 +92,8 @@ def deep(plant: Plant) -> str:
     Image.fromarray(wave).save(plant.inbox / "8.png")
     Image.fromarray(wave.astype(np.uint16) << 8).save(plant.inbox / "16.png")
     plant.night()
-    found = plant.rows()
-    assert found["anomaly_score"].nunique() == 1
+    rows = plant.rows()
+    assert rows["anomaly_score"].nunique() == 1
     return "the same score as its 8-bit twin, bit depth 16 in the row"
 
 
@@ -149,8 +149,8 @@ def killed(plant: Plant) -> str:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     code, line, _ = plant.night()
-    found = plant.rows()
-    assert (code, len(found), found.index.nunique()) == (0, 1000, 1000)
+    rows = plant.rows()
+    assert (code, len(rows), rows.index.nunique()) == (0, 1000, 1000)
     return f"all 1000 have one row, {line['old']} kept from before, none unreadable"
 
 
@@ -238,9 +238,9 @@ def vanishing(plant: Plant) -> str:
             file.write(b"more")
     process.communicate()
     code, _, _ = plant.night()
-    found = plant.rows()["status"]
-    assert found.index.isin([p.name for p in plant.inbox.iterdir()]).sum() >= 250
-    return f"rows: {found.value_counts().to_dict()}, second run exit {code}"
+    statuses = plant.rows()["status"]
+    assert statuses.index.isin([p.name for p in plant.inbox.iterdir()]).sum() >= 250
+    return f"rows: {statuses.value_counts().to_dict()}, second run exit {code}"
 
 
 CASES = {

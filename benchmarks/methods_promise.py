@@ -71,8 +71,8 @@ def fitted(method: str, preset: str, normal: Path) -> tuple[Detector, np.ndarray
     device = runtime.device()
     detector = cls(values, device=device, precision=runtime.precision("auto", device))
     contract = bundles.contract_of(values, tiny.CONTRACT)
-    found = [prepared(normal / part / "good", contract) for part in ("train", "test")]
-    pixels = np.concatenate(found)
+    halves = [prepared(normal / part / "good", contract) for part in ("train", "test")]
+    pixels = np.concatenate(halves)
     pixels = pixels[np.random.default_rng(SEED).permutation(len(pixels))]
     with tempfile.TemporaryDirectory() as place:
         weights, checkpoints = Path(place, "weights"), Path(place, "checkpoints")
@@ -130,14 +130,16 @@ def main() -> None:
         start = time.process_time()
         detector, unseen = fitted(method, asked.preset, TILE)
         scores = bundles.score(detector, unseen).anomaly_score
-        told = {
+        figures = {
             f"{splits} splits, {alpha}": kept(scores, alpha, splits)
             for splits in asked.splits
             for alpha in (0.05, 0.01)
         }
-        told |= {"different_scores": len(np.unique(scores))}
-        told |= {"cpu_seconds": round(time.process_time() - start)}
-        sys.stdout.write(f"{method}: {json.dumps(told)}\n{method}: {refused(method, detector)}\n")
+        figures |= {"different_scores": len(np.unique(scores))}
+        figures |= {"cpu_seconds": round(time.process_time() - start)}
+        sys.stdout.write(
+            f"{method}: {json.dumps(figures)}\n{method}: {refused(method, detector)}\n"
+        )
         sys.stdout.flush()
 
 

@@ -143,10 +143,10 @@ def night(place: Path) -> dict[str, float]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    told = json.loads(process.stdout.read().splitlines()[-1])
+    summary = json.loads(process.stdout.read().splitlines()[-1])
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    seconds, line = time.monotonic() - start, told["lines"]["bench"]
+    seconds, line = time.monotonic() - start, summary["lines"]["bench"]
     return {
         "exit_code": process.returncode,
         "found": line["found"],
@@ -194,20 +194,20 @@ def main() -> None:
         bundle = save(place / "models/draem/bench", asked.px, asked.width, files[: asked.plain])
         line = plants.line("in", bundle="draem/bench", alpha=0.01)
         plants.write_plant(place, {"bench": line})
-        told: dict[str, object] = {"plain": plain(bundle, files[: asked.plain])}
+        results: dict[str, object] = {"plain": plain(bundle, files[: asked.plain])}
         for count in asked.images:
             if not asked.folder:
                 drawn(inbox, 0, count)
             shutil.rmtree(place / "ledger", ignore_errors=True)
-            told[f"first night, {count}"] = night(place)
+            results[f"first night, {count}"] = night(place)
         if not asked.folder:
             drawn(inbox, count, count + asked.new)
-            told[f"next night, {asked.new} new"] = night(place)
-        told["nothing new"] = night(place)
-        told["rejudge, all rows"] = rejudge_seconds(place)
+            results[f"next night, {asked.new} new"] = night(place)
+        results["nothing new"] = night(place)
+        results["rejudge, all rows"] = rejudge_seconds(place)
         used = sum(f.stat().st_size for f in (place / "ledger").rglob("*") if f.is_file())
-        told["ledger_mib"] = round(used / 2**20, 1)
-    for what, figures in told.items():
+        results["ledger_mib"] = round(used / 2**20, 1)
+    for what, figures in results.items():
         sys.stdout.write(f"{what}: {json.dumps(figures)}\n")
 
 

@@ -119,15 +119,15 @@ def looks(kind: str, days: int, calendar: Calendar, rng) -> list[float]:
 
 def closed_nights(times: Sequence[float], calendar: Calendar) -> list[Night]:
     """The nights in the order in which they are closed."""
-    found: list[date] = []
+    of_looks: list[date] = []
     closed: list[date] = []
     for seconds in times:
         look = calendar.night_of_look(datetime.fromtimestamp(ORIGIN + seconds, UTC), closed[-3:])
-        found.append(look.night)
+        of_looks.append(look.night)
         if look.closes:
             closed.append(look.night)
     nights = []
-    for night, group in groupby(range(len(found)), key=found.__getitem__):
+    for night, group in groupby(range(len(of_looks)), key=of_looks.__getitem__):
         numbers = list(group)
         late = times[numbers[-1]] + ORIGIN - calendar.end_of(night).timestamp()
         nights.append(Night(night, numbers[0], numbers[-1], max(0.0, late)))
