@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,12 +37,12 @@ BAD_SHARE, COPY_SHARE = 0.05, 0.02
 
 
 def fill(folder: Path, count: int, rng: random.Random) -> None:
-    """PNGs of which some are cut short or empty, and some are copies."""
+    """PNGs of which some are cut short or empty, and some are copies; the marked first is whole."""
     for at in range(count):
         path = folder / f"cam{at % 7}" / f"{at:05d}.png"
         cards.card(path, at % 200 + 20, side=24 + at // 200)
         drawn = rng.random()
-        if drawn < BAD_SHARE:
+        if at and drawn < BAD_SHARE:
             data = path.read_bytes()
             path.write_bytes(data[: rng.randrange(len(data))])
         elif at and drawn < BAD_SHARE + COPY_SHARE:
@@ -82,6 +83,8 @@ def child(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process
@@ -132,13 +135,13 @@ def main() -> None:
         marks = "line,path,verdict\npress,cam0/00000.png,fine\n"
         folder.with_name("marks.csv").write_text(marks, encoding="utf-8")
         start = time.monotonic()
-        os.waitpid(child(lambda: score(folder, whole, Path(place, "once"))), 0)
+        if os.waitpid(child(lambda: score(folder, whole, Path(place, "once"))), 0)[1]:
+            sys.exit("the undisturbed run failed")
         seconds = time.monotonic() - start
         expected = rows(whole)
         once = len(Path(place, "once").read_text().splitlines())
         told: dict[str, object] = {"files": asked.files, "undisturbed_seconds": round(seconds, 2)}
-        kills = rounds = again = parts_seen = 0
-        wrong: list[str] = []
+        kills, rounds, again, parts_seen, wrong = 0, 0, 0, 0, list[str]()
         while kills < asked.kills or broken.exists():
             process = child(lambda: score(folder, broken, Path(place, "seen")))
             if kills < asked.kills:
