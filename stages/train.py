@@ -23,6 +23,7 @@ from admodels.images.load import load_textures
 from admodels.images.pose import Views
 from admodels.images.shape import SEVERAL_RATIOS, Band, ratios
 from admodels.methods import MethodParams, Synthetic, Train, TrainingData
+from admodels.methods.parts.backbone_params import keeps_evidence
 from admodels.synthesis import held_out
 from stages import run
 
@@ -167,6 +168,7 @@ def main(method: str, task: str) -> None:
             ]
         ),
         reference=_appearances(calibrating, task, reading),
+        evidence=data.normal.numpy() if keeps_evidence(block) else None,
     )
     history.write(Path("data/training", method, task, "history.csv"))
     cost.write(Path("data/costs/train", method, f"{task}.json"))

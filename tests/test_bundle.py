@@ -171,3 +171,31 @@ def test_the_model_fingerprint_follows_weights_and_precision(saved, copied: Path
     assert fingerprints(other)[0] != first.model_fingerprint
     other = card.model_copy(update={"files": card.files | {"model.safetensors": "0" * 64}})
     assert fingerprints(other)[0] != first.model_fingerprint
+
+
+def with_evidence(folder: Path, checkpoints: Path) -> np.ndarray:
+    normal = tiny.stripes(4, seed=5)
+    detector = tiny.fitted("draem", checkpoints)
+    origin = bundle.Origin("draem", "stripes", "texture", "CC0", {}, tiny.CONTRACT)
+    more = {"golden": tiny.stripes(1, seed=8), "evidence": normal}
+    bundle.save(detector, folder, origin=origin, calibration_scores=[0.3], **more)
+    return normal
+
+
+def test_the_pictures_of_normal_images_change_no_fingerprint_and_may_be_removed(
+    saved, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    normal = with_evidence(tmp_path / "b", tmp_path / "checkpoints")
+    card = read_card(tmp_path / "b")
+    assert fingerprints(card) == fingerprints(read_card(saved[0]))
+    pictures = bundle.load(tmp_path / "b", CPU).evidence
+    for index, planes in enumerate(normal):
+        difference = pictures.image(index).astype(int) - planes.transpose(1, 2, 0)
+        assert np.abs(difference).mean() < 8  # lossy, and the image of this place
+    assert pictures.size_bytes() == sum(p.stat().st_size for p in tmp_path.glob("b/evidence/*"))
+    assert pictures.image(4) is None
+    (tmp_path / "b/evidence/0001.webp").write_bytes(b"RIFF")
+    assert (pictures.image(1), "0001.webp was changed" in caplog.text) == (None, True)
+    shutil.rmtree(tmp_path / "b/evidence")
+    assert bundle.load(tmp_path / "b", CPU).evidence.image(0) is None
+    assert bundle.load(saved[0], CPU).evidence.image(0) is None

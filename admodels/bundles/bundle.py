@@ -3,12 +3,13 @@
 model.safetensors   everything the detector's `restore` needs
 bundle.json         what it is, how images must be prepared, calibration scores, hashes of all files
 reference.safetensors   what the calibration images looked like; older bundles have none
+evidence/*.webp     the normal images, for people (`admodels.bundles.evidence`)
 golden/*.png        a few images whose scores are replayed before the first real one
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from admodels.bundles.card import (
     fingerprints,
     read_card,
 )
+from admodels.bundles.evidence import FOLDER, Evidence, write_evidence
 from admodels.foundation.arrays import Float32, Float64, Records, UInt8
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
@@ -73,6 +75,7 @@ class Bundle:
     model_fingerprint: str
     contract_fingerprint: str
     licence: str
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,12 @@ def save(
     calibration_scores: Sequence[float],
     golden: UInt8,
     reference: Records | None = None,
+    evidence: UInt8 | None = None,
 ) -> None:
     """Write the bundle, whole or not at all; `golden` (G, 3, H, W) uint8 RGB.
 
     `reference`: the appearances of the calibration images, which drift is measured from.
+    `evidence` (N, 3, H, W) uint8 RGB: the images that it learnt from, for people to see.
 
     Raises:
         ValidationError: a score is not finite: such a detector must not be kept.
@@ -164,6 +169,7 @@ def save(
             write_records(partial / REFERENCE, reference)
         names = _write_golden_images(partial, golden)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
+        pictures = () if evidence is None else write_evidence(partial / FOLDER, evidence)
         scores = score(detector, golden).anomaly_score
         card = Card(
             schema_version=SCHEMA_VERSION,
@@ -172,7 +178,7 @@ def save(
             kind=origin.kind,
             licence=origin.licence,
             non_commercial=is_non_commercial(origin.licence),
-            params=detector.params.model_dump(mode="json"),
+            params=detector.params.model_dump(mode="json", exclude={"evidence"}),
             precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
             contract=contract_of(detector.params, origin.learnt),
             calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
@@ -184,6 +190,7 @@ def save(
             trained_on=dict(sorted(origin.trained_on.items())),
             versions={name: version(name) for name in PACKAGES},
             files={path.relative_to(partial).as_posix(): sha256_of(path) for path in files},
+            evidence=pictures,
         )
         _write_card(partial / "bundle.json", card)
 
@@ -248,4 +255,5 @@ def load(folder: Path, device: torch.device) -> Bundle:
         model_fingerprint=model_fingerprint,
         contract_fingerprint=contract_fingerprint,
         licence=card.licence,
+        evidence=Evidence(folder / FOLDER, card.evidence),
     )

@@ -68,6 +68,7 @@ class Card(Strict):
     trained_on: dict[str, str]
     versions: dict[str, str]
     files: dict[str, str]
+    evidence: tuple[str, ...] = ()  # hashes of pictures that no score depends on
 
 
 def _digest(value: object) -> str:
@@ -82,7 +83,7 @@ def fingerprints(card: Card) -> tuple[str, str]:
 
 
 def _write_card(path: Path, card: Card) -> None:
-    content = card.model_dump(mode="json")
+    content = card.model_dump(mode="json", exclude=None if card.evidence else {"evidence"})
     text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
 

@@ -22,6 +22,7 @@ class BackboneParams(MethodParams):
     backbone: BackboneName
     backbone_weights: str = Field(min_length=1)  # packaged, a path, a URL, or random
     backbone_sha256: Sha256
+    evidence: bool = True  # the bundle holds the normal images, which a night shows beside its own
 
     @model_validator(mode="after")
     def _backbone_weights_fit(self) -> Self:
@@ -29,6 +30,11 @@ class BackboneParams(MethodParams):
             raise ValueError("backbone_weights: only efficientnet_lite2 is packaged")
         refuse_wrong_pin("backbone", self.backbone_weights, self.backbone_sha256)
         return self
+
+
+def keeps_evidence(params: MethodParams) -> bool:
+    """Whether a bundle holds the images that it learnt from: of methods that compare with them."""
+    return isinstance(params, BackboneParams) and params.evidence
 
 
 def refuse_wrong_pin(
