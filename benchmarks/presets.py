@@ -60,6 +60,8 @@ SETS = {  # dataset, category, folder below the shared data, kind, what names a 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from the preset `cpu`
     "cpr": ("cpr", {}),
     "patchcore": ("patchcore", {}),
+    "draem": ("draem", {}),
+    "diffusionad": ("diffusionad", {}),
     "cpr-128px": (  # the preset until November 2026
         "cpr",
         {
