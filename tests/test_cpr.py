@@ -119,6 +119,31 @@ def test_the_score_is_that_of_the_plain_steps_of_section_12():
         assert found.anomaly_score[at].item() == pytest.approx(highest, abs=5e-5)
 
 
+@pytest.mark.parametrize("region", [3, "whole"])
+def test_the_maximum_of_a_map_names_the_reference_cell_that_is_nearest_there(region):
+    detector = tiny.detector("cpr")
+    detector.params = detector.params.model_copy(update={"regions": (region, region)})
+    detector.restore(fitted().state())
+    images, state = queries(), detector.state()
+    prediction = detector.score(images)
+    with torch.inference_mode():
+        heads = detector.heads.eval()
+        values = unit_vectors(heads[0](detector.backbone(images)[0]))
+    bank = state["bank.0.values"].float()
+    for number, (index, y, x) in enumerate(prediction.compared.tolist()):
+        row, column = divmod(int(prediction.anomaly_map[number].argmax()), 64)
+        cell = row // 4, column // 4
+        near = detector._references(detector.backbone(images[number][None])[0][0])
+        reach = 1 if region == 3 else 16
+        top, left = (max(0, place - reach) for place in cell)
+        around = bank[near][:, top : cell[0] + reach + 1, left : cell[1] + reach + 1]
+        largest = (around @ values[number][cell]).max().item()
+        cosine = (bank[index, y // 4, x // 4] @ values[number][cell]).item()
+        assert index in near
+        assert cosine == pytest.approx(largest, abs=1e-5)
+        assert max(abs(y // 4 - cell[0]), abs(x // 4 - cell[1])) <= reach
+
+
 def test_the_blur_comes_after_the_foreground():  # V22
     detector = tiny.detector("cpr")
     state = dict(fitted().state())

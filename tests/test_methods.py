@@ -58,6 +58,10 @@ def test_a_prediction_has_the_stated_shapes_and_types(cell: Cell) -> None:
     assert torch.isfinite(found.anomaly_score).all()
     if found.reconstruction is not None:
         assert found.reconstruction.shape == (2, 3, *cell[2])
+    if found.compared is not None:
+        assert (found.compared.dtype, found.compared.shape) == (torch.int64, (2, 3))
+        assert (found.compared < torch.tensor([12, *cell[2]])).all()
+    assert (found.reconstruction is None) != (found.compared is None)  # a person sees one of them
 
 
 @pytest.mark.slow

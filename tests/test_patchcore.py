@@ -229,6 +229,33 @@ def test_the_map_and_the_score_are_those_of_the_state_alone():
         assert prediction.anomaly_map[row].mean().item() == pytest.approx(plain.mean(), rel=0.02)
 
 
+def test_the_maximum_of_a_map_names_the_normal_patch_that_is_nearest_there():
+    detector, images = fitted(), torch.from_numpy(tiny.stripes(4, 9))
+    images[:, :, 21:33, 38:50] = 250
+    prediction = detector.score(images)
+    for image, anomaly_map, place in zip(
+        images, prediction.anomaly_map, prediction.compared, strict=True
+    ):
+        row, column = divmod(int(anomaly_map.argmax()), 64)
+        index, y, x = place.tolist()
+        patch = cells_of(detector, image[None])[row // 4 * 16 + column // 4]
+        normal = cells_of(detector, tiny.training_data().normal[index][None])
+        away = torch.linalg.vector_norm(detector.state()["bank"] - patch, dim=1)
+        compared = torch.linalg.vector_norm(normal[y // 4 * 16 + x // 4] - patch)
+        assert compared.item() == pytest.approx(away.min().item(), rel=1e-3)
+        assert (y % 4, x % 4) == (2, 2)
+
+
+def test_a_bank_of_an_older_version_does_not_say_where_its_patches_come_from():
+    state = {key: tensor for key, tensor in fitted().state().items() if key != "origins"}
+    old = tiny.detector("patchcore")
+    old.restore(state)
+    images = torch.from_numpy(tiny.stripes(2, 9))
+    assert old.score(images).compared is None
+    assert torch.equal(old.score(images).anomaly_map, fitted().score(images).anomaly_map)
+    assert old.state().keys() == state.keys()
+
+
 def test_the_covering_radius_that_is_logged_only_falls():
     rows: list[tuple[int, int, dict[str, float]]] = []
     detector = tiny.detector("patchcore")

@@ -32,7 +32,7 @@ from admodels.bundles.card import (
     read_card,
 )
 from admodels.bundles.evidence import FOLDER, Evidence, write_evidence
-from admodels.foundation.arrays import Float32, Float64, Records, UInt8
+from admodels.foundation.arrays import Float32, Float64, Indices, Records, UInt8
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
 from admodels.foundation.licences import is_non_commercial
@@ -80,11 +80,15 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Scored:
-    """Maps (N, h, w) float32, scores (N,) float32, reconstructions (N, 3, H, W) float32 or None."""
+    """Maps (N, h, w) float32, scores (N,) float32, reconstructions (N, 3, H, W) float32 or None.
+
+    `compared` (N, 3) int64 or None: see `Prediction`.
+    """
 
     anomaly_map: Float32
     anomaly_score: Float32
     reconstruction: Float32 | None
+    compared: Indices | None = None
 
 
 def score(detector: Detector, pixels: UInt8) -> Scored:
@@ -96,6 +100,7 @@ def score(detector: Detector, pixels: UInt8) -> Scored:
         prediction.anomaly_map.numpy(),
         prediction.anomaly_score.numpy(),
         None if reconstruction is None else reconstruction.numpy(),
+        None if prediction.compared is None else prediction.compared.numpy(),
     )
 
 
@@ -123,6 +128,7 @@ def score_views(detector: Detector, planes: Sequence[UInt8]) -> Scored:
         turn_back(scored.anomaly_map),
         scored.anomaly_score[chosen],
         None if rebuilt is None else turn_back(rebuilt),
+        None if scored.compared is None else scored.compared[chosen],
     )
 
 

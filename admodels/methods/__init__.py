@@ -137,12 +137,15 @@ class Prediction:
     """Higher is more anomalous.
 
     `anomaly_map` (B, h, w) float32, `anomaly_score` (B,) float32, and, where a method has one,
-    `reconstruction` (B, 3, H, W) float32 in 0..1. All on the CPU.
+    `reconstruction` (B, 3, H, W) float32 in 0..1, or `compared` (B, 3) int64: the place that the
+    map's maximum was compared with, as index of an image of `fit`, row and column in pixels of
+    `params.shape`; -1 where that is not known. All on the CPU.
     """
 
     anomaly_map: Tensor
     anomaly_score: Tensor
     reconstruction: Tensor | None = None
+    compared: Tensor | None = None
 
 
 class Log(Protocol):
@@ -236,10 +239,12 @@ def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
     groups = [images[start : start + chunk] for start in range(0, len(images), chunk)]
     predictions = _score_groups(detector, groups, partial(_score_with_padding, detector, chunk))
     pictures = [p.reconstruction for p in predictions if p.reconstruction is not None]
+    compared = [p.compared for p in predictions if p.compared is not None]
     return Prediction(
         torch.cat([p.anomaly_map for p in predictions]),
         torch.cat([p.anomaly_score for p in predictions]),
         torch.cat(pictures) if pictures else None,
+        torch.cat(compared) if compared else None,
     )
 
 
@@ -276,9 +281,10 @@ def _score_with_padding(detector: Detector, chunk: int, group: Tensor) -> Predic
     missing = chunk - len(group)
     padded = torch.cat([group, group[-1:].expand(missing, -1, -1, -1)]) if missing else group
     prediction = detector.score(padded)
-    reconstruction = prediction.reconstruction
+    reconstruction, compared = prediction.reconstruction, prediction.compared
     return Prediction(
         prediction.anomaly_map[: len(group)],
         prediction.anomaly_score[: len(group)],
         None if reconstruction is None else reconstruction[: len(group)],
+        None if compared is None else compared[: len(group)],
     )

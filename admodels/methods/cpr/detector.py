@@ -22,7 +22,13 @@ from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.cpr import closed_form, retrieval
 from admodels.methods.cpr.foreground import foreground_map
-from admodels.methods.cpr.heads import LocalHead, RootedTap, nearest_distance, unit_vectors
+from admodels.methods.cpr.heads import (
+    LocalHead,
+    RootedTap,
+    nearest_cell,
+    nearest_distance,
+    unit_vectors,
+)
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
 from admodels.methods.parts.backbone_params import NONE, RANDOM
@@ -34,7 +40,7 @@ from admodels.methods.parts.backbones import (
     refuse_missing,
 )
 from admodels.methods.parts.frozen import FrozenTaps
-from admodels.methods.parts.maps import enlarge, gaussian_blur
+from admodels.methods.parts.maps import enlarge, gaussian_blur, peaks
 from admodels.methods.parts.nets import autocast, for_inference
 
 OFFICIAL_HEADS, OFFICIAL_BACKBONE = "lrb.conv.", "backbone.feature_extractor.backbone."
@@ -150,17 +156,33 @@ class Detector(methods.Detector):
             )
         taps = self._frozen.compute(images)
         queries = self._descriptors(self._scoring_heads, taps)
+        near = [self._references(features) for features in taps[0]]
         maps = torch.stack(
-            [self._map(taps[0][i], [query[i] for query in queries]) for i in range(len(images))]
+            [
+                self._map(taps[0][i], [query[i] for query in queries], near[i])
+                for i in range(len(images))
+            ]
         )
         blurred = gaussian_blur(maps, self.params.blur_sigma_px)
         top = blurred.flatten(1).topk(self.params.score_pixels, dim=1).values
-        return Prediction(blurred.cpu(), top.mean(1).cpu())
+        compared = map(self._compared, queries[0], near, peaks(blurred).tolist())
+        return Prediction(blurred.cpu(), top.mean(1).cpu(), compared=torch.tensor(list(compared)))
 
-    def _map(self, features: Tensor, queries: list[Tensor]) -> Tensor:
-        """One image's distances before the blur, of `params.shape`."""
+    def _compared(self, query: Tensor, near: Tensor, peak: list[int]) -> list[int]:
+        """The image, row and column in pixels that the first tap compared with at a place."""
+        stride, region = self.params.tap_strides[0], self.params.regions[0]
+        row, column = (place // stride for place in peak)
+        reach = max(query.shape[:2]) if region == "whole" else region // 2
+        top, left = max(0, row - reach), max(0, column - reach)
+        around = slice(top, row + reach + 1), slice(left, column + reach + 1)
+        cells = self.memory["bank.0.values"][:, *around][near].to(self.device)
+        image, y, x = nearest_cell(query[row, column], cells)
+        pixels = [place * stride + stride // 2 for place in (top + y, left + x)]
+        return [int(near[image]), *pixels]
+
+    def _map(self, features: Tensor, queries: list[Tensor], near: Tensor) -> Tensor:
+        """One image's distances to those that are `near`, before the blur, of `params.shape`."""
         p, memory, distances = self.params, self.memory, []
-        near = self._references(features).to(memory["bank.0.values"].device)
         for tap, (query, region) in enumerate(zip(queries, p.regions, strict=True)):
             references = memory[f"bank.{tap}.values"][near].to(self.device)
             weight = memory["tap_weights"][tap]
@@ -184,7 +206,8 @@ class Detector(methods.Detector):
         histogram = retrieval.histograms(
             words, p.histogram_blocks, p.codebook_words, is_padded=is_padded
         )
-        return retrieval.nearest(histogram, bank, p.dropped_blocks, p.references)
+        near = retrieval.nearest(histogram, bank, p.dropped_blocks, p.references)
+        return near.to(self.memory["bank.0.values"].device)
 
     def _networks(self) -> dict[str, Tensor]:
         networks = {"backbone": self.backbone, "heads": self.heads}

@@ -164,6 +164,13 @@ def nearest_distance(query: Tensor, references: Tensor, region: int | Literal["w
     return nearest.clamp_min_(0)
 
 
+def nearest_cell(query: Tensor, references: Tensor) -> tuple[int, int, int]:
+    """Which cell of (K, h, w, D) has the largest cosine with (D,): image, row and column."""
+    cosines = references.to(torch.float32) @ query
+    image, row, column = (int(i) for i in torch.unravel_index(cosines.argmax(), cosines.shape))
+    return image, row, column
+
+
 def _nearest_distance_anywhere(query: Tensor, references: Tensor) -> Tensor:
     """The same with all cells of all references: for parts that lie anywhere."""
     cells = query.flatten(0, 1)

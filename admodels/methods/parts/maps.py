@@ -12,6 +12,12 @@ def enlarge(maps: Tensor, shape: Shape) -> Tensor:
     return F.interpolate(maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
 
 
+def peaks(maps: Tensor) -> Tensor:
+    """(B, H, W) to row and column of each maximum, the first of equal ones: (B, 2) int64."""
+    places = torch.unravel_index(maps.flatten(1).argmax(1), maps.shape[1:])
+    return torch.stack(places, dim=1)
+
+
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     """(B, H, W), cut at 4 sigma, reflected without repeating the edge."""
     reach = int(4 * sigma)

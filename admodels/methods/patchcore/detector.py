@@ -18,7 +18,7 @@ from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.parts.backbones import Backbone, Taps, load_fetched
 from admodels.methods.parts.frozen import FrozenTaps
-from admodels.methods.parts.maps import enlarge, gaussian_blur
+from admodels.methods.parts.maps import enlarge, gaussian_blur, peaks
 from admodels.methods.parts.training import load, to_cpu
 from admodels.methods.patchcore.coreset import farthest_first, random_projection
 from admodels.methods.patchcore.params import Params as PatchCoreParams
@@ -39,6 +39,7 @@ class Detector(methods.Detector):
         self.params, self.device, self.precision = params, device, precision
         self.backbone = Backbone(params.backbone, params.tap_strides).to(device)
         self.bank = torch.empty(0, sum(self.backbone.channels()), device=device)
+        self.origins: Tensor | None = None  # of older bundles it is not known
         self._frozen: FrozenTaps | None = None
 
     def fit(
@@ -63,8 +64,10 @@ class Detector(methods.Detector):
         chosen, radii = farthest_first(points, count)
         for step in range(1, count, max(1, count // LOGGED)):
             log(step, count, {"loss": float(radii[step])})
-        bank = frozen.cells(data.normal, pool[chosen.cpu().numpy()], patches)
-        self.restore(self._network() | {"bank": torch.from_numpy(bank)})
+        origins = pool[chosen.cpu().numpy()]
+        bank = frozen.cells(data.normal, origins, patches)
+        memory = {"bank": torch.from_numpy(bank), "origins": torch.from_numpy(origins)}
+        self.restore(self._network() | memory)
 
     def _start(self, weights: dict[str, Path], seed: int) -> None:
         """Take the pretrained network, or a random one that is drawn on the CPU."""
@@ -89,22 +92,37 @@ class Detector(methods.Detector):
         """Distance of every patch to the nearest of the bank; the re-weighted largest of them."""
         if self._frozen is None:
             self._frozen = self._frozen_taps()
-        p, maps, scores = self.params, [], []
+        p, maps, scores, rows = self.params, [], [], []
         for image in patches(self._frozen.compute(images)):
             cells = image.flatten(1).T.contiguous()
             distances, nearest = nearest_patches(cells, self.bank)
             maps.append(distances.view(image.shape[1:]))
             scores.append(image_score(cells, distances, nearest, self.bank, p.neighbours))
+            rows.append(nearest.view(image.shape[1:]))
         anomaly_maps = gaussian_blur(enlarge(torch.stack(maps), p.shape), p.blur_sigma_px)
-        return Prediction(anomaly_maps.cpu(), torch.stack(scores).cpu())
+        compared = self._compared(anomaly_maps, torch.stack(rows))
+        return Prediction(anomaly_maps.cpu(), torch.stack(scores).cpu(), compared=compared)
+
+    def _compared(self, maps: Tensor, nearest: Tensor) -> Tensor | None:
+        """Where the patch comes from that is nearest at the maximum of each map."""
+        if self.origins is None:
+            return None
+        stride, (height, width) = self.params.tap_strides[0], nearest.shape[1:]
+        row, column = (peaks(maps) // stride).T
+        remembered = nearest[torch.arange(len(maps), device=maps.device), row, column]
+        cell = self.origins[remembered.cpu()]
+        place = [cell // width % height, cell % width]
+        pixels = [at * stride + stride // 2 for at in place]
+        return torch.stack([cell // (height * width), *pixels], dim=1)
 
     def _network(self) -> dict[str, Tensor]:
         state = to_cpu(self.backbone.state_dict())
         return {f"backbone.{key}": tensor for key, tensor in state.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """The cut backbone and the bank of patches (K, C): all that counts."""
-        return self._network() | {"bank": self.bank.cpu()}
+        """The cut backbone, the bank of patches (K, C), and the cells (K,) they come from."""
+        origins = {} if self.origins is None else {"origins": self.origins}
+        return self._network() | {"bank": self.bank.cpu()} | origins
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take a `state` back; the number of remembered patches is the bank's own."""
@@ -118,6 +136,7 @@ class Detector(methods.Detector):
                 expected=expected,
                 next_step="train again: `dvc repro train`",
             )
-        network = {k.removeprefix("backbone."): v for k, v in state.items() if k != "bank"}
+        network = {k.removeprefix("backbone."): v for k, v in state.items() if k[:9] == "backbone."}
         load(self.backbone, network, expected)
         self.bank, self._frozen = bank.to(self.device), None
+        self.origins = state.get("origins")
