@@ -136,7 +136,8 @@ class Detector(methods.Detector):
                 expected=expected,
                 next_step="train again: `dvc repro train`",
             )
-        network = {k.removeprefix("backbone."): v for k, v in state.items() if k[:9] == "backbone."}
+        own = ("bank", "origins")
+        network = {k.removeprefix("backbone."): v for k, v in state.items() if k not in own}
         load(self.backbone, network, expected)
         self.bank, self._frozen = bank.to(self.device), None
         self.origins = state.get("origins")
