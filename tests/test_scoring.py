@@ -88,7 +88,7 @@ def test_the_columns_are_those_of_the_architecture(inbox: Path, tmp_path: Path) 
     verdicts = pq.read_schema(tmp_path / "out" / "verdicts.parquet")
     columns = (
         "method task status reason anomaly_score reused width height bit_depth brightness contrast"
-        " sharpness"
+        " sharpness part_id lot station captured_at"
     )
     assert scores.names == KEY + columns.split()
     columns = "alpha threshold p_value is_anomalous trusted overlay_path"

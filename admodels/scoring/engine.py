@@ -28,6 +28,7 @@ from admodels.scoring.inbox import Folder, Inbox
 from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
+from admodels.scoring.part_names import PartNames
 from admodels.scoring.rows import Read, rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import ScoreRow
@@ -133,6 +134,8 @@ class LineImages:
     `exclude`: what is left out is counted, and not entered where it is a folder.
     `rehash`: also files with the size, time and inode of an earlier run are read.
     `candidates`: those of the night's audit, whose pictures are kept; None: there is no audit.
+    `part_names`: how the part of an image and the time of its capture are read,
+    None: not at all.
     """
 
     line: str
@@ -145,6 +148,12 @@ class LineImages:
     page: int | None = None
     candidates: Candidates | None = None
     ignore_case: bool = True
+    part_names: PartNames | None = None
+
+    @property
+    def with_exif(self) -> bool:
+        """Whether the time of a capture stands in the EXIF of its image."""
+        return self.part_names is not None and self.part_names.clock == "exif"
 
     @property
     def inbox(self) -> Inbox:
@@ -180,7 +189,8 @@ def local(
     bundle = model.load()
     known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
     inbox, line, tile, candidates = images.inbox, images.line, images.tile, images.candidates
-    return rows(inbox, names, bundle, line, known, stopped, tile, candidates)
+    with_exif = images.with_exif
+    return rows(inbox, names, bundle, line, known, stopped, tile, candidates, with_exif)
 
 
 def score_line(
@@ -198,6 +208,8 @@ def score_line(
     if names:
         reads = engine(images, names, model, ledger.index, stop)
         reads = progress(reads, len(names), f"score {images.line}")
+        if images.part_names:
+            reads = map(partial(_with_part, images.part_names), reads)
         _keep(ledger, reads, counts, images.candidates)
     return counts
 
@@ -224,6 +236,12 @@ def _new_files(ledger: Ledger, images: LineImages, model: Model, counts: Counts)
                 counts.stuck.append(path)
         else:
             yield name
+
+
+def _with_part(names: PartNames, read: Read) -> Read:
+    if read.row is None:
+        return read
+    return replace(read, row=names.with_part(read.row, read.exif, mtime_ns(read.stamp)))
 
 
 def _keep(

@@ -56,7 +56,10 @@ class _Worker:
         """The candidates are those of this worker's shards: more than the night's, never fewer."""
         images, bundle, candidates = self.images, self._model.load(), self.images.candidates
         inbox, line, tile = images.inbox, images.line, images.tile
-        reads = rows(inbox, names, bundle, line, self._score, tile=tile, candidates=candidates)
+        known, exif = self._score, images.with_exif
+        reads = rows(
+            inbox, names, bundle, line, known, tile=tile, candidates=candidates, with_exif=exif
+        )
         for read in reads:
             if candidates and read.row and read.row.status == Status.SCORED:
                 candidates.add(read.row.image_sha256)

@@ -17,7 +17,7 @@ import numpy as np
 from admodels import methods
 from admodels.bundles.bundle import Bundle
 from admodels.foundation.arrays import Records, UInt8
-from admodels.images import load
+from admodels.images import decode, load
 from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
@@ -44,7 +44,8 @@ class Read:
     `stamp` is that of the file before it was read. `appearance` is the record of its image.
     `pixels` (3, h, w) uint8 is what the detector gets, or (H, W, 3) uint8 what will be cut into
     tiles; None where there is nothing to score. `picture` is a WebP of an image that may come into
-    the night's audit set, None of every other.
+    the night's audit set, None of every other. `exif` is when the image was captured, if that is
+    asked for.
     """
 
     row: ScoreRow | None
@@ -53,6 +54,7 @@ class Read:
     appearance: Records | None = None
     picture: bytes | None = None
     path: str = ""
+    exif: str = ""
 
 
 def rows(
@@ -64,6 +66,7 @@ def rows(
     stopped: Callable[[], bool] = lambda: False,
     tile: Tile | None = None,
     candidates: Candidates | None = None,
+    with_exif: bool = False,
 ) -> Iterator[Read]:
     """One row for each of `names` of `inbox`, in their order; fewer once `stopped`.
 
@@ -76,7 +79,13 @@ def rows(
     chunk = 1 if tile else methods.images_at_once(bundle.detector)
     ahead = 1 if tile else load.DECODING_THREADS + chunk
     read_file = partial(
-        _read, inbox, bundle=bundle, line=line, whole=tile is not None, candidates=candidates
+        _read,
+        inbox,
+        bundle=bundle,
+        line=line,
+        whole=tile is not None,
+        candidates=candidates,
+        with_exif=with_exif,
     )
     for read in _read_ahead(read_file, names, ahead, stopped):
         row = read.row
@@ -144,6 +153,7 @@ def _read(
     line: str,
     whole: bool,
     candidates: Candidates | None,
+    with_exif: bool,
 ) -> Read:
     row = ScoreRow(
         line=line,
@@ -156,7 +166,9 @@ def _read(
     looks = inbox.state(name).stamp
     try:
         data = inbox.read(name, _most_bytes(bundle, whole))
-        return _decode(data, row, looks, bundle, whole, candidates)
+        read = _decode(data, row, looks, bundle, whole, candidates)
+        is_decoded = read.appearance is not None
+        return replace(read, exif=decode.exif_time(data)) if with_exif and is_decoded else read
     except (Unsettled, MemoryError):  # the next run tries again
         return Read(None, looks, path=row.path)
     except Refused as error:

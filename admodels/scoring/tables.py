@@ -7,6 +7,7 @@ the bytes were not read.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from admodels.inference.conformal import p_values, threshold
 from admodels.scoring.discover import Status
 
 ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it
-SCHEMA_VERSION = 2  # of every table; 1 had neither a version nor checksums
+SCHEMA_VERSION = 3  # of every table; 1 had neither a version nor checksums, 2 no parts
 VERSION_KEY = b"admodels.schema"  # in the metadata of a Parquet file
 
 
@@ -46,6 +47,10 @@ class ScoreRow:
     brightness: float | None = None
     contrast: float | None = None
     sharpness: float | None = None
+    part_id: str | None = None
+    lot: str | None = None
+    station: str | None = None
+    captured_at: datetime | None = None  # UTC
 
 
 def _columns(names: str, kind: pa.DataType, *, nullable: bool) -> list[pa.Field]:
@@ -63,6 +68,8 @@ SCORES = pa.schema(
         *_columns("reused", pa.bool_(), nullable=False),
         *_columns("width height bit_depth", pa.int32(), nullable=True),
         *_columns("brightness contrast sharpness", pa.float64(), nullable=True),
+        *_columns("part_id lot station", pa.string(), nullable=True),
+        *_columns("captured_at", pa.timestamp("us", "UTC"), nullable=True),
     ]
 )
 VERDICTS = pa.schema(
