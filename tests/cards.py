@@ -162,7 +162,13 @@ def save_draem(
 ) -> None:
     """A bundle of a tiny DRAEM, untrained: it is the way of the numbers that is tested."""
     torch.manual_seed(2)
-    detector = tiny.detector("draem", **changes)
+    save_bundle(tiny.detector("draem", **changes), folder, calibration, reference)
+
+
+def save_bundle(
+    detector: Detector, folder: Path, calibration: int = 9, reference: bool = False
+) -> None:
+    """The bundle of a DRAEM whose calibration images are stripes."""
     pixels = tiny.stripes(calibration, seed=6)
     bundles.save(
         detector,
