@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.bundles.card import Preparation
 from admodels.evaluation import figures, measure, power
+from admodels.evaluation.aupimo import Aupimo
+from admodels.evaluation.maps import code_maps, write_maps
 from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
 from admodels.evaluation.table import gaps
 from admodels.foundation import manifest, params
-from admodels.foundation.arrays import Float32, UInt8
+from admodels.foundation.arrays import Float32, Float64, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
@@ -32,6 +34,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Tiles = list[UInt8]
+Placed = tuple[Float32, Float64 | None]  # a map as the detector gave it, and where it stands
+
+
+class Seen(NamedTuple):
+    """A scored set; of every image a tile, the map before it was resized; reconstructions."""
+
+    scored: ScoredSet
+    tiles: Tiles
+    maps: list[Placed]
+    rebuilt: Tiles
 
 
 def _prepare(
@@ -45,15 +57,10 @@ def _prepare(
     return views, figures.tile(planes), fault[0] if fault else ""
 
 
-def _maps_of_images(scored: bundle.Scored, seen: Sequence[Views], shape: Shape) -> list[Float32]:
-    pairs = zip(scored.anomaly_map, seen, strict=True)
-    return [model.map_to_image(own, *shape, views.place) for own, views in pairs]
-
-
 def _score_images(
     fitted: bundle.Bundle, rows: list[manifest.ManifestRow], shape: Shape, rule: str, seed: int
-) -> tuple[ScoredSet, Tiles, Tiles]:
-    """The scored set, and a tile of every image and of every reconstruction.
+) -> Seen:
+    """Score the images of the rows.
 
     `seed` chooses the image of each group that counts.
     Of a few chunks at a time is kept only what measuring and looking need.
@@ -66,6 +73,7 @@ def _score_images(
     maps = np.empty((len(rows), *shape), np.float32)
     tiles: Tiles = []
     rebuilt: Tiles = []
+    own: list[Placed] = []
     progress = Progress(len(rows), f"evaluate {fitted.method} on {fitted.task}")
     for start in range(0, len(rows), chunk):
         chosen = slice(start, min(start + chunk, len(rows)))
@@ -73,7 +81,9 @@ def _score_images(
         seen, pictures, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
         scored = model.score_planes(fitted, [views.planes for views in seen])
         scores[chosen] = scored.anomaly_score
-        maps[chosen] = _maps_of_images(scored, seen, shape)
+        places = [views.place for views in seen]
+        own += zip(scored.anomaly_map, places, strict=True)
+        maps[chosen] = [model.map_to_image(m, *shape, place) for m, place in own[start:]]
         turned += sum(views.place is not None for views in seen)
         refused += words
         tiles += pictures
@@ -84,7 +94,17 @@ def _score_images(
     scored_set = measure.scored_set(
         rows, root, rule, seed, scores=scores, refused=refused, maps=maps
     )
-    return scored_set, tiles, rebuilt
+    return Seen(scored_set, tiles, own, rebuilt)
+
+
+def _aupimo(rows: list[manifest.ManifestRow], maps: list[Placed], root: Path) -> Float64 | None:
+    """AUPIMO of the anomalous images, each map in the size of its image."""
+    collected = Aupimo(sum(row.label == "normal" for row in rows))
+    for row, (own, place) in zip(rows, maps, strict=True):
+        shape = (row.height, row.width)
+        mask = None if row.label == "normal" else load.load_masks([row], root, shape)[0]
+        collected.add(model.map_to_image(own, *shape, place), mask)
+    return collected.areas()
 
 
 def _power(
@@ -117,7 +137,13 @@ def _power(
     return power.table(defects, np.array(scores), threshold)
 
 
-def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UInt8 | None) -> None:
+def _write(
+    folder: Path,
+    measured: Evaluation,
+    scored: ScoredSet,
+    caught: "pd.DataFrame",
+    sheet: UInt8 | None,
+) -> None:
     with whole_folder(folder) as partial:
         write_json(partial / "metrics.json", measured.metrics)
         write_json(partial / "intervals.json", measured.intervals)
@@ -125,6 +151,7 @@ def _write(folder: Path, measured: Evaluation, caught: "pd.DataFrame", sheet: UI
         for name, curve in measured.curves.items():
             curve.to_csv(partial / "curves" / f"{name}.csv", index=False, lineterminator="\n")
         measured.images.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
+        write_maps(partial / "maps.npz", code_maps(scored.anomaly_maps, scored.masks))
         caught.to_csv(partial / "power.csv", index=False, lineterminator="\n")
         if sheet is not None:
             decode.write_png(partial / "overlays.png", sheet)
@@ -158,14 +185,18 @@ def main(method: str, task: str) -> None:
     start = time.monotonic()
     rows = tested or normal
     shape = block.mask_shape(ratios(rows)[1])
-    scored, tiles, rebuilt = _score_images(fitted, rows, shape, block.ground_truth_rule, seed)
+    seen = _score_images(fitted, rows, shape, block.ground_truth_rule, seed)
     speed = len(rows) / (time.monotonic() - start)
+    scored = seen.scored
+    if scored.masks is not None:
+        scored = replace(scored, aupimo=_aupimo(rows, seen.maps, Path("data/raw", task)))
     measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
     note = "" if tested else "no test image: these validation images watched the training"
-    sheet = figures.overlays(scored, shown, tiles, rebuilt, block.overlay_images, note)
+    sheet = figures.overlays(scored, shown, seen.tiles, seen.rebuilt, block.overlay_images, note)
     threshold = None if "fault" in measured.metrics else measured.threshold
     caught = _power(fitted, normal, block.power, threshold, seed)
-    _write(Path("data/evaluation", method, task), measured, caught, sheet)
+    kept = scored if len(measured.images) else ScoredSet.empty(block.mask_px)
+    _write(Path("data/evaluation", method, task), measured, kept, caught, sheet)
     for sentence in gaps(measured.metrics):
         sys.stderr.write(f"{method} on {task}: {sentence}\n")
     costs = Path("data/costs/evaluate", method, f"{task}.json")

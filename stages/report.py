@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from admodels.evaluation.table import BY_TYPE, METRICS, MORE, round_figure
+from admodels.evaluation.table import BY_SIZE, BY_TYPE, METRICS, MORE, round_figure
 from admodels.foundation import params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json, write_text
@@ -53,7 +53,7 @@ def _metrics(texts: Texts) -> dict[str, Any]:
 def _figures(text: str) -> dict[str, Any]:
     """What of a cell can be better or worse; its counts of images and its intervals stay there."""
     cell = json.loads(text)
-    keys = (*(metric.key for metric in (*METRICS, *MORE)), BY_TYPE)
+    keys = (*(metric.key for metric in (*METRICS, *MORE)), BY_TYPE, BY_SIZE)
     return {key: cell.get(key) for key in keys}
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from admodels.evaluation import measure
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.evaluation.power import Power
-from admodels.evaluation.table import METRICS, MORE, Metric
+from admodels.evaluation.table import BY_SIZE, BY_TYPE, METRICS, MORE, Metric
 from admodels.foundation.errors import DataError
 from stages import report as report_stage
 
@@ -68,12 +68,32 @@ def test_every_number_of_a_toy_set_is_the_one_found_by_hand() -> None:
         "false_alarm_images": 3,
         "recall": round(2 / 3, 6),
         "recall_by_defect_type": {"hole": 0.5, "scratch": 1.0},
+        "recall_by_defect_size": {"tiny": None, "small": None, "medium": None, "large": 0.666667},
+        "aupimo": None,  # the maps in the size of the images are not here
         "smallest_alpha": 0.05,
         "images_missing": 0,
         "calibration_images": 19,
         "test_normal": 3,
         "test_anomalous": 3,
     }
+
+
+def test_recall_by_size_asks_which_share_of_the_image_is_defect() -> None:
+    masks = np.zeros((6, 20, 100), bool)
+    for image, pixels in ((3, 1), (4, 19), (5, 200)):  # of 2,000: 0.05 %, 0.95 %, 10 %
+        masks[image].ravel()[:pixels] = True
+    scored = replace(toy(), masks=masks, anomaly_maps=np.zeros(masks.shape, np.float32))
+    shares = measure.evaluate(scored, CALIBRATION, BLOCK).metrics["recall_by_defect_size"]
+    assert shares == {"tiny": 1.0, "small": 1.0, "medium": None, "large": 0.0}
+
+
+def test_aupimo_of_a_set_is_the_mean_over_its_images_with_an_interval() -> None:
+    scored = replace(toy(), aupimo=np.array([0.2, 0.4, 0.9]))
+    measured = measure.evaluate(scored, CALIBRATION, BLOCK)
+    assert measured.metrics["aupimo"] == 0.5
+    low, high = measured.intervals["aupimo"]
+    assert 0.2 <= low < 0.5 < high <= 0.9
+    assert measured.images["aupimo"].tolist()[3:] == [0.2, 0.4, 0.9]
 
 
 def test_every_figure_of_a_toy_set_lies_in_its_interval() -> None:
@@ -93,13 +113,13 @@ def test_every_figure_of_a_toy_set_lies_in_its_interval() -> None:
 def test_the_image_table_has_the_verdict_of_every_image() -> None:
     frame = measure.evaluate(toy(), CALIBRATION, BLOCK).images
     assert frame.to_csv(index=False, lineterminator="\n").splitlines() == [
-        "image_id,label,defect_type,refused,anomaly_score,p_value,is_anomalous",
-        "test/0,normal,good,,0.1,0.9,False",
-        "test/1,normal,good,,0.2,0.8,False",
-        "test/2,normal,good,,0.95,0.05,True",
-        "test/3,anomalous,hole,,0.96,0.05,True",
-        "test/4,anomalous,scratch,,2.0,0.05,True",
-        "test/5,anomalous,hole,blank,0.2,0.8,False",
+        "image_id,label,defect_type,refused,anomaly_score,p_value,is_anomalous,aupimo",
+        "test/0,normal,good,,0.1,0.9,False,",
+        "test/1,normal,good,,0.2,0.8,False,",
+        "test/2,normal,good,,0.95,0.05,True,",
+        "test/3,anomalous,hole,,0.96,0.05,True,",
+        "test/4,anomalous,scratch,,2.0,0.05,True,",
+        "test/5,anomalous,hole,blank,0.2,0.8,False,",
     ]
 
 
@@ -273,7 +293,7 @@ def test_the_report_nests_every_cell_and_means_what_is_defined() -> None:
     assert found["one"]["a"]["recall_by_defect_type"] == {"hole": 1.0}
     figures = {metric.key for metric in (*METRICS, *MORE)}
     assert set(found["one"]["mean"]) == figures
-    assert set(found["one"]["a"]) == figures | {"recall_by_defect_type"}  # and no count
+    assert set(found["one"]["a"]) == figures | {BY_TYPE, BY_SIZE}  # and no count
     assert found["one"]["mean"]["image_auroc"] == 0.75
     assert found["one"]["mean"]["aupro"] == 0.75
     assert found["two"]["mean"]["pixel_ap"] is None

@@ -108,7 +108,8 @@ def test_the_page_shows_both_tasks_with_what_is_missing_in_words(built: Path) ->
     text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
     assert re.search(r"draem pieces( n/a){6} [01]\.\d{3} n/a", text)
     assert re.search(r"draem few( n/a){8}", text)
-    assert re.search(r"draem : [01]\.\d{3} \(\d of 3; exact 95% interval [\d.]+ to [\d.]+\)", text)
+    share = r"draem : [01]\.\d{3} \(\d of 3; \d+ per 1,000; exact 95% interval [\d.]+ to [\d.]+\)"
+    assert re.search(share, text)
     assert text.count("At least 1 more anomalous image is needed") == 2
     assert "4 more normal images are needed; a part of them is then held out" in text
     assert "3 calibration images, one of each group: the smallest false-alarm level" in text

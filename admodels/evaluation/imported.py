@@ -7,7 +7,7 @@ PNG files of 8 or 16 bits whose brighter pixels are more anomalous, all on one s
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 
 from admodels.evaluation import measure
+from admodels.evaluation.aupimo import Aupimo
 from admodels.evaluation.measure import Evaluate, Evaluation
 from admodels.evaluation.table import METRICS, MORE, figure_with_interval
 from admodels.foundation import manifest, params
-from admodels.foundation.arrays import Float32
+from admodels.foundation.arrays import Float32, Float64
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import names_text
 from admodels.images.decode import STORED, check_header
+from admodels.images.load import load_masks
 from admodels.images.shape import Shape, ratios
 from admodels.inference.model import map_to_image
 
@@ -98,6 +100,8 @@ def evaluate_table(table: Path, task: str) -> Imported:
         maps=np.stack(maps) if maps else None,
     )
     used = sum(row.image_path in lines for row in (*rows, *calibrating))
+    if scored.masks is not None:
+        scored = replace(scored, aupimo=_aupimo(rows, raw, table.parent, names))
     return Imported(
         measure.evaluate(scored, calibration, block),
         len(calibrating),
@@ -105,6 +109,18 @@ def evaluate_table(table: Path, task: str) -> Imported:
         len(lines) - used,
         len(lines),
     )
+
+
+def _aupimo(
+    rows: list[manifest.ManifestRow], raw: Path, folder: Path, names: list[str]
+) -> Float64 | None:
+    """AUPIMO of the anomalous images, each map in the size of its image."""
+    collected = Aupimo(sum(row.label == "normal" for row in rows))
+    for row, name in zip(rows, names, strict=True):
+        shape = (row.height, row.width)
+        mask = None if row.label == "normal" else load_masks([row], raw, shape)[0]
+        collected.add(read_map(folder / name, shape), mask)
+    return collected.areas()
 
 
 def read_table(table: Path, raw: Path) -> dict[str, tuple[float, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from admodels.evaluation import metrics, resampling
+from admodels.evaluation import aupimo, metrics, resampling
 from admodels.evaluation.intervals import auroc_interval, exact_interval
 from admodels.evaluation.power import Power
 from admodels.evaluation.resampling import Figures, Interval
@@ -32,6 +32,7 @@ MASK_RULES = {"nearest": resize_mask, "eroded": erode_mask}
 CURVE_POINTS = 200
 MASK_MULTIPLE = 16
 STRICT_FPR_LIMIT = 0.05  # of a second AUPRO, where most maps still differ
+DEFECT_SIZES = {"tiny": 0.001, "small": 0.01, "medium": 0.1, "large": math.inf}  # share of an image
 IMAGE_FIGURES: Figures = {
     "image_ap": metrics.average_precision,
     "image_f1_max": metrics.f1_max,
@@ -73,7 +74,7 @@ class ScoredSet:
     `anomaly_scores` (N,), `image_ids` and `defect_types` N names. `refused` N statuses: a scored
     folder would give such an image no score; here it is measured like the others. Empty where the
     image is of the kind that the bundle learnt from. `drawn` (N,) bool: the images whose false
-    alarms count, one of each group; None: all.
+    alarms count, one of each group; None: all. `aupimo` of each anomalous image; None: not known.
     """
 
     image_ids: list[str]
@@ -84,6 +85,7 @@ class ScoredSet:
     anomaly_maps: Float32
     masks: Bool | None
     drawn: Bool | None = None
+    aupimo: Float64 | None = None
 
     @classmethod
     def empty(cls, mask_px: int) -> Self:
@@ -158,6 +160,7 @@ def evaluate(
         "image_auroc": metrics.auroc(image_ranks),
         **{name: figure(image_ranks) for name, figure in IMAGE_FIGURES.items()},
         **{name: figure(pixel_ranks) for name, figure in _pixel_figures(block).items()},
+        "aupimo": None if scored.aupimo is None else float(scored.aupimo.mean()),
         **_false_alarms(scored, verdicts),
         "recall": _share(verdicts, scored.anomalous),
         "smallest_alpha": conformal.smallest_alpha(len(calibration_scores)),
@@ -169,10 +172,13 @@ def evaluate(
         "test_anomalous": int(np.count_nonzero(scored.anomalous)),
     }
     rounded = {name: round_figure(value) for name, value in measured.items()}
-    by_type = _recall_by_defect_type(scored, verdicts)
+    shares = {
+        "recall_by_defect_type": _recall_by_defect_type(scored, verdicts),
+        "recall_by_defect_size": _recall_by_defect_size(scored, verdicts),
+    }
     why = {"fault": fault} if fault else {}
     return Evaluation(
-        {**rounded, "recall_by_defect_type": by_type, **counts, **why},
+        {**rounded, **shares, **counts, **why},
         _intervals(scored, image_ranks, pixel_ranks, calibration_scores, block),
         _curves(image_ranks, pixel_ranks, block.aupro_fpr_limit),
         _image_frame(scored, conformal.p_values(scores, calibration_scores), verdicts),
@@ -197,7 +203,7 @@ def _intervals(
     """Of every figure but the share of false alarms, which has an exact one of its own."""
     scores, anomalous = scored.anomaly_scores.astype(np.float64), scored.anomalous
     counts, pixel_figures = resampling.draw(anomalous), _pixel_figures(block)
-    names = ("image_auroc", *IMAGE_FIGURES, *pixel_figures)
+    names = ("image_auroc", *IMAGE_FIGURES, *pixel_figures, "aupimo")
     limits: dict[str, Interval | None] = dict.fromkeys(names)
     if image_ranks:
         limits["image_auroc"] = auroc_interval(scores, anomalous)
@@ -206,6 +212,8 @@ def _intervals(
         maps, masks = scored.anomaly_maps, scored.masks
         limits |= resampling.pixel_intervals(maps, masks, pixel_ranks, counts, pixel_figures)
     drawn = counts[:, anomalous]
+    if scored.aupimo is not None:
+        limits["aupimo"] = resampling.percentile_interval(drawn @ scored.aupimo / len(drawn[0]))
     limits["recall"] = resampling.recall_interval(
         scores[anomalous], drawn, calibration, block.alpha
     )
@@ -244,6 +252,18 @@ def _recall_by_defect_type(scored: ScoredSet, verdicts: Bool | None) -> dict[str
     }
 
 
+def _recall_by_defect_size(scored: ScoredSet, verdicts: Bool | None) -> dict[str, float | None]:
+    """By the share of its image that a mask covers; empty where a mask is missing."""
+    if scored.masks is None:
+        return {}
+    covered = scored.masks.mean(axis=(1, 2))
+    sizes = np.digitize(covered, list(DEFECT_SIZES.values()), right=False)
+    return {
+        name: round_figure(_share(verdicts, scored.anomalous & (sizes == place)))
+        for place, name in enumerate(DEFECT_SIZES)
+    }
+
+
 def _curve(names: tuple[str, str], points: metrics.Curve | None) -> pd.DataFrame:
     import pandas as pd
 
@@ -273,5 +293,6 @@ def _image_frame(scored: ScoredSet, p_values: Float64, verdicts: Bool | None) ->
             "anomaly_score": scored.anomaly_scores,
             "p_value": p_values,
             "is_anomalous": [None] * len(p_values) if verdicts is None else verdicts,
+            "aupimo": aupimo.spread(scored.aupimo, scored.anomalous).round(DECIMALS),
         }
     )

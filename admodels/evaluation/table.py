@@ -10,7 +10,8 @@ from typing import Any, Literal
 DECIMALS = 6  # of a written figure: readable, and above the last digits of a sum
 DECIMALS_SHOWN = 3  # of a figure in a table for people
 NOT_DEFINED = "n/a"
-BY_TYPE = "recall_by_defect_type"  # shares by name, beside the figures of a cell
+# shares by name, beside the figures of a cell
+BY_TYPE, BY_SIZE = "recall_by_defect_type", "recall_by_defect_size"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ MORE = (  # beside those of the tables
     Metric("recall_at_1", ("recall at", "1% alarms"), "higher"),
     Metric("recall_at_5", ("recall at", "5% alarms"), "higher"),
     Metric("aupro_at_5", ("AUPRO", "to 5%"), "higher"),
+    Metric("aupimo", ("pixel", "AUPIMO"), "higher"),
 )
 
 
@@ -57,7 +59,8 @@ def interval_text(cell: Mapping[str, Any]) -> str:
         return NOT_DEFINED
     low, high = (figure_text(cell[key]) for key in ("false_alarm_low", "false_alarm_high"))
     alarms = round(rate * images)
-    return f"{figure_text(rate)} ({alarms} of {images}; exact 95% interval {low} to {high})"
+    interval = f"exact 95% interval {low} to {high}"
+    return f"{figure_text(rate)} ({alarms} of {images}; {1000 * rate:.0f} per 1,000; {interval})"
 
 
 def figure_with_interval(value: float | None, limits: Sequence[float] | None) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from admodels.evaluation.power import RELIABLE, smallest_caught
 from admodels.evaluation.table import (
+    BY_SIZE,
+    BY_TYPE,
     METRICS,
     MORE,
     NOT_DEFINED,
@@ -36,6 +38,12 @@ CURVES = {  # file: title, x column and label, y column and label
     "roc": ("ROC of images", "fpr", "false alarm rate", "tpr", "recall"),
     "pr": ("Precision and recall of images", "recall", "recall", "precision", "precision"),
     "pro": ("PRO of pixels", "fpr", "false positive rate", "pro", "mean region overlap"),
+}
+SIZES = {
+    "tiny": "any, below 0.1% of the image",
+    "small": "any, 0.1% to 1% of the image",
+    "medium": "any, 1% to 10% of the image",
+    "large": "any, 10% of the image and more",
 }
 LOSSES = {"loss": "training loss", "validation_loss": "loss on held-out synthetic anomalies"}
 NOT_RUN = "not run yet"
@@ -215,7 +223,7 @@ def _content(results: _Results, images: Path) -> dict[str, Any]:
 def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
     methods = results.run.methods
     cells_run = [cell for m in methods if (cell := results.cell(m, task))]
-    recalls = {m: results.cell(m, task).get("recall_by_defect_type", {}) for m in methods}
+    recalls = {m: _recalls(results.cell(m, task)) for m in methods}
     types = sorted({name for shares in recalls.values() for name in shares})
     cells = results.repo / "data/evaluation"
     sheet = results.repo / f"data/synthetic/{task}/contact_sheet.png"
@@ -244,6 +252,13 @@ def _task(results: _Results, task: str, images: Path) -> dict[str, Any]:
         "data_page": f"../../data/validation/{task}/index.html",
         "methods": methods,
     }
+
+
+def _recalls(cell: dict[str, Any]) -> dict[str, float | None]:
+    """The recall of every defect type, and of every size that the task has."""
+    sizes = (cell.get(BY_SIZE) or {}).items()
+    by_size = {SIZES[name]: share for name, share in sizes if share is not None}
+    return {**cell.get(BY_TYPE, {}), **by_size}
 
 
 def _figures_with_intervals(results: _Results, task: str) -> dict[str, list[str]]:
