@@ -182,11 +182,12 @@ def main(method: str, task: str) -> None:
         for split in ("test", "validation")
     )
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     rows = tested or normal
     shape = block.mask_shape(ratios(rows)[1])
     seen = _score_images(fitted, rows, shape, block.ground_truth_rule, seed)
     speed = len(rows) / (time.monotonic() - start)
+    image_cpu = (time.process_time() - cpu_start) / len(rows)
     scored = seen.scored
     if scored.masks is not None:
         scored = replace(scored, aupimo=_aupimo(rows, seen.maps, Path("data/raw", task)))
@@ -202,7 +203,12 @@ def main(method: str, task: str) -> None:
     costs = Path("data/costs/evaluate", method, f"{task}.json")
     # git keeps costs per revision, and figures are numbers only: so this says whose they are.
     fingerprint = fitted.model_fingerprint
-    cost.write(costs, images_per_second=round(speed, 2), model_fingerprint=fingerprint)
+    cost.write(
+        costs,
+        images_per_second=round(speed, 2),
+        image_cpu_seconds=round(image_cpu, 4),
+        model_fingerprint=fingerprint,
+    )
 
 
 if __name__ == "__main__":

@@ -2,19 +2,22 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from admodels.cli import app, doctor
-from admodels.foundation.errors import BundleError, SourceError
+from admodels.foundation.errors import BundleError, ConfigurationError, SourceError
 from admodels.images import decode
 from admodels.nights import deploy
 from admodels.nights.plant import read_plant
 from admodels.nights.run import Options, nightly
 from admodels.tracking import registry
+from admodels.tracking.evidence import evidence_of, write_evidence
 from tests import cards, plants, tiny
+from tests.test_gates import evidence_from, sides
 
 pytestmark = pytest.mark.slow  # MLflow's database is made anew
 
@@ -47,7 +50,7 @@ def plant(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def promote(name: str) -> registry.AliasMove:
-    return registry.promote(Path(), Path(name), "champion")
+    return registry.promote(Path(), Path(name), "champion", why="no git here", force=True)
 
 
 def put(address: str = ADDRESS) -> deploy.Deployment:
@@ -118,6 +121,49 @@ def test_a_bundle_that_fails_its_own_test_is_not_promoted(plant: Path) -> None:
     assert registry.version_now(ADDRESS)[0] == "1"
 
 
+def commit_all() -> str:
+    """A commit of the folder's dvc.lock; its hash."""
+    Path("dvc.lock").touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "dvc.lock"), (*who, "commit", "-qm", "a lock")):
+        subprocess.run(["git", *words], check=True)
+    head = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_bundle_of_no_commit_or_that_fails_a_gate_is_promoted_only_with_a_reason(
+    plant: Path,
+) -> None:
+    def ask(name: str, **how: object) -> dict[str, str]:
+        return dict(registry.promote(Path(), Path(name), "champion", **how).now.tags)
+
+    with pytest.raises(ConfigurationError, match="not as it is committed"):
+        ask("one")
+    with pytest.raises(ConfigurationError, match="needs a reason"):
+        ask("one", force=True)
+    rev = commit_all()
+    tags = ask("one")
+    assert (tags["dvc.rev"], tags["admodels.gates"]) == (rev, "none are set")
+    block = {"evaluate": {"alpha": 0.25}, "gates": {"image_auroc": 0.6, "margin": 0.05}}
+    Path("params.yaml").write_text(json.dumps(block), encoding="utf-8")
+    with pytest.raises(BundleError, match="2 of 2 gates fail"):
+        ask("two")
+    assert registry.version_now(ADDRESS)[0] == "1"
+    scores, anomalous = sides(4.0)
+    for name in ("one", "two"):
+        write_evidence(Path(name), evidence_from(scores, anomalous, of(name)))
+    assert ask("one")["admodels.gates"] == "passed"
+    assert ask("two")["admodels.gates"] == "passed"
+    put()
+    assert evidence_of(plant / "models" / put().bundle) == evidence_of(Path("two"))
+    write_evidence(Path("one"), evidence_from(*sides(1.0), of("one")))
+    with pytest.raises(BundleError, match="1 of 2 gates fail"):
+        ask("one")
+    tags = ask("one", force=True, why="press 3 stands still")
+    assert tags["admodels.why"] == "press 3 stands still"
+    assert tags["admodels.gates"].startswith("image AUROC - champion's > -0.05 -0.2")
+
+
 def test_a_night_never_asks_the_registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     promote("one")
     put()
@@ -175,7 +221,9 @@ def test_the_commands_promote_calibrate_and_roll_back(
 
     for name in ("one", "two"):
         shutil.copytree(plant / name, plant / name / "draem/stripes")
-        told = said("promote", "draem", "stripes", "--models", name)
+        words = ("promote", "draem", "stripes", "--models", name)
+        assert said(*words).startswith("2 ")  # nothing is committed
+        told = said(*words, "--force", "--why", "a test")
         assert told.startswith(f"0 {ADDRESS} is version {1 + (name == 'two')}, draem: image_auroc")
     monkeypatch.setenv("ADMODELS_PLANT", ".")
     assert said("deploy", "press", ADDRESS).startswith("0 press: ")

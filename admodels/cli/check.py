@@ -16,6 +16,7 @@ from admodels.foundation.params import PARAMS_FILE, Run, Strict, load, parse
 from admodels.scoring.folders import FixedFolder
 from admodels.sources.source import Source, Task
 from admodels.synthesis.params import Synthesize
+from admodels.tracking.gates import Gates
 from admodels.validation.checks import Validate
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # DVC joins the parts of a cell's name with `-`
@@ -25,6 +26,7 @@ MOVED = {
     "lines": "name this key `folders` (`admodels folder add`); inboxes of a plant stand in "
     "its plant.yaml, and `admodels plant init --from FILE` takes them over",
 }
+OPTIONAL = ("gates",)  # older files have none
 SAMPLE = "sample"  # the dataset and the kind of source that are drawn here
 
 
@@ -46,6 +48,7 @@ def roots() -> dict[str, Any]:
         "methods": create_model("Methods", __base__=Strict, **blocks),
         "evaluate": Evaluate,
         "folders": dict[str, FixedFolder],
+        "gates": Gates,
     }
 
 
@@ -54,7 +57,9 @@ def problems(content: Mapping[str, Any]) -> list[str]:
     models = roots()
     unknown = sorted(set(content) - set(models))
     faults = [f"{key}: {MOVED.get(key, 'no such root key')}" for key in unknown]
-    faults += [f"{key}: this root key is missing" for key in models if key not in content]
+    faults += [
+        f"{key}: this root key is missing" for key in models if key not in {*content, *OPTIONAL}
+    ]
     typed: dict[str, Any] = {}
     for key in models.keys() & content.keys():
         try:

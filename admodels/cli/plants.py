@@ -200,7 +200,10 @@ def deploy(
     bundle: Annotated[str | None, typer.Argument(help="a folder, or models:/NAME@ALIAS")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="use the bundle from before")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="also where its calibration cannot hold the budget")
+        bool,
+        typer.Option(
+            "--force", help="also where a gate fails, or its calibration cannot hold the budget"
+        ),
     ] = False,
     why: Why = "",
     plant: PlantOption = None,

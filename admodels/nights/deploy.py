@@ -1,17 +1,20 @@
 """Which bundle a line is scored with: the one that a person deployed, copied into the plant.
 
 deployments.jsonl   chained lines (`admodels.scoring.journal`): `at`, `who`, `line`, `do` (deploy or
-                    undo), `bundle` (the name of its folder in models/), `origin`, `why`
+                    undo), `bundle` (the name of its folder in models/), `origin`, `why`, and
+                    `gates` that failed where somebody forced them
 
 Neither the registry nor a folder that bundles come from is asked at night.
 """
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import runtime
@@ -26,6 +29,8 @@ from admodels.scoring.journal import NAME as JOURNAL
 from admodels.scoring.journal import Chain, user
 from admodels.scoring.ledger import read_ledger
 from admodels.scoring.locks import commit_lock
+from admodels.tracking import gates
+from admodels.tracking.evidence import Evidence, evidence_of, write_evidence
 
 DEPLOYMENTS, MODELS = "deployments.jsonl", "models"
 DEPLOY, UNDO = "deploy", "undo"
@@ -129,9 +134,9 @@ def deploy(
     `bundle` is a folder, or an address of the registry, which is asked now and never again.
 
     Raises:
-        BundleError: the bundle fails its own tests.
-        ConfigurationError: its calibration cannot hold the line's budget, and no `force` with its
-            `why` says that this is meant.
+        BundleError: the bundle fails its own tests, or a gate of the line.
+        ConfigurationError: its calibration cannot hold the line's budget. With `force` and its
+            `why`, which are kept, gates and budget hold nothing up.
         SourceError: the registry is away.
     """
     block = plant.line(line)
@@ -147,9 +152,34 @@ def deploy(
                 "a calibration that can hold the budget; `verdicts: none` in plant.yaml where "
                 "scores alone are meant; or `--force --why TEXT`, then `admodels calibrate`",
             )
+        evidence = evidence_of(folder)
+        table = gates_of(plant, line, folder, evidence)
+        failing = gates.enforce(table, f"line `{line}`: {origin}", force=force)
         name = _install(plant.folder, folder)
-    _record(plant, line, DEPLOY, Deployment(name, origin), why)
+        if evidence is not None:
+            write_evidence(plant.folder / MODELS / name, evidence)
+    more = {"gates": failing} if failing else {}
+    _record(plant, line, DEPLOY, Deployment(name, origin), why, **more)
     return Deployment(name, origin)
+
+
+def gates_of(plant: Plant, line: str, folder: Path, evidence: Evidence | None) -> list[gates.Check]:
+    """The gates of a line, checked for the bundle in `folder`; the deployed one is the champion."""
+    block = plant.line(line)
+    calibration = np.array(read_card(folder).calibration_scores)
+    candidate = gates.Candidate(evidence, calibration, block.alpha)
+    return gates.checks(block.gates or plant.gates, candidate, _champion(plant, line, folder))
+
+
+def _champion(plant: Plant, line: str, folder: Path) -> gates.Champion | None:
+    """The bundle that the line is scored with; of a damaged one nothing is known."""
+    own = deployments(plant.folder).get(line, [])
+    if not own:
+        return None
+    evidence = None
+    with suppress(BundleError):
+        evidence = evidence_of(plant.folder / MODELS / own[-1].bundle)
+    return gates.Champion(evidence, own[-1].bundle == _name_of(folder))
 
 
 def undo(plant: Plant, line: str, *, why: str = "") -> Deployment:
@@ -165,9 +195,11 @@ def undo(plant: Plant, line: str, *, why: str = "") -> Deployment:
     return own[-2]
 
 
-def _record(plant: Plant, line: str, do: str, deployed: Deployment, why: str) -> None:
+def _record(
+    plant: Plant, line: str, do: str, deployed: Deployment, why: str, **more: object
+) -> None:
     plant.ledger.mkdir(mode=0o750, exist_ok=True)
-    content = {"who": user(), "line": line, "do": do, "why": why, **vars(deployed)}
+    content = {"who": user(), "line": line, "do": do, "why": why, **vars(deployed), **more}
     with commit_lock(plant.ledger):
         Chain(plant.folder / DEPLOYMENTS).add(content)
 

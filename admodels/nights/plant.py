@@ -20,6 +20,7 @@ from admodels.foundation.params import Strict, load, parse
 from admodels.nights.calendar import Calendar
 from admodels.nights.expect import Expect
 from admodels.scoring.lines import Tile, name_faults
+from admodels.tracking.gates import Gates
 
 PLANT_FILE = "plant.yaml"
 LEDGER = "ledger"
@@ -41,6 +42,7 @@ class PlantLine(Strict):
     verdicts: Literal["none"] | None = None  # none: scores alone are meant
     paused_until: date | None = None  # before this day no images are no alarm
     expect: Expect | None = None
+    gates: Gates | None = None  # of its own, in place of the plant's
 
 
 class PlantFile(Strict):
@@ -51,6 +53,7 @@ class PlantFile(Strict):
     day_ends: str = Field(default="06:00", pattern=CLOCK)  # local wall time
     audit: int = Field(default=5, ge=0, le=1000)  # images a night and line that people mark
     page_url: str | None = Field(default=None, min_length=1)  # where ledger/pages is served
+    gates: Gates = Field(default_factory=Gates)  # what `deploy` wants of a bundle
     lines: dict[str, PlantLine] = Field(default_factory=dict)
 
     @field_validator("timezone")

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from admodels.bundles import bundle as bundles
 from admodels.bundles import card, runtime
-from admodels.foundation.errors import (
-    BundleError,
-)
+from admodels.foundation import params
+from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.foundation.files import sha256_of
-from admodels.tracking import sync
+from admodels.tracking import evidence as evidences
+from admodels.tracking import gates, sync
+from admodels.tracking.evidence import Evidence, evidence_of, write_evidence
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "admodels-bundles"
 FOLDER = "bundle"  # of the run of a version: its files
 SHA256 = "admodels.bundle_sha256"  # of bundle.json, which has the hashes of all other files
+REVISION, WORKSPACE = "dvc.rev", "workspace"
+GATES, WHY = "admodels.gates", "admodels.why"
 HEX = "^[0-9a-f]{64}$"
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 ADDRESS = rf"models:/{NAME}(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)"
@@ -55,18 +58,88 @@ def _words(version: "ModelVersion") -> str:
     return f"version {version.version}, {tags.get('admodels.method')}: {', '.join(figures)}"
 
 
-def promote(repo: Path, folder: Path, alias: str) -> AliasMove:
+def promote(
+    repo: Path, folder: Path, alias: str, *, why: str = "", force: bool = False
+) -> AliasMove:
     """Register the bundle in `folder`, once, and let the alias of its task point to it.
 
     Raises:
-        BundleError: the bundle does not pass its own tests.
+        BundleError: the bundle does not pass its own tests, or a gate of params.yaml.
+        ConfigurationError: no commit holds what the bundle was made from. With `force` and its
+            `why`, which are kept, neither gates nor this hold anything up.
         SourceError: the registry is away.
         StorageError: the local database cannot be written.
     """
     loaded = bundles.load(folder, runtime.device())
-    name, tags = f"admodels-{loaded.task}", _tags(repo, folder, loaded)
+    name, tags, evidence = (
+        f"admodels-{loaded.task}",
+        _tags(repo, folder, loaded),
+        evidence_of(folder),
+    )
+    _refuse_uncommitted(tags[REVISION], folder, why, force=force)
     with sync.connect(repo) as client:
-        return _move_alias(client, name, alias, _register(client, repo, name, folder, tags))
+        champion = _champion(client, name, alias, tags[SHA256])
+        table = _gates(repo, loaded, evidence, champion)
+        failing = gates.enforce(table, f"{name}: {folder}", force=force)
+        tags |= {GATES: "; ".join(failing) or ("passed" if table else "none are set")}
+        tags |= {WHY: why} if why else {}
+        now = _register(client, repo, name, folder, tags)
+        if evidence is not None:
+            _keep_evidence(client, now, evidence)
+        return _move_alias(client, name, alias, now)
+
+
+def _refuse_uncommitted(revision: str, folder: Path, why: str, *, force: bool) -> None:
+    if force and not why.strip():
+        raise _refusal("`--force` needs a reason", folder, "`--why TEXT`, which is kept")
+    if revision == WORKSPACE and not force:
+        raise _refusal(
+            "dvc.lock is not as it is committed: nobody could make this bundle again",
+            folder,
+            "a bundle of a commit: `git add dvc.lock params.yaml && git commit`, then promote "
+            "again; or `--force --why TEXT`",
+        )
+
+
+def _refusal(fault: str, where: Path, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        fault, where=where, expected=expected, next_step="correct it, then promote again"
+    )
+
+
+def _gates(
+    repo: Path, loaded: bundles.Bundle, evidence: Evidence | None, champion: gates.Champion | None
+) -> list[gates.Check]:
+    """The gates of params.yaml, checked; a folder without params has none."""
+    path = repo / params.PARAMS_FILE
+    content = params.load(path) if path.is_file() else {}
+    block = params.parse(content.get("gates", {}), gates.Gates, "gates", path)
+    if block == gates.Gates():
+        return []
+    alpha = params.read("evaluate.alpha", float, path)
+    candidate = gates.Candidate(evidence, loaded.calibration_scores, alpha)
+    return gates.checks(block, candidate, champion)
+
+
+def _champion(client: "MlflowClient", name: str, alias: str, sha256: str) -> gates.Champion | None:
+    version = _version(lambda: client.get_model_version_by_alias(name, alias))
+    if version is None:
+        return None
+    evidence = None
+    with TemporaryDirectory() as folder:
+        names = [f.path for f in client.list_artifacts(str(version.run_id), FOLDER)]
+        if f"{FOLDER}/{evidences.NAME}" in names:
+            client.download_artifacts(str(version.run_id), FOLDER, folder)
+            with suppress(BundleError):  # damaged files say nothing
+                evidence = evidence_of(Path(folder, FOLDER))
+    return gates.Champion(evidence, version.tags.get(SHA256) == sha256)
+
+
+def _keep_evidence(client: "MlflowClient", version: "ModelVersion", evidence: Evidence) -> None:
+    """Put evaluation.json beside the files of a version; they may have been measured since."""
+    with TemporaryDirectory() as folder:
+        write_evidence(Path(folder), evidence)
+        client.log_artifact(str(version.run_id), str(Path(folder, evidences.NAME)), FOLDER)
 
 
 def rollback(repo: Path, task: str, alias: str) -> AliasMove:
@@ -100,7 +173,7 @@ def _tags(repo: Path, folder: Path, loaded: bundles.Bundle) -> dict[str, str]:
         "admodels.task": loaded.task,
         "admodels.model_fingerprint": loaded.model_fingerprint,
         SHA256: sha256_of(folder / "bundle.json"),
-        "dvc.rev": _revision(repo),
+        REVISION: _revision(repo),
     }
     cell = f"{loaded.method}/{loaded.task}"
     costs = _json(repo / f"data/costs/evaluate/{cell}.json")
@@ -116,14 +189,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _revision(repo: Path) -> str:
-    """The commit of the dvc.lock that stands here, `workspace` where it is in none."""
+    """The commit of the dvc.lock that stands here, WORKSPACE where it is in none."""
 
     def git(*words: str) -> str:
         command = ["git", *words]
         return subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False).stdout
 
     changed = git("status", "--porcelain", "dvc.lock")
-    return "workspace" if changed else git("rev-parse", "HEAD").strip() or "workspace"
+    return WORKSPACE if changed else git("rev-parse", "HEAD").strip() or WORKSPACE
 
 
 def _register(
