@@ -1,10 +1,16 @@
 import ast
+import json
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
+
+from benchmarks import official
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 OURS = ("admodels", "benchmarks", "stages", "tests")
@@ -72,3 +78,24 @@ def test_a_name_that_has_moved_is_seen() -> None:
     assert [lost_imports(code) for code in programs(tree)] == [["admodels.cli.nothing"]]
     assert lost_imports(tree) == ["stages.gone"]
     assert lost_attributes(tree, module) == ["decode.lost"]
+
+
+@pytest.mark.slow
+def test_the_official_sizes_are_trained_for_the_time_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train/good", "test/good", "test/hole"):
+        (tmp_path / "256" / name).mkdir(parents=True)
+        for index, image in enumerate(tiny.stripes(3, seed=4, shape=(256, 256))):
+            path = tmp_path / "256" / name / f"{index}.webp"
+            Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    monkeypatch.setattr(official, "EVERY_ON_CPU", 1)
+    out = tmp_path / "out.json"
+    words = ["official", "run", str(tmp_path), "--methods", "draem", "--seconds", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
+    official.main()
+    (result,) = json.loads(out.read_text(encoding="utf-8"))
+    assert (result["steps"], result["is_official_size"]) == (official.PROBE_STEPS, False)
+    assert 0 < result["loss_last"] < 10
+    assert result["steps_per_second"] > 0
+    assert 0 <= result["image_auroc"] <= 1
