@@ -41,10 +41,12 @@ class Brightness(Detector):
     def fit(self, data, *, kind, seed, checkpoints, log) -> None:
         """Nothing to learn."""
 
-    def score(self, images: Tensor) -> Prediction:
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
         assert images.shape == (CHUNK, 3, *self.params.shape)
         assert images.dtype == torch.uint8
         self.chunks.append(images)
+        if inspected is not None:
+            images = images * inspected[:, None]
         means = images.double().mean(dim=(1, 2, 3)).float()
         means[means == 255] = torch.nan  # a detector that breaks down on pure white
         return Prediction(images.float().mean(dim=1), means)

@@ -150,8 +150,10 @@ def test_without_a_heavy_end_both_ways_are_scored_and_the_smaller_counts() -> No
     class Lopsided(Brightness):
         """Dislikes a bright lower half."""
 
-        def score(self, images: torch.Tensor) -> bundles.methods.Prediction:
-            plain = super().score(images)
+        def score(
+            self, images: torch.Tensor, inspected: torch.Tensor | None = None
+        ) -> bundles.methods.Prediction:
+            plain = super().score(images, inspected)
             lower = images[:, :, 48:].double().mean(dim=(1, 2, 3)).float()
             return bundles.methods.Prediction(plain.anomaly_map, lower)
 

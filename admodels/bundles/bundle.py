@@ -32,7 +32,7 @@ from admodels.bundles.card import (
     read_card,
 )
 from admodels.bundles.evidence import FOLDER, Evidence, write_evidence
-from admodels.foundation.arrays import Float32, Float64, Indices, Records, UInt8
+from admodels.foundation.arrays import Bool, Float32, Float64, Indices, Records, UInt8
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
 from admodels.foundation.licences import is_non_commercial
@@ -82,7 +82,8 @@ class Bundle:
 class Scored:
     """Maps (N, h, w) float32, scores (N,) float32, reconstructions (N, 3, H, W) float32 or None.
 
-    `compared` (N, 3) int64 or None: see `Prediction`.
+    A map is 0 outside the inspected area; `map_max` (N,) float32 is its largest value. `compared`
+    (N, 3) int64 or None: see `Prediction`.
     """
 
     anomaly_map: Float32
@@ -90,11 +91,20 @@ class Scored:
     reconstruction: Float32 | None
     compared: Indices | None = None
 
+    @property
+    def map_max(self) -> Float32:
+        """The largest value of each map, (N,) float32."""
+        return np.asarray(self.anomaly_map.max(axis=(1, 2)), np.float32)
 
-def score(detector: Detector, pixels: UInt8) -> Scored:
-    """Score (N, 3, H, W) uint8 RGB, N > 0; the score of an image does not depend on the others."""
+
+def score(detector: Detector, pixels: UInt8, inspected: Bool | None = None) -> Scored:
+    """Score (N, 3, H, W) uint8 RGB, N > 0; the score of an image does not depend on the others.
+
+    `inspected` (N, H, W) bool: where an image is looked at; None: everywhere.
+    """
     chunk = detector.params.score_chunk_images
-    prediction = methods.predict(detector, torch.from_numpy(pixels), chunk)
+    where = None if inspected is None else torch.from_numpy(inspected)
+    prediction = methods.predict(detector, torch.from_numpy(pixels), chunk, where)
     reconstruction = prediction.reconstruction
     return Scored(
         prediction.anomaly_map.numpy(),
@@ -104,14 +114,17 @@ def score(detector: Detector, pixels: UInt8) -> Scored:
     )
 
 
-def score_views(detector: Detector, planes: Sequence[UInt8]) -> Scored:
+def score_views(
+    detector: Detector, planes: Sequence[UInt8], inspected: Sequence[Bool] | None = None
+) -> Scored:
     """Score images by their views (3 V, H, W) uint8: of two ways up, the smaller score counts.
 
-    The second view is the first one turned by 180 degrees; its map is turned back.
+    The second view is the first one turned by 180 degrees; its map is turned back. `inspected`:
+    for each image (H, W) bool, of its first view.
     """
     counts = [len(image) // 3 for image in planes]
     flat = np.concatenate([image.reshape(-1, 3, *image.shape[1:]) for image in planes])
-    scored = score(detector, flat)
+    scored = score(detector, flat, None if inspected is None else _both_ways(inspected, counts))
     starts = np.cumsum([0, *counts[:-1]])
     turns = [
         int(scored.anomaly_score[start : start + count].argmin())  # of NaN the first: no number
@@ -130,6 +143,11 @@ def score_views(detector: Detector, planes: Sequence[UInt8]) -> Scored:
         None if rebuilt is None else turn_back(rebuilt),
         None if scored.compared is None else scored.compared[chosen],
     )
+
+
+def _both_ways(inspected: Sequence[Bool], counts: Sequence[int]) -> Bool:
+    pairs = zip(inspected, counts, strict=True)
+    return np.concatenate([np.stack([mask, mask[::-1, ::-1]][:count]) for mask, count in pairs])
 
 
 def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:

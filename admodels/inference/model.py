@@ -18,7 +18,7 @@ import numpy as np
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.bundles.card import Preparation
-from admodels.foundation.arrays import Float32, Float64, UInt8
+from admodels.foundation.arrays import Bool, Float32, Float64, UInt8
 from admodels.images import cost, decode
 from admodels.images.cost import Header
 from admodels.images.describe import DIGITS, Look, Statistics, statistics
@@ -93,9 +93,14 @@ def prepare_image(rgb: UInt8, preparation: Preparation) -> UInt8:
     return prepare_views(rgb, preparation).planes
 
 
-def score_planes(bundle: Bundle, planes: Sequence[UInt8]) -> Scored:
-    """Score at least one prepared image; no score depends on the other images."""
-    return bundles.score_views(bundle.detector, planes)
+def score_planes(
+    bundle: Bundle, planes: Sequence[UInt8], inspected: Sequence[Bool] | None = None
+) -> Scored:
+    """Score at least one prepared image; no score depends on the other images.
+
+    `inspected`: for each image (*shape) bool, where its first view is inspected; None: everywhere.
+    """
+    return bundles.score_views(bundle.detector, planes, inspected)
 
 
 def map_to_image(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    Group = tuple[Tensor, Tensor | None]  # images, and where they are inspected
+
 MOST_CHUNKS_AT_ONCE = 8  # bounds the memory
 
 
@@ -174,8 +176,12 @@ class Detector(ABC):
         """Learn from normal images; resume from `checkpoints` where a run was interrupted."""
 
     @abstractmethod
-    def score(self, images: Tensor) -> Prediction:
-        """Score (B, 3, *params.shape) uint8 RGB; pure: no state changes, no randomness."""
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
+        """Score (B, 3, *params.shape) uint8 RGB; pure: no state changes, no randomness.
+
+        Where `inspected` (B, *params.shape) bool is False, the map, whose other values are 0 or
+        more, is 0 before the method reduces it to a score. None: everything is inspected.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -225,18 +231,25 @@ def _chunks_at_once(detector: Detector) -> int:
     return min(torch.get_num_threads(), cores.available(), MOST_CHUNKS_AT_ONCE)
 
 
-def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
+def predict(
+    detector: Detector, images: Tensor, chunk: int, inspected: Tensor | None = None
+) -> Prediction:
     """Score (N, 3, H, W) uint8 RGB, N > 0, as one `Prediction`, in chunks of exactly `chunk`.
 
     Kernels may differ by shape, so one shape for every call is what makes the score of an image
     independent of its neighbours and of their number. Sums may differ by the number of threads
     too, so a chunk is scored by one thread; several chunks at the same time use several cores,
     and no thread waits for another at every layer, which is slow on a busy machine.
+
+    Only where `inspected` (N, H, W) bool is True an image is looked at; None: everywhere.
     """
     import torch
 
     _refuse_other_images(detector, images)
-    groups = [images[start : start + chunk] for start in range(0, len(images), chunk)]
+    groups = [
+        (images[i : i + chunk], None if inspected is None else inspected[i : i + chunk])
+        for i in range(0, len(images), chunk)
+    ]
     predictions = _score_groups(detector, groups, partial(_score_with_padding, detector, chunk))
     pictures = [p.reconstruction for p in predictions if p.reconstruction is not None]
     compared = [p.compared for p in predictions if p.compared is not None]
@@ -249,7 +262,7 @@ def predict(detector: Detector, images: Tensor, chunk: int) -> Prediction:
 
 
 def _score_groups(
-    detector: Detector, groups: list[Tensor], score: Callable[[Tensor], Prediction]
+    detector: Detector, groups: list[Group], score: Callable[[Group], Prediction]
 ) -> list[Prediction]:
     import torch
 
@@ -274,17 +287,22 @@ def _refuse_other_images(detector: Detector, images: Tensor) -> None:
         )
 
 
-def _score_with_padding(detector: Detector, chunk: int, group: Tensor) -> Prediction:
+def _score_with_padding(detector: Detector, chunk: int, group: Group) -> Prediction:
     """Score at most `chunk` images as a whole chunk, the last image repeated."""
+    images, inspected = group
+    count, where = len(images), None if inspected is None else _pad(inspected, chunk)
+    prediction = detector.score(_pad(images, chunk), where)
+    reconstruction, compared = prediction.reconstruction, prediction.compared
+    return Prediction(
+        prediction.anomaly_map[:count],
+        prediction.anomaly_score[:count],
+        None if reconstruction is None else reconstruction[:count],
+        None if compared is None else compared[:count],
+    )
+
+
+def _pad(group: Tensor, chunk: int) -> Tensor:
     import torch
 
     missing = chunk - len(group)
-    padded = torch.cat([group, group[-1:].expand(missing, -1, -1, -1)]) if missing else group
-    prediction = detector.score(padded)
-    reconstruction, compared = prediction.reconstruction, prediction.compared
-    return Prediction(
-        prediction.anomaly_map[: len(group)],
-        prediction.anomaly_score[: len(group)],
-        None if reconstruction is None else reconstruction[: len(group)],
-        None if compared is None else compared[: len(group)],
-    )
+    return torch.cat([group, *[group[-1:]] * missing]) if missing else group

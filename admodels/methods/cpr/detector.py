@@ -10,6 +10,7 @@ which ranks alike but cannot be held against the map.
 
 import copy
 import logging
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -40,7 +41,7 @@ from admodels.methods.parts.backbones import (
     refuse_missing,
 )
 from admodels.methods.parts.frozen import FrozenTaps
-from admodels.methods.parts.maps import enlarge, gaussian_blur, peaks
+from admodels.methods.parts.maps import enlarge, gaussian_blur, inside, mean_inside, peaks
 from admodels.methods.parts.nets import autocast, for_inference
 
 OFFICIAL_HEADS, OFFICIAL_BACKBONE = "lrb.conv.", "backbone.feature_extractor.backbone."
@@ -147,7 +148,7 @@ class Detector(methods.Detector):
         return for_inference(copy.deepcopy(self.heads), self.precision)
 
     @torch.inference_mode()
-    def score(self, images: Tensor) -> Prediction:
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
         """Distance to the nearest similar patch on the part; the score means the T largest."""
         if self._frozen is None:
             self._frozen, self._scoring_heads = (
@@ -163,10 +164,9 @@ class Detector(methods.Detector):
                 for i in range(len(images))
             ]
         )
-        blurred = gaussian_blur(maps, self.params.blur_sigma_px)
-        top = blurred.flatten(1).topk(self.params.score_pixels, dim=1).values
+        blurred, scores = reduce_map(maps, inspected, self.params)
         compared = map(self._compared, queries[0], near, peaks(blurred).tolist())
-        return Prediction(blurred.cpu(), top.mean(1).cpu(), compared=torch.tensor(list(compared)))
+        return Prediction(blurred.cpu(), scores.cpu(), compared=torch.tensor(list(compared)))
 
     def _compared(self, query: Tensor, near: Tensor, peak: list[int]) -> list[int]:
         """The image, row and column in pixels that the first tap compared with at a place."""
@@ -272,6 +272,15 @@ class Detector(methods.Detector):
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def reduce_map(
+    distances: Tensor, inspected: Tensor | None, params: CprParams
+) -> tuple[Tensor, Tensor]:
+    """The blurred map (B, H, W), 0 where it is not inspected, and the image scores (B,)."""
+    blur = partial(gaussian_blur, sigma=params.blur_sigma_px)
+    blurred = inside(mean_inside(blur, distances, inspected), inspected)
+    return blurred, blurred.flatten(1).topk(params.score_pixels, dim=1).values.mean(1)
 
 
 def official_heads(path: Path, heads: nn.ModuleList) -> dict[str, Tensor]:

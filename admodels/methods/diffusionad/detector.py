@@ -31,6 +31,7 @@ from admodels.methods.diffusionad.params import Schedule
 from admodels.methods.diffusionad.unet import DenoisingUNet
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 from admodels.methods.parts.initial import read_initial, restore_initial
+from admodels.methods.parts.maps import inside
 from admodels.methods.parts.nets import SegmentationUNet, autocast, for_inference, recompute
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, batch_on_parts
@@ -192,15 +193,15 @@ class Detector(methods.Detector):
         return logits, estimate.guided
 
     @torch.inference_mode()
-    def score(self, images: Tensor) -> Prediction:
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
         """Anomaly map: p(anomalous), averaged over the stored draws; score: its highest pixels."""
         if self._scorer is None:
             self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
         draws = [self._run_scorer(self._scorer, images, noise) for noise in self.net.noise]
-        anomaly_map = torch.stack([torch.sigmoid(logits[:, 0]) for logits, _ in draws]).mean(0)
+        mean = torch.stack([torch.sigmoid(logits[:, 0]) for logits, _ in draws]).mean(0)
         guided = torch.stack([guided for _, guided in draws]).mean(0)
         image = guided if self.params.pixel_range == "unit" else (guided + 1) / 2
-        scores = highest_mean(anomaly_map, self.params.score_pixels)
+        anomaly_map, scores = reduce_map(mean, inspected, self.params.score_pixels)
         return Prediction(anomaly_map.cpu(), scores.cpu(), image.clamp(0, 1).cpu())
 
     def state(self) -> dict[str, Tensor]:
@@ -237,6 +238,12 @@ def share_left(schedule: Schedule, step: int, steps: int) -> float:
     """Of a learning rate: all of it, a cosine that falls once, or waves to 0 and back."""
     period = OFFICIAL_PERIOD if schedule == "waves" else 2 * steps
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(2 * math.pi * step / period))
+
+
+def reduce_map(probability: Tensor, inspected: Tensor | None, pixels: int) -> tuple[Tensor, Tensor]:
+    """The map (B, H, W), 0 where it is not inspected, and the image scores (B,)."""
+    anomaly_map = inside(probability, inspected)
+    return anomaly_map, highest_mean(anomaly_map, pixels)
 
 
 def highest_mean(anomaly_map: Tensor, pixels: int) -> Tensor:

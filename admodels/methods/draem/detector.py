@@ -24,6 +24,7 @@ from admodels.methods.draem.params import OFFICIAL_FILES
 from admodels.methods.draem.params import Params as DraemParams
 from admodels.methods.parts.checkpoint import Checkpoint, run_fingerprint
 from admodels.methods.parts.initial import read_initial, restore_initial
+from admodels.methods.parts.maps import inside
 from admodels.methods.parts.nets import autocast, for_inference
 from admodels.methods.parts.training import Training, ahead, load, refuse_divergence, to_cpu
 from admodels.synthesis.anomalies import Batch, synthetic_batch
@@ -121,13 +122,13 @@ class Detector(methods.Detector):
         return outputs
 
     @torch.inference_mode()
-    def score(self, images: Tensor) -> Prediction:
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
         """Anomaly map: p(anomalous); image score: its largest mean over a window; section 3.4."""
         if self._scorer is None:
             self._scorer = for_inference(copy.deepcopy(self.net), self.precision)
         reconstruction, logits = self._run_scorer(self._scorer, images)
-        anomaly_map = torch.softmax(logits, dim=1)[:, 1]
-        scores = window_maximum(anomaly_map, self.params.score_window_px)
+        probability = torch.softmax(logits, dim=1)[:, 1]
+        anomaly_map, scores = reduce_map(probability, inspected, self.params.score_window_px)
         return Prediction(anomaly_map.cpu(), scores.cpu(), reconstruction.clamp(0, 1).cpu())
 
     def state(self) -> dict[str, Tensor]:
@@ -139,6 +140,14 @@ class Detector(methods.Detector):
         p = self.params
         load(self.net, state, f"widths {p.reconstructive_width} and {p.discriminative_width}")
         self._scorer = None
+
+
+def reduce_map(
+    probability: Tensor, inspected: Tensor | None, window_px: int
+) -> tuple[Tensor, Tensor]:
+    """The map (B, H, W), 0 where it is not inspected, and the image scores (B,)."""
+    anomaly_map = inside(probability, inspected)
+    return anomaly_map, window_maximum(anomaly_map, window_px)
 
 
 def window_maximum(anomaly_map: Tensor, window_px: int) -> Tensor:

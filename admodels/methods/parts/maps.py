@@ -1,10 +1,14 @@
-"""Anomaly maps at the size of the image: enlarged and smoothed."""
+"""Anomaly maps at the size of the image: enlarged and smoothed, and 0 where nobody inspects."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from admodels.images.shape import Shape
+
+LEAST_WEIGHT = 1e-9  # keeps 0 / 0 at 0, far from what is inspected
 
 
 def enlarge(maps: Tensor, shape: Shape) -> Tensor:
@@ -26,3 +30,27 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     kernel = (kernel / kernel.sum())[None, None]
     padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[:, :, None])[:, 0]
+
+
+def inside(maps: Tensor, inspected: Tensor | None) -> Tensor:
+    """(B, H, W), 0 where `inspected` (B, H, W) bool is False; None: everything is inspected."""
+    return maps if inspected is None else torch.where(inspected.to(maps.device), maps, 0)
+
+
+def cells_inspected(inspected: Tensor, shape: Shape) -> Tensor:
+    """(B, H, W) bool as (B, *shape) bool: whether anything of a cell is inspected."""
+    return F.adaptive_max_pool2d(inspected.to(torch.float32), shape) > 0
+
+
+def mean_inside(
+    spread: Callable[[Tensor], Tensor], maps: Tensor, inspected: Tensor | None
+) -> Tensor:
+    """The linear `spread` of (B, h, w) maps, of which only values that are inspected count.
+
+    Normalised convolution (Knutsson and Westin 1993): each result is a mean of inspected values, so
+    the edge of an area is neither damped nor raised.
+    """
+    if inspected is None:
+        return spread(maps)
+    weights = inspected.to(maps.device, maps.dtype)
+    return spread(inside(maps, inspected)) / spread(weights).clamp_min(LEAST_WEIGHT)

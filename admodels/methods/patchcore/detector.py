@@ -18,7 +18,14 @@ from admodels.foundation.params import Kind
 from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.parts.backbones import Backbone, Taps, load_fetched
 from admodels.methods.parts.frozen import FrozenTaps
-from admodels.methods.parts.maps import enlarge, gaussian_blur, peaks
+from admodels.methods.parts.maps import (
+    cells_inspected,
+    enlarge,
+    gaussian_blur,
+    inside,
+    mean_inside,
+    peaks,
+)
 from admodels.methods.parts.training import load, to_cpu
 from admodels.methods.patchcore.coreset import farthest_first, random_projection
 from admodels.methods.patchcore.params import Params as PatchCoreParams
@@ -88,20 +95,24 @@ class Detector(methods.Detector):
         return np.random.default_rng(seed).permutation(cells)[: self.params.pool_cells]
 
     @torch.inference_mode()
-    def score(self, images: Tensor) -> Prediction:
+    def score(self, images: Tensor, inspected: Tensor | None = None) -> Prediction:
         """Distance of every patch to the nearest of the bank; the re-weighted largest of them."""
         if self._frozen is None:
             self._frozen = self._frozen_taps()
         p, maps, scores, rows = self.params, [], [], []
-        for image in patches(self._frozen.compute(images)):
+        seen = patches(self._frozen.compute(images))
+        grid = seen.shape[2], seen.shape[3]
+        in_cells = [] if inspected is None else list(cells_inspected(inspected, grid))
+        for image, where in zip(seen, in_cells or [None] * len(seen), strict=True):
             cells = image.flatten(1).T.contiguous()
             distances, nearest = nearest_patches(cells, self.bank)
-            maps.append(distances.view(image.shape[1:]))
+            distances = inside(distances, None if where is None else where.flatten())
+            maps.append(distances.view(grid))
             scores.append(image_score(cells, distances, nearest, self.bank, p.neighbours))
-            rows.append(nearest.view(image.shape[1:]))
-        anomaly_maps = gaussian_blur(enlarge(torch.stack(maps), p.shape), p.blur_sigma_px)
-        compared = self._compared(anomaly_maps, torch.stack(rows))
-        return Prediction(anomaly_maps.cpu(), torch.stack(scores).cpu(), compared=compared)
+            rows.append(nearest.view(grid))
+        anomaly_map = enlarge_inside(torch.stack(maps), inspected, p)
+        compared = self._compared(anomaly_map, torch.stack(rows))
+        return Prediction(anomaly_map.cpu(), torch.stack(scores).cpu(), compared=compared)
 
     def _compared(self, maps: Tensor, nearest: Tensor) -> Tensor | None:
         """Where the patch comes from that is nearest at the maximum of each map."""
@@ -141,3 +152,14 @@ class Detector(methods.Detector):
         load(self.backbone, network, expected)
         self.bank, self._frozen = bank.to(self.device), None
         self.origins = state.get("origins")
+
+
+def enlarge_inside(distances: Tensor, inspected: Tensor | None, params: PatchCoreParams) -> Tensor:
+    """Distances of cells (B, h, w) as a map (B, *params.shape), 0 where it is not inspected."""
+
+    def spread(maps: Tensor) -> Tensor:
+        return gaussian_blur(enlarge(maps, params.shape), params.blur_sigma_px)
+
+    grid = distances.shape[1], distances.shape[2]
+    cells = None if inspected is None else cells_inspected(inspected, grid)
+    return inside(mean_inside(spread, distances, cells), inspected)
