@@ -275,7 +275,7 @@ def test_the_page_of_an_old_night_says_what_was_said_then_and_marks_what_differs
     text, still, today = page()
     assert still == then
     assert not any(today)
-    fewer = f"0 more and {report['flagged']} fewer parts"
+    fewer = f"0 more and {report['flagged']} fewer images"
     assert f"the budget of today {fewer} of <bdi>press</bdi> would be flagged" in text
 
 

@@ -142,5 +142,5 @@ def test_a_trend_has_gaps_where_nothing_is_known_and_says_so() -> None:
     assert line.points == "3.0,16.0 79.0,3.0 117.0,22.5"
     assert (line.last, line.now) == ((117.0, 22.5), "25%")
     assert line.words == ("flagged in 3 nights: from 25% to 100%, the night before 100%, now 25%")
-    assert trend("flagged", [0.5, None], ".0%").now == "n/a"
+    assert trend("flagged", [0.5, None], ".0%").now == "not known"
     assert trend("flagged", [None], ".0%").words == "flagged: not known"

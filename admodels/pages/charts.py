@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from admodels.pages.words import UNKNOWN, number
+from admodels.pages.catalogue import Catalogue, english
 
 CURVE_POINTS = 300  # more than a chart has pixels to show
 LEFT, TOP, WIDTH, HEIGHT = 46.0, 10.0, 264.0, 180.0  # of a chart's plot area, in SVG units
@@ -79,11 +79,18 @@ class Trend:
     words: str
 
 
-def trend(title: str, values: Sequence[float | None], form: str) -> Trend:
-    """A line from the oldest value to the newest, between 0 and the highest; None is a gap."""
+def trend(
+    title: str, values: Sequence[float | None], form: str, catalogue: Catalogue | None = None
+) -> Trend:
+    """A line from the oldest value to the newest, between 0 and the highest; None is a gap.
+
+    Numbers are written in `form`, a format of Python, as the language of `catalogue` does.
+    """
+    catalogue = catalogue or english()
     known = [(index, value) for index, value in enumerate(values) if value is not None]
     if not known:
-        return Trend(title, "", (0, 0), UNKNOWN, f"{title}: not known")
+        unknown = catalogue.text("trends.unknown", title=title)
+        return Trend(title, "", (0, 0), catalogue.number(None), unknown)
     numbers = [value for _, value in known]
     low, high = min(0.0, *numbers), max(numbers)
     width, height = TREND_WIDTH - 2 * TREND_MARGIN, TREND_HEIGHT - 2 * TREND_MARGIN
@@ -94,10 +101,14 @@ def trend(title: str, values: Sequence[float | None], form: str) -> Trend:
         )
         for index, value in known
     ]
-    now = number(values[-1], form)
-    before = number(numbers[-2], form) if len(numbers) > 1 else "not known"
-    words = (
-        f"{title} in {len(known)} nights: from {number(min(numbers), form)} to "
-        f"{number(high, form)}, the night before {before}, now {now}"
+    now = catalogue.number(values[-1], form)
+    words = catalogue.text(
+        "trends.words",
+        title=title,
+        n=len(known),
+        low=catalogue.number(min(numbers), form),
+        high=catalogue.number(high, form),
+        before=catalogue.number(numbers[-2] if len(numbers) > 1 else None, form),
+        now=now,
     )
     return Trend(title, _svg(points), points[-1], now, words)

@@ -34,6 +34,7 @@ def render_page(
         trim_blocks=True,
     )
     environment.globals |= {"visible": visible, "utc": utc, "local": local, "number": number}
+    environment.globals["lang"] = "en"  # unless the content names another
     sheets = [SHARED / "page.css", *(templates / sheet for sheet in styles)]
     style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     code = (templates / script).read_text(encoding="utf-8") if script else ""

@@ -27,6 +27,7 @@ from admodels.nights.judgements import (
     picture_path,
     rows_of_runs,
 )
+from admodels.nights.page.changes import Change, changes
 from admodels.nights.pictures import ALWAYS
 from admodels.nights.report import LineReport
 from admodels.scoring.discover import NOT_IMAGES, Status
@@ -34,13 +35,13 @@ from admodels.scoring.ledger import Ledger, summaries
 
 LOG = logging.getLogger(__name__)
 NIGHTS_MAX = 400  # of the index
-PARTS_MAX = 10_000  # on a page, the same number of each line
-PARTS_LEAST = 5  # of each line, however many lines there are
+ROWS_MAX = 10_000  # on a page, the same number of each line
+ROWS_LEAST = 5  # of each line, however many lines there are
 UNREADABLE_MAX = 500  # of a line
-UNJUDGED = 100  # parts that a line shows of which nothing can be promised
+UNJUDGED = 100  # images that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
 SHOWN = ["path", "image_sha256", "anomaly_score", "width", "height", "p_value", "is_anomalous"]
-SHOWN += ["today"]
+SHOWN += ["today", "calibration"]
 UNREADABLE = ["path", "status", "reason"]
 
 
@@ -53,8 +54,20 @@ class LineRun:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Where the layers of an image stand in the ledger, and which there are: none, no picture.
+
+    `base` is the folder of NAME.webp of every layer; of the single layer `panels`, by an older
+    version, it is the file: the image, and beside it the image with its map.
+    """
+
+    base: str = ""
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LineNight:
-    """A line in one night; `parts` are what its page shows of it, the worst first.
+    """A line in one night; `rows` are the images that its page shows, the worst first.
 
     `more_today` of its rows would be flagged today and were not, `fewer_today` the other way round.
     `past` are the nights of the line with images before this one, the last first.
@@ -65,10 +78,10 @@ class LineNight:
     report: LineReport
     drift: Record | None
     flagged: int | None
-    parts: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
     unreadable: list[dict[str, Any]]
     unreadable_count: int
-    changes: list[str]
+    changes: list[Change]
     past: list[LineRun]
     more_today: int
     fewer_today: int
@@ -113,7 +126,7 @@ def read_runs(ledger: Path, run: str | None = None) -> list[NightSummary]:
 def line_nights(ledger: Ledger, nights: list[NightSummary]) -> list[LineNight]:
     """Every line of the first of `nights`, compared with those after it, which are older."""
     reports = nights[0].lines
-    most = max(PARTS_LEAST, PARTS_MAX // max(len(reports), 1))
+    most = max(ROWS_LEAST, ROWS_MAX // max(len(reports), 1))
     return [_line_night(ledger, name, nights, most) for name in reports]
 
 
@@ -147,7 +160,7 @@ def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int
         _worst(ledger, name, report, rows, most),
         unreadable.sort_by("path").slice(0, shown).select(UNREADABLE).to_pylist(),
         len(unreadable),
-        list(_changes(ledger, name, report, past, rows)),
+        list(changes(ledger, name, report, (past[0].run, past[0].report) if past else None, rows)),
         past,
         count_true(pc.and_not(today, then)),
         count_true(pc.and_not(then, today)),
@@ -173,14 +186,22 @@ def _worst(
     then = report.calibration_sha256 or ""
     kept = calibration_of(ledger, line, then) or calibration_in_force(ledger, line, *key)
     normal = kept.scores if kept else np.empty(0)
+    counts = {kept.sha256: len(normal)} if kept else {}
     normal = normal if len(normal) else rows["anomaly_score"].drop_null().to_numpy()
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
-    parts: list[dict[str, Any]] = worst.select(SHOWN).to_pylist()
-    for row, beyond in zip(parts, excess.tolist(), strict=True):
-        picture = picture_path(line, row["image_sha256"], *key)
-        row["picture"] = picture if (ledger.folder / picture).is_file() else ""
+    shown: list[dict[str, Any]] = worst.select(SHOWN).to_pylist()
+    for row, beyond in zip(shown, excess.tolist(), strict=True):
+        row["picture"] = _picture(ledger, line, row["image_sha256"], key)
         row["excess"] = beyond
-    return parts
+        row["regions"] = []
+        row["normal_images"] = counts.get(row["calibration"])
+    return shown
+
+
+def _picture(ledger: Ledger, line: str, image_sha256: str, key: tuple[str, str]) -> Picture:
+    """What a night drew of an image."""
+    path = picture_path(line, image_sha256, *key)
+    return Picture(path, ("panels",)) if (ledger.folder / path).is_file() else Picture()
 
 
 def _excess(scores: Float64, normal: Float64) -> Float64:
@@ -190,47 +211,11 @@ def _excess(scores: Float64, normal: Float64) -> Float64:
     return np.asarray((scores - middle) / max(highest - middle, 1e-12))
 
 
-def _changes(
-    ledger: Ledger, line: str, report: LineReport, past: list[LineRun], rows: pa.Table
-) -> Iterator[str]:
-    """What is not the same as in the night before, in words; counts are shown elsewhere."""
-    if not past:
-        yield "The first night of this line with images."
-        return
-    before = past[0]
-    old, new = identity(before.report), identity(report)
-    for what in new:
-        if new[what] != old.get(what):
-            yield f"Another {what}: it was {old.get(what, 'unknown')}, it is {new[what]}."
-    runs = before.report.runs or [before.run]
-    earlier = rows_of_runs(ledger, line, runs)
-    today = opinion_of_today(ledger, line, runs, earlier)
-    now, then = count_true(today), count_true(earlier["is_anomalous"])
-    if now != then:
-        yield f"Of run {before.run}, {then} were flagged then and {now} are by today's measure."
-    key = ["path", "image_sha256"]
-    kept = [*key, "is_anomalous"]
-    other = earlier.select(kept)
-    both = rows.select(kept).join(other, key, right_suffix="_then", join_type="inner")
-    was, is_now = pc.field("is_anomalous_then"), pc.field("is_anomalous")
-    more, fewer = len(both.filter(is_now & ~was)), len(both.filter(was & ~is_now))
-    if more or fewer:
-        yield f"Of {len(both)} images in both nights, {more} more and {fewer} fewer are flagged."
-
-
-def identity(report: LineReport) -> dict[str, str]:
-    """What the verdicts of a line rest on, in words; less where its night ended early."""
-    calibration, digest = report.calibration, report.calibration_sha256 or ""
-    values = {
-        "model": report.model_fingerprint,
-        "preparation of images": report.contract_fingerprint,
-        "calibration": calibration and f"{calibration}, sha256 {digest[:16]}",
-        "budget": report.alpha and f"{report.alpha:g}",
-    }
-    return {what: value for what, value in values.items() if value}
-
-
 def worst_first(lines: list[LineNight]) -> list[tuple[int, dict[str, Any]]]:
-    """(index of the line, row) of the parts of all lines."""
-    parts = [(index, row) for index, line in enumerate(lines) for row in line.parts]
-    return sorted(parts, key=lambda indexed: -indexed[1]["excess"])
+    """(index of the line, row) of the images of all lines, those that are flagged first."""
+    rows = [(index, row) for index, line in enumerate(lines) for row in line.rows]
+
+    def place(indexed: tuple[int, dict[str, Any]]) -> tuple[bool, float]:
+        return indexed[1]["is_anomalous"] is False, -indexed[1]["excess"]
+
+    return sorted(rows, key=place)
