@@ -1,8 +1,8 @@
 """What the heads learn from: pairs of places in a synthetic anomaly and in a similar normal image.
 
 Li et al. 2024. `parity` repeats the official code where it matters to numbers: the
-far-negative weight stands inside the power (the paper has it outside), points are read half a cell
-off, and the most similar image is taken for the image itself. Without it these are corrected.
+far-negative weight stands inside the power (the paper has it outside), points are read up to half a
+pixel off, and the most similar image is taken for the image itself. Without it these are corrected.
 Anomalies are drawn online from (seed, number in the pool), at the size of the network and never
 stored as JPEG, so that queries and references have the same texture.
 """
