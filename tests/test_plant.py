@@ -56,7 +56,7 @@ def test_a_plant_has_a_calendar_of_its_zone_and_its_hour(tmp_path: Path) -> None
         ({"lines": {"a": {"folder": "in", "alpha": 0.1, "method": "draem"}}}, "lines.a.method"),
         ({"lines": {"a": {"folder": "in", "alpha": 1.0}}}, "lines.a.alpha"),
         ({"lines": {"a": {"folder": "in", "alpha": 0.1, "verdicts": "all"}}}, "lines.a.verdicts"),
-        ({"lines": {"a b": {"folder": "in", "alpha": 0.1}}}, "no name of a line"),
+        ({"lines": {"a b": {"folder": "in", "alpha": 0.1}}}, "no valid name"),
     ],
 )
 def test_what_a_night_would_stumble_over_is_refused_by_its_key(

@@ -34,15 +34,28 @@ def smallest_alpha(n: int) -> float:
     return 1 / (n + 1)
 
 
-def images_needed(alpha: float) -> int:
-    """The smallest number of calibration images that can promise `alpha`, 0 < alpha < 1."""
-    start = max(0, int(1 / alpha) - 2)
-    return next(n for n in count(start) if smallest_alpha(n) <= alpha)
+def part_p_value(p: ArrayLike, views: int) -> float:
+    """min(1, views * smallest p): the p-value of a part by those of its views, at least one.
+
+    Bonferroni: if the part is normal, P(part_p_value <= alpha) <= alpha however its views depend on
+    each other, because each of them is at most alpha / `views` with that probability. `views` is
+    fixed beforehand: fewer p-values than views only lower the probability.
+    """
+    return float(min(1.0, views * np.min(p)))
 
 
-def images_missing(n: int, alpha: float) -> int:
+def images_needed(alpha: float, views: int = 1) -> int:
+    """The smallest number of calibration images that can promise `alpha`, 0 < alpha < 1.
+
+    `views`: of a part; each of them can then flag it.
+    """
+    start = max(0, int(views / alpha) - 2)
+    return next(n for n in count(start) if part_p_value(smallest_alpha(n), views) <= alpha)
+
+
+def images_missing(n: int, alpha: float, views: int = 1) -> int:
     """How many more than `n` calibration images are needed to promise `alpha`."""
-    return max(0, images_needed(alpha) - n)
+    return max(0, images_needed(alpha, views) - n)
 
 
 def threshold(calibration: ArrayLike, alpha: float) -> float | None:

@@ -22,7 +22,8 @@ from admodels.foundation.params import Strict, parse
 from admodels.images.describe import write_records
 from admodels.scoring.engine import Model
 from admodels.scoring.journal import user
-from admodels.scoring.ledger import WRITING, Ledger
+from admodels.scoring.layout import WRITING
+from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
 
 CALIBRATE = (

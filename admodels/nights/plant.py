@@ -10,16 +10,18 @@ import os
 import re
 from datetime import date, time
 from pathlib import Path
-from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.params import Strict, load, parse
 from admodels.nights.calendar import Calendar
 from admodels.nights.expect import Expect
+from admodels.nights.views import Captured, PartExpression, Parts, Zone, check_capture
 from admodels.scoring.lines import Tile, name_faults
+from admodels.scoring.part_names import PartNames
 from admodels.tracking.gates import Gates
 
 PLANT_FILE = "plant.yaml"
@@ -43,27 +45,26 @@ class PlantLine(Strict):
     paused_until: date | None = None  # before this day no images are no alarm
     expect: Expect | None = None
     gates: Gates | None = None  # of its own, in place of the plant's
+    part: PartExpression | None = None  # matches the whole path below folder; group part_id
+    captured: Captured | None = None
+
+    @model_validator(mode="after")
+    def _has_its_times(self) -> Self:
+        check_capture(self.part, self.captured)
+        return self
 
 
 class PlantFile(Strict):
     """The content of plant.yaml."""
 
     version: Literal[1] = Field(alias="schema")
-    timezone: str
+    timezone: Zone
     day_ends: str = Field(default="06:00", pattern=CLOCK)  # local wall time
     audit: int = Field(default=5, ge=0, le=1000)  # images a night and line that people mark
     page_url: str | None = Field(default=None, min_length=1)  # where ledger/pages is served
     gates: Gates = Field(default_factory=Gates)  # what `deploy` wants of a bundle
     lines: dict[str, PlantLine] = Field(default_factory=dict)
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError("no time zone of this name, such as Europe/Berlin") from error
-        return name
+    parts: dict[str, Parts] = Field(default_factory=dict)  # views that are judged together
 
     @field_validator("page_url")
     @classmethod
@@ -71,6 +72,16 @@ class PlantFile(Strict):
         if url and re.search(r"://[^/@]*:[^/@$]+@", url):
             raise ValueError("a password stands in the environment: write ${NAME} for it")
         return url
+
+    @model_validator(mode="after")
+    def _has_the_lines_of_its_parts(self) -> Self:
+        for name, parts in self.parts.items():
+            for line in parts.lines:
+                if line not in self.lines:
+                    raise ValueError(f"parts.{name}: a view names `{line}`, which is no line")
+                if self.lines[line].part is None:
+                    raise ValueError(f"parts.{name}: line `{line}` needs `part`, a regex of paths")
+        return self
 
 
 class Plant(PlantFile):
@@ -91,6 +102,20 @@ class Plant(PlantFile):
     def inbox(self, line: str) -> Path:
         """Where the images of a line arrive."""
         return self.folder / self.lines[line].folder
+
+    def part_names(self, line: str) -> PartNames | None:
+        """How the part of an image of a line, and the time of its capture, are read."""
+        part, captured = self.lines[line].part, self.lines[line].captured
+        if part is None and captured is None:
+            return None
+        expression = None if part is None else re.compile(part)
+        zone = ZoneInfo((captured and captured.timezone) or self.timezone)
+        return PartNames(expression, captured.clock if captured else None, zone)
+
+    def alpha_of_parts(self, name: str) -> float:
+        """The false-alarm budget of one of `parts`."""
+        parts = self.parts[name]
+        return parts.alpha or min(self.lines[line].alpha for line in parts.lines)
 
     def line(self, name: str) -> PlantLine:
         """One of `lines`.
@@ -123,14 +148,15 @@ def read_plant(folder: Path, draft: Path | None = None) -> Plant:
             next_step="correct `--plant` or ADMODELS_PLANT; `admodels plant init` makes a new one",
         )
     content = parse(load(draft or path), PlantFile, "", path)
-    if faults := name_faults(content.lines):
-        raise ConfigurationError(
-            "; ".join(faults),
-            where=f"{path}: lines",
-            expected="names of letters, digits, `_`, `.` and `-`, a letter or digit first, that "
-            "differ in more than upper and lower case",
-            next_step="rename the line; its rows under the old name stay in the ledger",
-        )
+    for key, names in (("lines", content.lines), ("parts", content.parts)):
+        if faults := name_faults(names):
+            raise ConfigurationError(
+                "; ".join(faults),
+                where=f"{path}: {key}",
+                expected="names of letters, digits, `_`, `.` and `-`, a letter or digit first, "
+                "that differ in more than upper and lower case",
+                next_step="choose another; its rows under the old name stay in the ledger",
+            )
     return Plant.model_construct(None, **dict(content), folder=folder)
 
 

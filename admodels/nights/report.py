@@ -13,6 +13,8 @@ from admodels.foundation.errors import ALARM, BUG, AdmodelsError, StorageError
 from admodels.nights.limits import expected_images
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from admodels.nights.judgements import JudgedRows
     from admodels.scoring.engine import Counts
 
@@ -102,8 +104,38 @@ class LineReport:
         return fields
 
 
+@dataclass
+class PartsReport:
+    """A night of one kind of parts, of `views` each: how many were judged, and what was said.
+
+    `undecided` parts are not flagged, but a view of theirs could not say that. `incomplete` ones
+    lack the score of a view.
+    """
+
+    alpha: float | None = None
+    views: int = 0
+    parts: int = 0
+    flagged: int = 0
+    undecided: int = 0
+    incomplete: int = 0
+    exit_code: int = 0
+    messages: list[str] = field(default_factory=list)
+
+    def take(self, judgements: "pa.Table") -> None:
+        """Take over the last judgement of the night on each part."""
+        flags = judgements["is_anomalous"].to_pylist()
+        self.parts, self.flagged = len(flags), flags.count(True)
+        self.undecided = flags.count(None)
+        seen, expected = (judgements[name].to_pylist() for name in ("views_seen", "views_expected"))
+        self.incomplete = sum(n < m for n, m in zip(seen, expected, strict=True))
+
+    def judge_alarms(self) -> None:
+        """Set the exit code of parts that were judged."""
+        self.exit_code = ALARM if self.messages else 0
+
+
 @contextmanager
-def isolate(name: str, report: LineReport) -> Iterator[None]:
+def isolate(name: str, report: LineReport | PartsReport) -> Iterator[None]:
     """Keep a failure to its line; that of the ledger's index ends the night."""
     try:
         yield

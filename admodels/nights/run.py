@@ -254,6 +254,7 @@ def _source(ledger: Ledger, plant: Plant, name: str, night: str, options: Option
         line.page,
         audit.candidates(ledger, name, night, plant.audit),
         line.ignore_case,
+        plant.part_names(name),
     )
 
 

@@ -18,7 +18,8 @@ from admodels.scoring import tables
 from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.index import Double, Index, delete, open_part
 from admodels.scoring.journal import sha256_or_none
-from admodels.scoring.ledger import ASIDE, OURS, Ledger
+from admodels.scoring.layout import ASIDE, OURS
+from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import folder_name
 
 LOG = logging.getLogger(__name__)
@@ -38,9 +39,10 @@ class Check:
     faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def fault_of(self, ledger: Path, line: str) -> StorageError | None:
-        """The error of a line whose parts or calibration were changed."""
-        own = [name for name in self.faults if _folder(name) == folder_name(line)]
+    def fault_of(self, ledger: Path, name: str, *, parts: bool = False) -> StorageError | None:
+        """The error of a line whose files were changed, or of `parts` with that name."""
+        names = (file for file in self.faults if file.startswith("parts/") == parts)
+        own = [file for file in names if _folder(file) == folder_name(name)]
         return _fault(ledger / own[0], self.faults[own[0]], len(own) - 1) if own else None
 
 

@@ -1,21 +1,12 @@
 """The ledger: parts with rows of scores, each written whole or not at all, and never changed.
 
-scores/LINE/RUN/NNNN.parquet   the truth; RUN is the number of the invocation
-appearance/LINE/RUN/NNNN.parquet   its side table (`admodels.scoring.appearances`)
-verdicts/LINE/NIGHT/NNNN.parquet   judgements on these rows; an older version kept LINE.parquet
-nights/NIGHT.json              the record of a closed night (`admodels.nights.close`)
-runs/RUN.json                  what a run did, with times and host; whole once its page stands
-journal.jsonl                  the sha256 of every file (`admodels.scoring.journal`)
-index.sqlite                   a cache (`admodels.scoring.index`)
-
-The journal names a part before it is on the disk under its name, and both come before the index
-commits its rows. Where a run is killed in between, the next one says that nothing was written, or
-reads the part into the index. So no row is lost, doubled or half written. Files that the journal
-does not know do not count.
+Their names stand in `admodels.scoring.layout`. The journal names a part before it is on the disk
+under its name, and both come before the index commits its rows. Where a run is killed in between,
+the next one says that nothing was written, or reads the part into the index. So no row is lost,
+doubled or half written. Files that the journal does not know do not count.
 """
 
 import os
-import re
 import shutil
 import sqlite3
 import stat
@@ -34,25 +25,11 @@ from admodels.scoring.appearances import APPEARANCES
 from admodels.scoring.catalogue import Catalogue
 from admodels.scoring.index import Index, open_part
 from admodels.scoring.journal import Journal
+from admodels.scoring.layout import FOLDERS, OF_OLD, OURS, WRITING
 from admodels.scoring.lines import folder_name
 from admodels.scoring.locks import commit_lock, run_lock
 from admodels.scoring.merging import can_merge, full_groups
 from admodels.scoring.tables import ScoreRow
-
-OURS = re.compile(  # the names of files that the journal knows
-    r"(scores|appearance|pruned)/[^/]+/\d+/\d{4,}\.parquet"
-    r"|verdicts/[^/]+/\d{4}-\d\d-\d\d/\d{4,}\.parquet|verdicts/[^/]+\.parquet"
-    r"|runs/\d+\.json|nights/\d{4}-\d\d-\d\d\.json|drift/[^/]+/\d+\.json|lists/\d+/[^/]+\.csv"
-    r"|calibration/[^/]+/(\w+-\w+|[0-9a-f]{64})\.(json|safetensors)"
-    r"|calibration/[^/]+/in_force/\d{4,}\.json"
-)
-ASIDE = "damaged"  # below it stand files that were changed since they were written
-FOLDERS = (
-    *("scores", "appearance", "pruned", "verdicts", "lists"),
-    *("runs", "nights", "drift", "calibration"),
-)
-OF_OLD = {"verdicts": "*.parquet", "lists": "*/*.csv"}  # that an older journal does not name
-WRITING = "writing"  # files without a name yet; what a dead process left there goes
 
 
 class Ledger:
@@ -224,9 +201,11 @@ class Ledger:
                 next_step="run this again",
             )
 
-    def write_judgements(self, line: str, night: str, rows: pa.Table) -> None:
-        """Write judgements on rows of a line as a file of that night."""
-        home = self.folder / "verdicts" / folder_name(line) / night
+    def write_judgements(
+        self, name: str, night: str, rows: pa.Table, kind: str = "verdicts"
+    ) -> None:
+        """Write judgements of a night, on rows of a line or of another kind of `tables.JUDGED`."""
+        home = self.folder / kind / folder_name(name) / night
         step = tables.ROWS_PER_GROUP
         groups = (rows[start : start + step] for start in range(0, len(rows), step))
         with self.commit():
@@ -234,7 +213,7 @@ class Ledger:
             target = home / f"{max(numbers, default=0) + 1:04d}.parquet"
             with self.store(target) as (partial,):
                 runs = rows["run"].unique().to_pylist()
-                tables.write(partial, tables.JUDGEMENTS, groups, runs)
+                tables.write(partial, tables.JUDGED[kind], groups, runs)
 
     def judgements(self, line: str, runs: Iterable[str]) -> pa.Table:
         """The judgements on all rows of `runs`, in the order in which they were written.
@@ -270,13 +249,15 @@ class Ledger:
                     names = [path.relative_to(self.scores).as_posix() for path in old[1:]]
                     self.index.forget_parts(names)
 
-    def merge_judgements(self, line: str, night: str, at_most: int = 1) -> None:
-        """Merge the files of judgements of a line's night if there are more."""
-        home = self.folder / "verdicts" / folder_name(line) / night
+    def merge_judgements(
+        self, name: str, night: str, at_most: int = 1, kind: str = "verdicts"
+    ) -> None:
+        """Merge the files of judgements of a night if there are more; see `write_judgements`."""
+        home = self.folder / kind / folder_name(name) / night
         with self.commit():
             old = sorted(home.glob("*.parquet"))
-            if len(old) > at_most and can_merge((home,), old, tables.JUDGEMENTS):
-                self._merge(home, tables.JUDGEMENTS)
+            if len(old) > at_most and can_merge((home,), old, tables.JUDGED[kind]):
+                self._merge(home, tables.JUDGED[kind])
 
     def _merge(self, home: Path, schema: pa.Schema) -> None:
         old = sorted(home.glob("*.parquet"))

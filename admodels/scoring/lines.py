@@ -33,12 +33,12 @@ def folder_name(line: str) -> str:
 
 
 def name_faults(names: Iterable[str]) -> list[str]:
-    """What is wrong with the names of lines: two of one folder would share their rows."""
+    """What is wrong with the names of lines or parts: two of one folder would share their rows."""
     faults, folders = [], dict[str, str]()
     for name in names:
         folder = folder_name(name).lower()
         if not NAME.fullmatch(name):
-            faults.append(f"`{printable(name)}` is no name of a line")
+            faults.append(f"`{printable(name)}` is no valid name")
         elif folder in folders:
             faults.append(f"`{name}` and `{folders[folder]}` share a folder in the ledger")
         folders[folder] = name

@@ -98,6 +98,33 @@ JUDGEMENTS = pa.schema(  # how often a row is judged: 1 is what was said when it
         *_columns("who why", pa.string(), nullable=False),
     ]
 )
+VIEW = pa.struct(  # an image that a judgement on a part rests on
+    [
+        *_columns("view", pa.string(), nullable=False),
+        *KEY,
+        *_columns("run status", pa.string(), nullable=False),
+        *_columns("captured_at", pa.timestamp("us", "UTC"), nullable=True),
+        *_columns("p_value", pa.float64(), nullable=True),
+        *_columns("is_anomalous", pa.bool_(), nullable=True),
+        *_columns("trusted", pa.bool_(), nullable=False),
+        *_columns("calibration", pa.string(), nullable=False),
+    ]
+)
+PARTS = pa.schema(  # judgements on parts: `name` is that of their views in plant.yaml
+    [
+        *_columns("name lot part_id run", pa.string(), nullable=False),
+        *_columns("judged_at", pa.timestamp("us", "UTC"), nullable=False),
+        *_columns("alpha", pa.float64(), nullable=False),
+        *_columns("views_expected views_seen", pa.int32(), nullable=False),
+        *_columns("p_value", pa.float64(), nullable=True),
+        *_columns("is_anomalous", pa.bool_(), nullable=True),
+        *_columns("trusted", pa.bool_(), nullable=False),
+        *_columns("judgement", pa.int32(), nullable=False),
+        *_columns("who why reason", pa.string(), nullable=False),
+        *_columns("images", pa.list_(VIEW), nullable=False),
+    ]
+)
+JUDGED = {"verdicts": JUDGEMENTS, "parts": PARTS}  # by folder: NAME/NIGHT/NNNN.parquet below it
 RUNS_KEY = b"admodels.runs"  # in the metadata of a file of judgements
 
 
