@@ -91,10 +91,10 @@ def test_a_changed_part_or_calibration_is_a_fault_of_its_line_until_it_is_restor
     for _ in range(2):
         found = checked(place)
         assert list(found.faults) == [name]
-        error = found.fault_of(place / "ledger", "press")
-        assert isinstance(error, StorageError)
-        assert str(place / "ledger" / name) in str(error)
-        assert found.fault_of(place / "ledger", "weld") is None
+        with pytest.raises(StorageError) as error:
+            found.refuse(place / "ledger", "press")
+        assert str(place / "ledger" / name) in str(error.value)
+        found.refuse(place / "ledger", "weld")
     shutil.copy(place / "backup" / name, place / "ledger" / name)
     assert checked(place) == Check(files=5)
 

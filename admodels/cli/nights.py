@@ -129,6 +129,10 @@ def prune(
             typer.echo(night)
             if yes:
                 pruning.prune(held, night)
+        for parts in pruning.old_parts(held, before):
+            typer.echo(parts)
+            if yes:
+                pruning.prune_parts(held, parts)
     typer.echo("deleted" if yes else "nothing is deleted: `--yes` does it")
 
 

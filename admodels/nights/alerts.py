@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from admodels.foundation.errors import SIGNALLED, meaning
 from admodels.nights.history import NightSummary, killed_night, last
-from admodels.nights.report import LineReport
+from admodels.nights.report import LineReport, PartsReport
 
 WEBHOOK, SMTP, FROM, TO = (f"ADMODELS_ALERT_{key}" for key in ("WEBHOOK", "SMTP", "FROM", "TO"))
 STEP_SECONDS = 10.0  # of a channel: to connect, to be answered
@@ -117,6 +117,7 @@ def _sentences(ended: Outcome, code: str, page: str) -> Iterator[str]:
         yield from (f"silence: {text}" for text in night.silence)
         yield from (f"ledger: {note}" for note in night.ledger[:LINES_NAMED])
         yield from _lines(night.lines)
+        yield from map(_parts, night.parts, night.parts.values())
     else:
         yield "it wrote no summary" + (f"; the end of its log:\n{ended.log}" if ended.log else "")
 
@@ -134,6 +135,12 @@ def _lines(lines: Mapping[str, LineReport]) -> Iterator[str]:
         yield f"- {name}: exit code {line.exit_code}, {_counts(line)}; {why}"
     if bad[LINES_NAMED:]:
         yield f"and {len(bad) - LINES_NAMED} more"
+
+
+def _parts(name: str, parts: PartsReport) -> str:
+    counts = f"{parts.parts} judged, {parts.flagged} flagged, {parts.undecided} undecided"
+    text = f"parts {name}: {counts}, {parts.incomplete} without the score of a view"
+    return "; ".join([text, *(fault.partition("\n")[0] for fault in parts.messages)])
 
 
 def _counts(line: LineReport) -> str:

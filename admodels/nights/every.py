@@ -8,7 +8,7 @@ has another number, so that no run spans two nights.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,15 @@ from admodels.foundation.errors import BusyError, ConfigurationError
 from admodels.nights.calendar import NightOfLook
 from admodels.nights.close import NightRecord
 from admodels.nights.plant import Plant, read_plant
-from admodels.nights.report import LineReport, isolate
-from admodels.nights.run import PARTS, Options, check_place, finish, look, night_of_look
+from admodels.nights.report import LineReport, Reports, isolate
+from admodels.nights.run import (
+    PARTS,
+    Options,
+    check_place,
+    finish,
+    look,
+    night_of_look,
+)
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop, on_signals
 
@@ -32,7 +39,7 @@ class _Night:
 
     run: str
     night: date
-    reports: dict[str, LineReport] = field(default_factory=dict)
+    reports: Reports = field(default_factory=Reports)
     published: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     closed: list[NightRecord] = field(default_factory=list)
@@ -105,9 +112,10 @@ def _look_once(
     reports = night.reports
     night.summary, night.closed = look(ledger, plant, options, stop, reports, tonight, PARTS)
     night.summary |= {"every_seconds": seconds, "whole": False}
-    contents = {name: report.content() for name, report in night.reports.items()}
+    contents = {name: report.content() for name, report in reports.lines.items()}
     states = {n: [c[key] for key in ("statuses", "exit_code", "told")] for n, c in contents.items()}
-    news = {name: state for name, state in states.items() if any(state)}
+    news: dict[str, Any] = {name: state for name, state in states.items() if any(state)}
+    news |= {f"parts {name}": asdict(report) for name, report in reports.parts.items()}
     if stop():
         return
     if is_first or news != night.published:

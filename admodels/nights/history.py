@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError, field_validator
 
 from admodels.foundation.errors import SIGNALLED, ConfigurationError
-from admodels.nights.report import LineReport
+from admodels.nights.report import LineReport, PartsReport
 from admodels.scoring.ledger import summaries
 from admodels.scoring.locks import is_at_work
 
@@ -45,6 +45,7 @@ class NightSummary(BaseModel):
     closes: bool = False  # it is the last look of its night
     timezone: str = "UTC"  # of the plant
     silence: list[str] = []  # alarms of all lines at once
+    parts: dict[str, PartsReport] = {}  # by kind
 
     @field_validator("timezone")
     @classmethod

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from admodels.foundation.errors import AdmodelsError
 from admodels.nights.plant import Plant, PlantLine
@@ -10,6 +14,7 @@ from admodels.scoring.engine import Counts
 from admodels.scoring.inbox import Folder
 
 FILES_LEAST = 3  # of which most are no images, before that is an alarm
+AHEAD = timedelta(minutes=5)  # of the clock of a camera, before that is an alarm
 
 
 def files_of_no_line(plant: Plant) -> dict[str, int]:
@@ -68,6 +73,33 @@ def idle_files(paths: Sequence[str]) -> Iterator[str]:
         yield (
             f"{files} for more than a day to be complete, such as `{paths[0]}`: finish the copy, "
             "delete what is left of it, or name it under `exclude`"
+        )
+
+
+def unknown_parts(images: pa.Table, line: PlantLine) -> tuple[int, list[str]]:
+    """How many images show a part that their path does not name, and the alarm of that."""
+    unnamed = images.filter(pc.field("part_id").is_null())
+    if line.part is None or not len(unnamed):
+        return 0, []
+    example = unnamed["path"][0].as_py()
+    text = (
+        f"{len(unnamed)} of {len(images)} images name no part, such as `{example}`: correct the "
+        "`part` of the line, or name them under `exclude`"
+    )
+    return len(unnamed), [text]
+
+
+def wrong_times(images: pa.Table, line: PlantLine, now: datetime) -> Iterator[str]:
+    """The alarms of images without the time of their capture, and of a clock that runs ahead."""
+    scored = images.filter(pc.field("status") == Status.SCORED)
+    if line.captured and (count := scored["captured_at"].null_count):
+        where = f"`captured: {{from: {line.captured.clock}}}`"
+        yield f"{count} of {len(scored)} images have no capture time: correct {where} of the line"
+    ahead = images.filter(pc.field("captured_at") > pa.scalar(now + AHEAD))
+    if len(ahead):
+        yield (
+            f"{len(ahead)} images were captured later than now, such as `{ahead['path'][0]}`: "
+            "correct the clock of the camera, or the `timezone` of its `captured`"
         )
 
 

@@ -10,7 +10,7 @@ within a run that of the later capture. With the smallest p-value of several ima
 grow with them.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -29,7 +29,7 @@ from admodels.nights.close import open_runs, read_records
 from admodels.nights.judgements import rows_of_runs
 from admodels.nights.parts import FOLDER, PART, judgements, last_of_each, part_judgements
 from admodels.nights.plant import Plant
-from admodels.nights.report import PartsReport, isolate
+from admodels.nights.report import PartsReport, Reports, isolate
 from admodels.scoring import tables
 from admodels.scoring.discover import NOT_IMAGES
 from admodels.scoring.integrity import Check
@@ -49,10 +49,9 @@ def judge_all_parts(
     plant: Plant,
     tonight: NightOfLook,
     checked: Check,
-    reports: dict[str, PartsReport],
-    news: Set[str],
+    reports: Reports,
 ) -> None:
-    """Judge every kind of parts that has images among the lines with `news`; see `judge_parts`.
+    """Judge every kind of parts of which this look has judged a line; see `judge_parts`.
 
     `reports` has those of the look before, and gets those of this.
     """
@@ -61,18 +60,17 @@ def judge_all_parts(
     nights = open_runs(ledger, tonight.night, read_records(ledger.folder))
     runs = [run for night in nights if night <= tonight.night for run in nights[night]]
     for name, parts in plant.parts.items():
-        before = reports.get(name)
-        is_same = not tonight.closes and news.isdisjoint(parts.lines)
+        before = reports.parts.get(name)
+        is_same = not tonight.closes and reports.news.isdisjoint(parts.lines)
         if before and before.exit_code in DONE and is_same:
             continue
-        reports[name] = report = PartsReport()
+        reports.parts[name] = report = PartsReport()
         with isolate(f"parts {name}", report):
-            faults = [checked.fault_of(ledger.folder, line) for line in parts.lines]
-            faults.append(checked.fault_of(ledger.folder, name, parts=True))
-            for fault in filter(None, faults):
-                raise fault
+            for line in parts.lines:
+                checked.refuse(ledger.folder, line)
+            checked.refuse(ledger.folder, name, parts=True)
             closes, night = tonight.closes, tonight.night
-            reports[name] = judge_parts(ledger, plant, name, night, runs, closes=closes)
+            reports.parts[name] = judge_parts(ledger, plant, name, night, runs, closes=closes)
 
 
 def judge_parts(

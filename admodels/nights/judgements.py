@@ -20,6 +20,7 @@ import pyarrow.csv as pa_csv
 from admodels.inference.conformal import benjamini_hochberg
 from admodels.nights.calibrations import KeptCalibration, calibration_in_force
 from admodels.scoring import tables
+from admodels.scoring.discover import NOT_IMAGES
 from admodels.scoring.index import open_part
 from admodels.scoring.journal import user
 from admodels.scoring.ledger import Ledger
@@ -52,6 +53,11 @@ class JudgedRows:
         """How many rows have each status."""
         counts = self.rows["status"].value_counts().to_pylist()
         return {count["values"]: count["counts"] for count in counts}
+
+    @property
+    def images(self) -> pa.Table:
+        """The rows of what should be an image."""
+        return self.rows.filter(~pc.field("status").isin(list(NOT_IMAGES)))
 
     @property
     def scores_count(self) -> int:

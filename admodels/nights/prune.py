@@ -1,4 +1,4 @@
-"""Remove whole old nights: their parts, pictures and pages.
+"""Remove whole old nights: their rows, judgements, pictures and pages.
 
 pruned/LINE/RUN/0001.parquet   keys, statuses and scores of the rows that went
 
@@ -6,7 +6,7 @@ The index reads these, so that no image is scored or reported twice. Summaries, 
 records of drift stay: they are small, and trends are made of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from admodels.foundation.files import sync
 from admodels.nights.history import NightSummary
 from admodels.nights.judgements import picture_path
+from admodels.nights.parts import FOLDER
 from admodels.scoring import tables
 from admodels.scoring.index import PRUNED, open_part
 from admodels.scoring.ledger import Ledger, summaries
@@ -80,6 +81,37 @@ def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNig
     return OldNight(line, run, parts, others, rows)
 
 
+@dataclass(frozen=True)
+class OldParts:
+    """What was said of one kind of parts in an old night; `others` are its files."""
+
+    name: str
+    night: str
+    others: list[Path]
+
+    def __str__(self) -> str:
+        mib = sum(path.stat().st_size for path in self.others if path.is_file()) / 2**20
+        return f"parts {self.name} {self.night}: judgements, {mib:.1f} MiB"
+
+
+def old_parts(ledger: Ledger, before: datetime) -> Iterator[OldParts]:
+    """The judgements on parts whose runs are all older than `before`."""
+    last, _ = _last_old_run(ledger, before)
+    nights: dict[tuple[str, str], list[Path]] = {}
+    for file in ledger.catalogue.names(FOLDER):
+        _, name, night, _ = file.split("/")
+        nights.setdefault((name, night), []).append(ledger.folder / file)
+    for (name, night), files in nights.items():
+        if all(int(run) <= last for path in files for run in tables.runs_of(path)):
+            yield OldParts(name, night, files)
+
+
+def prune_parts(ledger: Ledger, night: OldParts) -> None:
+    """Remove what was said of parts in an old night."""
+    with ledger.commit():
+        _remove(ledger, night.others)
+
+
 def _judgements(ledger: Ledger, line: str, run: str) -> Iterator[Path]:
     """Judgements and audit pictures of nights of which this run is the last with judged rows."""
     folder = folder_name(line)
@@ -113,13 +145,17 @@ def prune(ledger: Ledger, night: OldNight) -> None:
         )
         pictures = [path for path in night.others if path.suffix in (".jpg", ".webp")]
         tables_of_night = [*night.parts, *(p for p in night.others if p not in pictures)]
-        names = [path.relative_to(ledger.folder).as_posix() for path in tables_of_night]
-        ledger.journal.append("prune", dict.fromkeys(names))
-        for path in (*tables_of_night, *pictures):
-            path.unlink(missing_ok=True)
-        for folder in {path.parent for path in tables_of_night}:
-            sync(folder)
+        _remove(ledger, tables_of_night, pictures)
     (ledger.folder / "pages" / f"{night.run}.html").unlink(missing_ok=True)
+
+
+def _remove(ledger: Ledger, tables_of_night: Sequence[Path], pictures: Sequence[Path] = ()) -> None:
+    names = [path.relative_to(ledger.folder).as_posix() for path in tables_of_night]
+    ledger.journal.append("prune", dict.fromkeys(names))
+    for path in (*tables_of_night, *pictures):
+        path.unlink(missing_ok=True)
+    for folder in {path.parent for path in tables_of_night}:
+        sync(folder)
 
 
 def _slim(parts: list[Path]) -> Iterator[pa.Table]:

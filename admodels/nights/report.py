@@ -45,6 +45,7 @@ class LineReport:
     new_images: int = 0  # of these, the ones that this look was the first to see
     unreadable: int = 0
     reused: int = 0
+    without_part: int = 0  # images whose path names none, of a line with `part`
     flagged: int | None = None
     expected_false_alarms: float | None = None
     listed: int | None = None
@@ -132,6 +133,18 @@ class PartsReport:
     def judge_alarms(self) -> None:
         """Set the exit code of parts that were judged."""
         self.exit_code = ALARM if self.messages else 0
+
+
+@dataclass
+class Reports:
+    """What a night says of its lines and of its kinds of parts, each by name, look after look.
+
+    `news`: the lines whose rows were judged by the last look.
+    """
+
+    lines: dict[str, LineReport] = field(default_factory=dict)
+    parts: dict[str, PartsReport] = field(default_factory=dict)
+    news: set[str] = field(default_factory=set)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from admodels.foundation.errors import (
     StorageError,
 )
 from admodels.inference.conformal import images_missing
-from admodels.nights import audit, intake, pictures
+from admodels.nights import audit, intake, parts, pictures
 from admodels.nights.calendar import AHEAD, NightOfLook, utc_now
 from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.close import (
@@ -34,11 +34,12 @@ from admodels.nights.close import (
 from admodels.nights.deploy import Deployed
 from admodels.nights.drift import history
 from admodels.nights.history import last
+from admodels.nights.judge_parts import judge_all_parts
 from admodels.nights.judgements import judge_look, write_list
 from admodels.nights.limits import Limit
 from admodels.nights.page import render
 from admodels.nights.plant import PLANT_FILE, Plant, read_plant
-from admodels.nights.report import LineReport, isolate
+from admodels.nights.report import LineReport, Reports, isolate
 from admodels.scoring import integrity
 from admodels.scoring.discover import path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
@@ -79,7 +80,7 @@ def nightly(folder: Path, options: Options) -> dict[str, Any]:
     check_place(plant)
     with on_signals() as stop, open_ledger(plant.ledger) as ledger:
         tonight = night_of_look(plant, options)
-        summary, closed = look(ledger, plant, options, stop, {}, tonight)
+        summary, closed = look(ledger, plant, options, stop, Reports(), tonight)
         finish(ledger, summary, stop, closed)
         return summary
 
@@ -139,6 +140,9 @@ def finish(
         for name in record.lines:
             with isolate(name, LineReport()):
                 ledger.merge_judgements(name, record.night.isoformat())
+        for name in parts.kinds_of_parts(ledger, record.night.isoformat()):
+            with isolate(name, LineReport()):
+                ledger.merge_judgements(name, record.night.isoformat(), kind=parts.FOLDER)
 
 
 def _write_page(ledger: Ledger, summary: dict[str, Any]) -> None:
@@ -155,14 +159,12 @@ def look(
     plant: Plant,
     options: Options,
     stop: Stop,
-    reports: dict[str, LineReport],
+    reports: Reports,
     tonight: NightOfLook,
-    parts: int = 1,
+    at_most: int = 1,
 ) -> tuple[dict[str, Any], list[NightRecord]]:
-    """Look once at every line; the summary, and the records of the nights that the look closes.
-
-    `reports` has those of the look before and gets those of this.
-    """
+    """Look once at every line; the summary, and the records of the nights that the look closes."""
+    reports.news.clear()
     start, began, night = time.monotonic(), options.clock(), tonight.night.isoformat()
     to_check = tonight.night if tonight.closes else plant.calendar.before(tonight.night)
     deployed, checked = Deployed(plant), integrity.check_daily(ledger, to_check)
@@ -172,23 +174,23 @@ def look(
     # Lines of one bundle follow each other, so that it is loaded once.
     for name in sorted(plant.lines, key=deployed.bundle):
         if not stop():
-            line, before, runs = plant.lines[name], reports.get(name), list(ledger.tonight(name))
-            reports[name] = report = LineReport(line.folder, line.alpha, runs)
+            line, before = plant.lines[name], reports.lines.get(name)
+            report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
+            reports.lines[name] = report
             with isolate(name, report):
-                if fault := checked.fault_of(ledger.folder, name):
-                    raise fault
+                checked.refuse(ledger.folder, name)
                 model, report.bundle = deployed.of(name)
                 source = _source(ledger, plant, name, night, options)
                 counts = _score(ledger, source, model, options, stop, report)
                 report.intake = list(intake.alarms(counts, line, unclaimed))
                 is_same = before and before.exit_code in DONE and before.runs == report.runs
                 if before and is_same and not counts.statuses:
-                    reports[name] = before.with_files_of(report)  # what was judged stands
+                    reports.lines[name] = before.with_files_of(report)  # what was judged stands
                 else:
-                    ledger.compact(name, parts)
+                    ledger.compact(name, at_most)
+                    reports.news.add(name)
                     _judge(ledger, source, model, plant, night, options, stop, report)
-    is_open = stop() or not tonight.closes
-    closed = [] if is_open else close_nights(ledger, plant, tonight, reports, options.clock())
+    closed = _judge_night(ledger, plant, options, stop, reports, tonight, checked)
     summary = _summary(ledger, plant, tonight, reports, checked, closed, stop) | {
         "started": began.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - start, 2),
@@ -197,11 +199,28 @@ def look(
     return summary, closed
 
 
+def _judge_night(
+    ledger: Ledger,
+    plant: Plant,
+    options: Options,
+    stop: Stop,
+    reports: Reports,
+    tonight: NightOfLook,
+    checked: integrity.Check,
+) -> list[NightRecord]:
+    """Judge the parts, whose views are of several lines; the records of the nights that close."""
+    if not stop():
+        judge_all_parts(ledger, plant, tonight, checked, reports)
+    if stop() or not tonight.closes:
+        return []
+    return close_nights(ledger, plant, tonight, reports.lines, options.clock())
+
+
 def _summary(
     ledger: Ledger,
     plant: Plant,
     tonight: NightOfLook,
-    reports: dict[str, LineReport],
+    reports: Reports,
     checked: integrity.Check,
     closed: Sequence[NightRecord],
     stop: Stop,
@@ -211,7 +230,9 @@ def _summary(
         *([CLOCK_IS_BACK.format(tonight.night)] if tonight.clock_is_back else []),
     ]
     silences = [record.silence for record in closed if record.silence]
-    codes = {report.exit_code for report in reports.values()}
+    lines, of_parts = reports.lines, reports.parts
+    codes = {report.exit_code for report in lines.values()}
+    codes |= {report.exit_code for report in of_parts.values()}
     codes |= {StorageError.exit_code} if checked.faults else set()
     code = _worst(codes | ({ALARM} if notes or silences else set()))
     return _origin() | {
@@ -223,7 +244,8 @@ def _summary(
         "timezone": plant.timezone,
         "ledger": [*notes, *(f"{n}: {why}" for n, why in checked.faults.items())],
         "silence": silences,
-        "lines": {name: reports[name].content() for name in plant.lines if name in reports},
+        "lines": {name: lines[name].content() for name in plant.lines if name in lines},
+        "parts": {name: asdict(of_parts[name]) for name in plant.parts if name in of_parts},
     }
 
 
@@ -300,6 +322,9 @@ def _judge(
     if line.fdr is not None:
         report.listed = write_list(ledger, rows, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)
+    images = rows.images
+    report.without_part, unnamed = intake.unknown_parts(images, line)
+    report.messages += [*unnamed, *intake.wrong_times(images, line, options.clock())]
     report.messages += _alarms(report, options.limits)
     missing = images_missing(len(calibration.scores), line.alpha)
     report.messages += intake.no_verdicts(

@@ -39,11 +39,16 @@ class Check:
     faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def fault_of(self, ledger: Path, name: str, *, parts: bool = False) -> StorageError | None:
-        """The error of a line whose files were changed, or of `parts` with that name."""
+    def refuse(self, ledger: Path, name: str, *, parts: bool = False) -> None:
+        """Refuse a line whose files were changed, or the judgements on `parts` of that name.
+
+        Raises:
+            StorageError: what is said next would rest on something else than what was written.
+        """
         names = (file for file in self.faults if file.startswith("parts/") == parts)
         own = [file for file in names if _folder(file) == folder_name(name)]
-        return _fault(ledger / own[0], self.faults[own[0]], len(own) - 1) if own else None
+        if own:
+            raise _fault(ledger / own[0], self.faults[own[0]], len(own) - 1)
 
 
 def _folder(name: str) -> str:
