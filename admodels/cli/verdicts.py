@@ -1,5 +1,6 @@
-"""Commands that change verdicts, never scores: calibration, thresholds, what people said."""
+"""Commands of verdicts: print, export and change them; none of them scores."""
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from admodels.cli.options import LEDGER, PLANT, ledger_folder, plant_folder
 app = typer.Typer()
 
 LINE_NAME = typer.Argument(metavar="LINE", help="a line of the plant")
+NIGHTS = typer.Option(formats=["%Y-%m-%d"], help="may be repeated; default: all nights")
 
 
 @app.command()
@@ -42,9 +44,7 @@ def calibrate(
 @app.command()
 def rejudge(
     name: Annotated[str, LINE_NAME],
-    night: Annotated[
-        list[datetime] | None, typer.Option(formats=["%Y-%m-%d"], help="default: all nights")
-    ] = None,
+    night: Annotated[list[datetime] | None, NIGHTS] = None,
     alpha: Annotated[
         float | None, typer.Option(min=1e-9, max=1, help="default: the budget of the line")
     ] = None,
@@ -62,6 +62,52 @@ def rejudge(
     with read_ledger(place.ledger) as held:
         typer.echo(rejudging.rejudge(held, name, budget, nights, why))
     typer.echo("a new judgement is kept" if why else "a preview: `--why TEXT` keeps it")
+
+
+@app.command()
+def verdicts(
+    name: Annotated[str, LINE_NAME],
+    csv: Annotated[Path, typer.Option(help="the file to write")],
+    night: Annotated[list[datetime] | None, NIGHTS] = None,
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
+) -> None:
+    """Write every image of a line with its last verdict, part, lot and time as CSV."""
+    from admodels.nights import export
+    from admodels.scoring.ledger import read_ledger
+
+    with read_ledger(ledger_folder(plant, ledger)) as held:
+        count = export.export_verdicts(held, name, csv, _is_one_of(night))
+    typer.echo(f"{count} rows are in {csv}")
+
+
+@app.command()
+def parts(
+    lot: Annotated[str | None, typer.Option(help="default: all lots")] = None,
+    night: Annotated[list[datetime] | None, NIGHTS] = None,
+    most: Annotated[int, typer.Option(min=1, help="print at most so many")] = 20,
+    csv: Annotated[Path | None, typer.Option(help="write all of them to this file, too")] = None,
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
+) -> None:
+    """Print what was said of parts, the worst first: of a lot, of a night, or of all."""
+    from admodels.nights import export
+    from admodels.scoring.ledger import read_ledger
+
+    with read_ledger(ledger_folder(plant, ledger)) as held:
+        table = export.parts_of(held, lot, _is_one_of(night))
+    for text in export.sentences(table[:most]):
+        typer.echo(text)
+    if csv:
+        export.export_parts(table, csv)
+    flags = table["is_anomalous"].to_pylist()
+    counts = f"{flags.count(True)} flagged, {flags.count(None)} undecided"
+    typer.echo(f"{len(flags)} parts, {counts}" if flags else "no part was judged")
+
+
+def _is_one_of(nights: list[datetime] | None) -> Callable[[str], bool]:
+    dates = {night.date().isoformat() for night in nights or ()}
+    return lambda night: not dates or night in dates
 
 
 @app.command()

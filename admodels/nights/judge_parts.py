@@ -146,7 +146,7 @@ class Kind:
         """The judgements on parts of which `images` has some that no judgement of `before` has."""
         images = _of_changed_parts(images.filter(pc.field("view") != ""), before)
         own = before.filter(pc.is_in(before["part_id"], images["part_id"].unique()))
-        last = {_key(row): row for row in last_of_each(own).to_pylist()}
+        last = {_key(row): row for row in last_of_each(own).to_pylist()}  # of one name: the last
         for key, group in groupby(sorted(images.to_pylist(), key=_key), key=_key):
             known = last.get(key)
             earlier = known["images"] if known else []

@@ -3,9 +3,9 @@
 parts/NAME/NIGHT/NNNN.parquet   judgements on parts of the kind NAME of plant.yaml, written once
 """
 
+from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,10 +43,17 @@ def judgements(ledger: Ledger, name: str, is_wanted: Callable[[str], bool]) -> p
 
 
 def last_of_each(table: pa.Table) -> pa.Table:
-    """The last judgement on each part, of judgements as they were written."""
-    places = table.select(PART).append_column("place", pa.array(np.arange(len(table))))
-    last = places.group_by(PART, use_threads=False).aggregate([("place", "max")])
-    return table.take(last["place_max"])
+    """The last judgement on each part, of judgements as they were written.
+
+    Where one is the first again, it is on another part of the same name.
+    """
+    last = dict[tuple[str, str, int], int]()
+    pieces = Counter[tuple[str, str]]()
+    columns = (table[name].to_pylist() for name in (*PART, "judgement"))
+    for place, (lot, part_id, number) in enumerate(zip(*columns, strict=True)):
+        pieces[lot, part_id] += number == 1
+        last[lot, part_id, pieces[lot, part_id]] = place
+    return table.take(pa.array(last.values(), pa.int64()))
 
 
 def worst_first(table: pa.Table) -> pa.Table:
