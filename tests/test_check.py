@@ -350,12 +350,12 @@ def test_the_journal_is_json_lines_with_times(place: Path) -> None:
         (["a.b-c_1", "A.B-C_1"], None),
         (["x" * 300, "x" * 299 + "y"], None),
         (["press", "press_2", "press.3", "press-4", "0"], None),
-        (["../up"], "no name"),
-        ([".hidden"], "no name"),
-        (["Linie 3"], "no name"),
-        (["a\nb"], "no name"),
-        ([""], "no name"),
-        (["press\u0301"], "no name"),
+        (["../up"], "no valid name"),
+        ([".hidden"], "no valid name"),
+        (["Linie 3"], "no valid name"),
+        (["a\nb"], "no valid name"),
+        ([""], "no valid name"),
+        (["press\u0301"], "no valid name"),
     ],
 )
 def test_the_names_of_lines_are_closed_and_no_two_share_a_folder(
