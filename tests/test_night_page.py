@@ -186,7 +186,9 @@ def test_no_line_makes_way_for_the_worse_parts_of_another(ledger: Path, monkeypa
         lines = content.line_nights(held, content.read_runs(ledger))
     chosen = content.worst_first(lines)
     assert sorted(at for at, _ in chosen) == [0, 0, 0, 1, 1]
-    excesses = [row["excess"] for _, row in chosen]
+    verdicts = [row["is_anomalous"] for _, row in chosen]
+    assert verdicts == sorted(verdicts, key=[True, None, False].index)
+    excesses = [row["excess"] for _, row in chosen if row["is_anomalous"]]
     assert excesses == sorted(excesses, reverse=True)
 
 

@@ -60,7 +60,11 @@ def test_a_value_in_a_text_is_never_markup_unless_it_is_made_so() -> None:
 
 
 def test_every_message_is_used_and_every_message_used_is_there() -> None:
-    files = [*PACKAGE.glob("nights/page/**/*.*"), *PACKAGE.glob("pages/*.py")]
+    files = [
+        *PACKAGE.glob("nights/page/**/*.*"),
+        PACKAGE / "nights/promise.py",
+        *PACKAGE.glob("pages/*.py"),
+    ]
     code = "\n".join(
         path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".html", ".js")
     )

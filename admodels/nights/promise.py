@@ -12,6 +12,7 @@ from typing import Literal
 from admodels.evaluation.intervals import exact_interval, upper_bound
 from admodels.foundation.params import Strict
 from admodels.inference.conformal import realised_range
+from admodels.pages.catalogue import Catalogue, english
 
 Verdict = Literal["fine", "defect", "unsure"]
 DEFECTS_LEAST = 20  # before a share of the defects is given
@@ -72,10 +73,6 @@ class Share:
     def value(self) -> float | None:
         """None where nothing was counted."""
         return self.count / self.of if self.of else None
-
-    def __str__(self) -> str:
-        low, high = percent(self.low), percent(self.high)
-        return f"{percent(self.value)} ({low} to {high})" if self.value is not None else "unknown"
 
 
 @dataclass(frozen=True)
@@ -176,66 +173,77 @@ class Figures:
             f"{100 * basis.alpha:g} %"
         )
 
-    def sentences(self) -> list[str]:
+    def sentences(self, catalogue: Catalogue | None = None) -> list[str]:
         """What people read of it; an interval holds the true share in 95 of 100 cases."""
-        lines = [self._broken()] if self.is_broken else []
-        lines += [self._range(), self._nights()]
+        words = catalogue or english()
+        lines = [self._broken(words)] if self.is_broken else []
+        lines += [self._range(words), self._nights(words)]
         if self.audit.images:
-            lines += [self._false_alarms(), *self._misses()]
+            lines += [self._counted("false_alarms", self.audit.false_alarms, words)]
+            lines += self._misses(words)
         if self.alarms.images:
-            share = self.alarms.precision
-            lines.append(
-                f"Alarms: {share.count:,} of {share.of:,} marked alarms are defects, {share}. This "
-                "says nothing of images that were not flagged."
-            )
+            lines.append(self._counted("alarms", self.alarms.precision, words))
         return lines
 
-    def _broken(self) -> str:
+    def _broken(self, words: Catalogue) -> str:
         assert self.range_of_rate is not None
-        low, high = percent(self.audit.false_alarms.low), percent(self.range_of_rate[1])
-        return f"Promise broken: at least {low} of the fine images are flagged, not up to {high}."
+        low, high = (
+            percent(x, words) for x in (self.audit.false_alarms.low, self.range_of_rate[1])
+        )
+        return words.text("figures.broken", low=low, high=high)
 
-    def _range(self) -> str:
-        budget = f"Budget: {100 * self.basis.alpha:g} %"
+    def _range(self, words: Catalogue) -> str:
+        alpha, images = words.number(100 * self.basis.alpha, "g"), self.basis.calibration_images
         if self.range_of_rate is None:
-            return f"{budget}, which {self.basis.calibration_images} images cannot promise."
-        low, high = map(percent, self.range_of_rate)
-        images = f"one calibration of {self.basis.calibration_images:,} images"
-        return f"{budget} on average; with {images} the rate lies between {low} and {high}."
+            return words.text("figures.no_range", alpha=alpha, images=images)
+        low, high = (percent(share, words) for share in self.range_of_rate)
+        return words.text("figures.range", alpha=alpha, images=images, low=low, high=high)
 
-    def _false_alarms(self) -> str:
-        share = self.audit.false_alarms
-        return f"False alarms: {share.count:,} of {share.of:,} fine audit images, {share}."
+    def _counted(self, message: str, share: Share, words: Catalogue) -> str:
+        value = interval_text(share, words)
+        return words.text(f"figures.{message}", count=share.count, of=share.of, share=value)
 
-    def _misses(self) -> list[str]:
+    def _misses(self, words: Catalogue) -> list[str]:
         missed, of_defects = self.audit.misses, self.audit.misses_of_defects
-        rate = "unknown" if missed.value is None else f"{1000 * missed.value:.3g} in 1,000 parts"
-        first = (
-            f"Missed defects: {missed.count:,} of {missed.of:,} audit images, {rate}, at most "
-            f"{1000 * missed.high:.3g}."
+        known = missed.value is not None
+        first = words.text(
+            "figures.misses" if known else "figures.misses_unknown",
+            count=missed.count,
+            of=missed.of,
+            rate=words.number(1000 * (missed.value or 0), ".3g"),
+            high=words.number(1000 * missed.high, ".3g"),
         )
         if of_defects is None:
-            known = f"{self.audit.defects} defects are known"
-            return [first, f"Share of the defects that is missed: {known}, {DEFECTS_LEAST} needed."]
-        count = f"{of_defects.count:,} of {of_defects.of:,}"
-        return [first, f"Share of the defects that is missed: {count}, {of_defects}."]
+            few = words.text("figures.few_defects", n=self.audit.defects, needed=DEFECTS_LEAST)
+            return [first, few]
+        return [first, self._counted("missed_defects", of_defects, words)]
 
-    def _nights(self) -> str:
-        words = f"Complete audits: {self.nights}"
+    def _nights(self, words: Catalogue) -> str:
+        text = words.text("figures.nights", nights=self.nights)
         if self.begun:
-            words += f", {self.begun} marked in part, which count nowhere until they are complete"
+            text += words.text("figures.begun", n=self.begun)
         if self.unmarked:
-            words += f", {self.unmarked} without a mark"
+            text += words.text("figures.unmarked", n=self.unmarked)
         low, high = self.sizes
         if low != high:
-            words += f". Each night weighs the same, though they have {low:,} to {high:,} images"
-        return f"{words}."
+            text += words.text("figures.sizes", low=low, high=high)
+        return words.text("figures.end", text=text)
 
 
-def percent(share: float) -> str:
+def percent(share: float, words: Catalogue) -> str:
     """Such as 5 %, 12.6 % or 0.05 %."""
     value = 100 * share
-    return f"{round(value, 1):g} %" if value >= 0.1 or not value else f"{value:.2g} %"
+    is_plain = value >= 0.1 or not value
+    number = words.number(round(value, 1), "g") if is_plain else words.number(value, ".2g")
+    return str(words.form["percent"].format(value=number))
+
+
+def interval_text(share: Share, words: Catalogue) -> str:
+    """A share with its interval."""
+    if share.value is None:
+        return words.text("unknown")
+    value, low, high = (percent(x, words) for x in (share.value, share.low, share.high))
+    return words.text("figures.interval", value=value, low=low, high=high)
 
 
 def figures(

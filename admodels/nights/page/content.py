@@ -212,10 +212,10 @@ def _excess(scores: Float64, normal: Float64) -> Float64:
 
 
 def worst_first(lines: list[LineNight]) -> list[tuple[int, dict[str, Any]]]:
-    """(index of the line, row) of the images of all lines, those that are flagged first."""
+    """(index of the line, row) of the images of all lines: flagged, without verdict, the others."""
     rows = [(index, row) for index, line in enumerate(lines) for row in line.rows]
 
-    def place(indexed: tuple[int, dict[str, Any]]) -> tuple[bool, float]:
-        return indexed[1]["is_anomalous"] is False, -indexed[1]["excess"]
+    def place(indexed: tuple[int, dict[str, Any]]) -> tuple[int, float]:
+        return (True, None, False).index(indexed[1]["is_anomalous"]), -indexed[1]["excess"]
 
     return sorted(rows, key=place)

@@ -66,6 +66,7 @@ def _write(path: Path, name: str, catalogue: Catalogue, **content: Any) -> None:
         "property": partial(property_text, catalogue=catalogue),
         "status_text": lambda status: catalogue.text(f"status.{status}"),
         "change_text": partial(_change_text, catalogue=catalogue),
+        "sentences": lambda figures: figures.sentences(catalogue),
         "verdict": partial(verdict_text, catalogue=catalogue),
     }
     text = render_page(name, TEMPLATES, styles=["night.css"], script="night.js", **words, **content)
