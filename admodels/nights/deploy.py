@@ -247,12 +247,15 @@ def _is_whole(folder: Path) -> bool:
     return _name_of(folder) == folder.name
 
 
-def missing_images(plant: Plant, line: str, model: Model) -> int:
-    """How many calibration images more the budget of a line needs with a model of it."""
+def missing_images(plant: Plant, line: str, model: Model, parts: str = "") -> int:
+    """How many calibration images more the budget of a line, or of `parts`, needs with a model."""
     count = len(model.calibration_scores)
     if (plant.ledger / JOURNAL).is_file():  # else nothing was ever written there
         with read_ledger(plant.ledger) as ledger:
             fingerprints = (model.model_fingerprint, model.contract_fingerprint)
             own = calibration_in_force(ledger, line, *fingerprints)
         count = count if own is None else len(own.scores)
+    if parts:
+        views = len(plant.parts[parts].views)
+        return images_missing(count, plant.alpha_of_parts(parts), views)
     return images_missing(count, plant.lines[line].alpha)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -36,6 +36,7 @@ from admodels.scoring.integrity import Check
 from admodels.scoring.journal import user
 from admodels.scoring.ledger import Ledger
 
+HELD = 4096  # images, or judgements, that are objects at a time
 LATE = timedelta(days=7)  # after a night with another view; what comes later is another part
 KEY = [field.name for field in tables.KEY]
 IMAGES = pa.schema([*(tables.PARTS.field(name) for name in PART), *tables.VIEW])
@@ -87,10 +88,10 @@ def judge_parts(
     images = kind.images(runs)
     first, last = (night - LATE).isoformat(), night.isoformat()
     before = judgements(ledger, name, lambda other: first <= other <= last)
-    rows = list(kind.new_judgements(images, before, closes=closes))
-    if rows:
-        table = pa.Table.from_pylist(rows, tables.PARTS)
-        ledger.write_judgements(name, last, table, FOLDER)
+    rows = kind.new_judgements(images, before, closes=closes)
+    new = list(_tables(rows))
+    if new:
+        ledger.write_judgements(name, last, pa.concat_tables(new), FOLDER)
     report = PartsReport(alpha=kind.alpha, views=len(kind.views))
     report.take(part_judgements(ledger, name, last))
     report.messages = [*kind.shortages(images), *kind.images_without_view(images)]
@@ -115,6 +116,10 @@ class Kind:
     def alpha(self) -> float:
         """The false-alarm budget of a part."""
         return self.plant.alpha_of_parts(self.name)
+
+    @cached_property
+    def _user(self) -> str:
+        return user()
 
     @cached_property
     def _counts(self) -> dict[tuple[str, str], int]:
@@ -145,9 +150,15 @@ class Kind:
     ) -> Iterator[Judgement]:
         """The judgements on parts of which `images` has some that no judgement of `before` has."""
         images = _of_changed_parts(images.filter(pc.field("view") != ""), before)
-        own = before.filter(pc.is_in(before["part_id"], images["part_id"].unique()))
-        last = {_key(row): row for row in last_of_each(own).to_pylist()}  # of one name: the last
-        for key, group in groupby(sorted(images.to_pylist(), key=_key), key=_key):
+        places = before.select(PART).append_column(
+            "place", pa.array(range(len(before)), pa.int64())
+        )
+        places = places.join(images.select(PART), PART, join_type="left semi").sort_by("place")
+        own = last_of_each(before.take(places["place"]))
+        last = {_key(row): row for row in own.to_pylist()}  # of two pieces of one name the second
+        batches = images.sort_by([(name, "ascending") for name in PART]).to_batches(HELD)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for key, group in groupby(rows, key=_key):
             known = last.get(key)
             earlier = known["images"] if known else []
             counting = self.images_that_count([*earlier, *group])
@@ -189,7 +200,7 @@ class Kind:
             "is_anomalous": True if is_flagged else None if reason else False,
             "trusted": bool(scored) and all(image["trusted"] for image in scored),
             "judgement": known["judgement"] + 1 if known else 1,
-            "who": user(),
+            "who": self._user,
             "why": self.why(images, seen, known),
             "reason": reason,
             "images": [{name: image[name] for name in tables.VIEW.names} for image in images],
@@ -243,6 +254,11 @@ class Kind:
                 f"{len(others)} images are in no view, such as `{example}`: correct `parts` in "
                 "plant.yaml, or name them under `exclude`"
             )
+
+
+def _tables(rows: Iterator[Judgement]) -> Iterator[pa.Table]:
+    while group := list(islice(rows, HELD)):
+        yield pa.Table.from_pylist(group, tables.PARTS)
 
 
 def _of_changed_parts(images: pa.Table, before: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def warnings(plant: Plant) -> Iterator[str]:
     deployed = Deployed(plant)
     for name in plant.lines:
         yield from (f"{name}: {text}" for text in _of_line(plant, deployed, name))
+    yield from _of_parts(plant, deployed)
     yield from _of_timer(plant, datetime.now(UTC))
 
 
@@ -65,6 +67,20 @@ def _of_line(plant: Plant, deployed: Deployed, name: str) -> Iterator[str]:
             f"no verdicts: {missing} more normal images are needed to hold alpha "
             f"{plant.lines[name].alpha:g}: `admodels calibrate {name} FOLDER`"
         )
+
+
+def _of_parts(plant: Plant, deployed: Deployed) -> Iterator[str]:
+    """Lines that have verdicts on their images, and cannot flag a part of several views."""
+    for name, parts in plant.parts.items():
+        for line in parts.lines:
+            with suppress(AdmodelsError):  # what is wrong with the line was said
+                missing = missing_images(plant, line, deployed.of(line)[0], name)
+                if missing:
+                    yield (
+                        f"parts {name}: {line} flags no part: {missing} more normal images are "
+                        f"needed for {len(parts.views)} views and an alpha of "
+                        f"{plant.alpha_of_parts(name):g}: `admodels calibrate {line} FOLDER`"
+                    )
 
 
 def _of_timer(plant: Plant, now: datetime) -> Iterator[str]:
