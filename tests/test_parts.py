@@ -15,6 +15,7 @@ import pytest
 
 from admodels.foundation.errors import ConfigurationError, StorageError
 from admodels.inference.conformal import images_missing, images_needed, p_values, part_p_value
+from admodels.nights import readiness
 from admodels.nights.calendar import NightOfLook
 from admodels.nights.close import NightRecord, write_records
 from admodels.nights.export import parts_of, sentences
@@ -28,7 +29,7 @@ from admodels.scoring.integrity import Check, check
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.stopping import Stop
 from tests import plants
-from tests.cards import card, judge, make_bundle
+from tests.cards import card, judge, make_bundle, save_draem
 
 PART = r"(?P<lot>.+)/(?P<part_id>[^_/]+)_(?P<station>\w+?)(\.\d+)?\.png"
 FIRST = date(2026, 12, 1)
@@ -383,3 +384,14 @@ def test_at_most_alpha_of_normal_parts_are_flagged_however_their_views_depend(ki
         assert np.mean(naive) > alpha + 3 * error  # without m the promise would be broken
     if kind == "one at a time":
         assert np.mean(rates) > 0.8 * alpha  # nearly no slack is left
+
+
+def test_the_check_names_the_lines_that_can_flag_no_part(tmp_path: Path) -> None:
+    save_draem(tmp_path / "models/draem/stripes", calibration=9)
+    (tmp_path / "in").mkdir()
+    lines = {name: plants.line(tmp_path / "in", part=PART) for name in ("top", "side")}
+    parts = {"door": {"views": ["top", "side"]}, "many": {"views": ["top/a*", "top/b*", "side"]}}
+    plant = plants.write_plant(tmp_path / "plant", lines, tmp_path / "models", parts=parts)
+    texts = [text for text in readiness.warnings(plant) if text.startswith("parts ")]
+    assert [text.partition(":")[0] for text in texts] == ["parts many", "parts many"]
+    assert "side flags no part: 5 more normal images are needed for 3 views" in texts[1]
