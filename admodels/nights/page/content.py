@@ -41,7 +41,7 @@ UNREADABLE_MAX = 500  # of a line
 UNJUDGED = 100  # images that a line shows of which nothing can be promised
 TREND_NIGHTS = 30
 SHOWN = ["path", "image_sha256", "anomaly_score", "width", "height", "p_value", "is_anomalous"]
-SHOWN += ["today", "calibration"]
+SHOWN += ["today", "calibration", "part_id", "lot"]
 UNREADABLE = ["path", "status", "reason"]
 
 

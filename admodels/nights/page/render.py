@@ -20,6 +20,7 @@ from admodels.nights.page.content import LineNight, line_nights, read_runs, wors
 from admodels.nights.page.drift import dots, property_text
 from admodels.nights.page.index import index_rows, night_date
 from admodels.nights.page.outcome import Outcome, outcome_of
+from admodels.nights.page.parts import PartTable, read_parts
 from admodels.nights.page.rows import columns, table_rows, verdict_text
 from admodels.nights.report import LineReport
 from admodels.pages.catalogue import Catalogue, english, name_markup
@@ -84,7 +85,8 @@ def _night(
     lines = line_nights(ledger, list(nights))
     shown = [_line(line, catalogue) for line in lines]
     audits = line_audits(ledger, [line.name for line in lines], night.night)
-    worst = worst_first(lines)
+    worst, parts = worst_first(lines), read_parts(ledger, night.night, catalogue)
+    data = columns(worst, lines, parts, catalogue)
     return {
         "night": night,
         "date": catalogue.date(night_date(night)),
@@ -97,27 +99,31 @@ def _night(
         "outcome": outcome_of(night.exit_code),
         "step": meaning(night.exit_code)[1],
         "versions": ", ".join(f"{name} {version}" for name, version in night.versions.items()),
-        "totals": _totals(lines),
+        "totals": _totals(lines, parts),
         "lines": shown,
         "audits": audits,
         "audited": [audit for audit in audits if audit.cards],
         "calm": _names([line for line in shown if line["is_calm"]]),
         "nothing_needed": not (
             night.silence
+            or any(report.messages for report in night.parts.values())
             or night.unclaimed
             or any(line["needs"] for line in shown)
             or any(audit.figures and audit.figures[0].is_broken for audit in audits)
         ),
         "rows": table_rows(worst, lines, catalogue),
-        "data": columns(worst, lines, catalogue),
+        "data": data,
+        "parts": parts,
         "words": catalogue.section("script") | {"language": dict(catalogue.form)},
         "statuses": sorted({row["status"] for line in lines for row in line.unreadable}),
     }
 
 
-def _totals(lines: Sequence[LineNight]) -> dict[str, int]:
+def _totals(lines: Sequence[LineNight], parts: PartTable) -> dict[str, int]:
+    of_parts = {"parts": parts.flagged} if parts.places else {}
     return {
         "flagged": sum(line.flagged or 0 for line in lines),
+        **of_parts,
         "unreadable": sum(line.unreadable_count for line in lines),
         "images": sum(line.report.images for line in lines),
         "lines": len(lines),

@@ -5,6 +5,7 @@ from typing import Any
 
 from admodels.nights.page.content import LineNight
 from admodels.nights.page.facts import facts
+from admodels.nights.page.parts import PartTable
 from admodels.pages.catalogue import Catalogue
 from admodels.pages.words import visible
 
@@ -54,11 +55,13 @@ def _address(row: dict[str, Any]) -> str:
     return str(picture.base if is_file else f"{picture.base}/{picture.layers[0]}.webp")
 
 
-def columns(worst: Worst, lines: Sequence[LineNight], catalogue: Catalogue) -> dict[str, Any]:
+def columns(
+    worst: Worst, lines: Sequence[LineNight], parts: PartTable, catalogue: Catalogue
+) -> dict[str, Any]:
     """What the script gets: a column for each fact, the worst image first.
 
     `texts` holds each sentence once; `where`, `size`, `why` and `now` are places in it. `layers` is
-    a place in `pictures`, which lists the layers that images have.
+    a place in `pictures`, which lists the layers that images have; `part` one in `parts`, or -1.
     """
     rows = [row for _, row in worst]
     texts: dict[str, int] = {}
@@ -68,6 +71,7 @@ def columns(worst: Worst, lines: Sequence[LineNight], catalogue: Catalogue) -> d
         said = vars(facts(row, is_trusted=is_trusted(lines[index]), catalogue=catalogue))
         for name, places in answers.items():
             places.append(texts.setdefault(said[name], len(texts)))
+    shown = [parts.place(lines[index].name, row, catalogue) for index, row in worst]
     layers = [pictures.setdefault(row["picture"].layers, len(pictures)) for row in rows]
     return {
         "lines": [line.name for line in lines],
@@ -79,8 +83,8 @@ def columns(worst: Worst, lines: Sequence[LineNight], catalogue: Catalogue) -> d
         "base": [row["picture"].base for row in rows],
         "layers": layers,
         "pictures": list(pictures),
-        "parts": [],
-        "part": [],
+        "parts": [{"name": part.name, "verdict": part.verdict} for part in parts.rows],
+        "part": shown,
         "texts": list(texts),
         **answers,
         **{

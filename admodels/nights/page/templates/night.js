@@ -178,6 +178,7 @@
     ats.forEach((at, place) => first.has(data.part[at]) || first.set(data.part[at], data.part[at] < 0 ? Infinity : place));
     return [...ats].sort((a, b) => first.get(data.part[a]) - first.get(data.part[b]) || a - b);
   };
+  let onlyPart = null;  // the part whose images are shown
   const filter = () => {
     const wanted = Object.fromEntries(new FormData(filters)), text = wanted.path.toLowerCase();
     const fits = (at) =>
@@ -185,8 +186,11 @@
       (!wanted.verdict || kind(data.is_anomalous[at]) === wanted.verdict) &&
       (!wanted.status || wanted.status === "scored") &&
       (!wanted.mark || (marks[key(at)] || "not yet") === wanted.mark) &&
+      (onlyPart === null || data.part[at] === onlyPart) &&
       (!text || `${data.path[at]}\n${part(at)?.name ?? ""}`.toLowerCase().includes(text));
     shown = inOrder(data.line.map((_, at) => at).filter(fits));
+    for (const row of document.querySelectorAll("#flagged-parts tr"))
+      row.hidden = !data.parts[row.dataset.part].name.toLowerCase().includes(text);
     for (const file of document.querySelectorAll("#unread tr"))
       file.hidden = Boolean(wanted.verdict || wanted.mark ||
         (wanted.line && file.dataset.line !== wanted.line) || (wanted.status && file.dataset.status !== wanted.status) ||
@@ -295,7 +299,14 @@
   addEventListener("beforeprint", () => { for (const image of cards.querySelectorAll("img")) image.loading = "eager"; });
   filters.addEventListener("input", (event) => event.target.name === "view" ? look(event.target.value) : filter());
   filters.addEventListener("submit", (event) => event.preventDefault());
-  filters.addEventListener("reset", () => setTimeout(() => { filters.elements.view.value = document.body.dataset.view; filter(); }));
+  byId("flagged-parts")?.addEventListener("click", (event) => {
+    if (!event.target.matches("button")) return;
+    onlyPart = Number(event.target.dataset.part);
+    filter();
+    byId("gallery").scrollIntoView();
+    cards.querySelector(".picture")?.focus({ preventScroll: true });
+  });
+  filters.addEventListener("reset", () => setTimeout(() => { onlyPart = null; filters.elements.view.value = document.body.dataset.view; filter(); }));
   for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", save);
   for (const item of audited) {
     item.addEventListener("click", (event) => event.target.dataset.does && markAudit(item, event.target.dataset.does));
