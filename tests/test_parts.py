@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -395,3 +395,24 @@ def test_the_check_names_the_lines_that_can_flag_no_part(tmp_path: Path) -> None
     texts = [text for text in readiness.warnings(plant) if text.startswith("parts ")]
     assert [text.partition(":")[0] for text in texts] == ["parts many", "parts many"]
     assert "side flags no part: 5 more normal images are needed for 3 views" in texts[1]
+
+
+def test_of_two_scores_of_one_image_in_a_run_that_of_the_later_model_counts(
+    doors: Factory,
+) -> None:
+    for line in ("top", "side"):
+        doors.shoot(f"{line}/L7/1_x.png", 60)
+    models = ("z" * 16, "m" * 16)
+    with doors.ledger() as ledger:
+        for model, calibration in zip(models, (CALIBRATION, [10.0] * 9), strict=True):
+            bundle = replace(make_bundle(calibration), model_fingerprint=model)
+            for name in ("top", "side"):
+                names = doors.plant.part_names(name)
+                source = LineImages(name, doors.plant.inbox(name), part_names=names)
+                score_line(ledger, source, Model.of(bundle), Stop())
+                judge(ledger, name, Model.of(bundle), ALPHA)
+        tonight, reports = NightOfLook(FIRST, False, clock_is_back=False), Reports()
+        judge_all_parts(ledger, doors.plant, tonight, Check(), reports)
+    said = doors.said()["L7/1"]
+    assert {image["model_fingerprint"] for image in said["images"]} == {"m" * 16}
+    assert brief(said) == (2, 0.2, True, 1)

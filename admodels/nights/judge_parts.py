@@ -39,7 +39,8 @@ from admodels.scoring.ledger import Ledger
 HELD = 4096  # images, or judgements, that are objects at a time
 LATE = timedelta(days=7)  # after a night with another view; what comes later is another part
 KEY = [field.name for field in tables.KEY]
-IMAGES = pa.schema([*(tables.PARTS.field(name) for name in PART), *tables.VIEW])
+PLACE = pa.field("place", pa.int64())  # of a row among those of its line, as they were written
+IMAGES = pa.schema([*(tables.PARTS.field(name) for name in PART), *tables.VIEW, PLACE])
 NO_TIME = datetime.min.replace(tzinfo=UTC)  # before every capture that has one
 Image = dict[str, Any]  # one of `tables.VIEW`
 Judgement = dict[str, Any]  # one row of `tables.PARTS`
@@ -133,8 +134,8 @@ class Kind:
             is_judged = pc.field("alpha").is_valid() & pc.field("part_id").is_valid()
             rows = rows.filter(is_judged & ~pc.field("status").isin(list(NOT_IMAGES)))
             views = [self.view_of(line, path) for path in rows["path"].to_pylist()]
-            columns = {name: rows[name] for name in IMAGES.names if name != "view"}
-            columns |= {"view": pa.array(views, pa.string())}
+            columns = {name: rows[name] for name in IMAGES.names if name in rows.column_names}
+            columns |= {"view": pa.array(views, pa.string()), "place": pa.array(range(len(rows)))}
             columns |= {"lot": pc.fill_null(rows["lot"], "")}
             images.append(pa.table([columns[name] for name in IMAGES.names], IMAGES))
         return pa.concat_tables(images)
@@ -277,7 +278,6 @@ def _names(images: Sequence[Image]) -> list[tuple[str, ...]]:
     return [tuple(image[name] for name in KEY) for image in images]
 
 
-def _order(image: Image) -> tuple[int, datetime, str, str]:
-    """Where an image stands in time among those of its view."""
-    time = image["captured_at"] or NO_TIME
-    return int(image["run"]), time, image["path"], image["image_sha256"]
+def _order(image: Image) -> tuple[int, datetime, int]:
+    """Where an image stands in time among those of its view; an earlier judgement has no place."""
+    return int(image["run"]), image["captured_at"] or NO_TIME, image.get("place", -1)
