@@ -72,6 +72,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from
             "reference_foreground": "max",
         },
     ),
+    "cpr-whitened": ("cpr", {"head_weights": "whitened"}),
     "cpr-10": ("cpr", {"references": 10}),
     "cpr-keep": ("cpr", {"aspect": "keep"}),
     "patchcore-square": ("patchcore", {"aspect": "square"}),
@@ -132,7 +133,18 @@ def fit(detector: Detector, variant: str, normal: np.ndarray, kind: str, seed: i
         detector.fit(data, **how, log=lambda *_: None)
 
 
-def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A trained detector, its scores of the test set, and CPU-seconds of both."""
+
+    detector: Detector
+    scored: ScoredSet
+    calibration_scores: np.ndarray
+    fit_cpu_seconds: float
+    image_cpu_seconds: float
+
+
+def score_cell(name: str, variant: str, seed: int) -> Cell:
     *_, folder, kind, _ = SETS[name]
     root, evaluate = DATA / folder, params.read("evaluate", Evaluate)
     rows = split_rows(name, seed)
@@ -153,25 +165,27 @@ def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
     scored = bundle.score(detector, test)
     scoring = time.process_time() - start
     shape = evaluate.mask_shape(ratio)
-    found = measure.evaluate(
-        ScoredSet(
-            image_ids=[row.image_id for row in rows["test"]],
-            anomalous=np.array([row.label == "anomalous" for row in rows["test"]]),
-            defect_types=[row.defect_type for row in rows["test"]],
-            refused=[""] * len(test),
-            anomaly_scores=scored.anomaly_score,
-            anomaly_maps=np.stack([map_to_image(m, *shape) for m in scored.anomaly_map]),
-            masks=load_masks(rows["test"], root, shape),
-        ),
-        calibration.astype(np.float64),
-        evaluate,
+    test_set = ScoredSet(
+        image_ids=[row.image_id for row in rows["test"]],
+        anomalous=np.array([row.label == "anomalous" for row in rows["test"]]),
+        defect_types=[row.defect_type for row in rows["test"]],
+        refused=[""] * len(test),
+        anomaly_scores=scored.anomaly_score,
+        anomaly_maps=np.stack([map_to_image(m, *shape) for m in scored.anomaly_map]),
+        masks=load_masks(rows["test"], root, shape),
     )
+    return Cell(detector, test_set, calibration, fitted, scoring / len(test))
+
+
+def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
+    cell, evaluate = score_cell(name, variant, seed), params.read("evaluate", Evaluate)
+    calibration = cell.calibration_scores.astype(np.float64)
     return {
-        **found.metrics,
-        "fit_cpu_seconds": fitted,
-        "image_cpu_seconds": scoring / len(test),
-        "model_mib": sum(t.nbytes for t in detector.state().values()) / 2**20,
-        "params": detector.params.model_dump(mode="json"),
+        **measure.evaluate(cell.scored, calibration, evaluate).metrics,
+        "fit_cpu_seconds": cell.fit_cpu_seconds,
+        "image_cpu_seconds": cell.image_cpu_seconds,
+        "model_mib": sum(t.nbytes for t in cell.detector.state().values()) / 2**20,
+        "params": cell.detector.params.model_dump(mode="json"),
     }
 
 

@@ -385,10 +385,13 @@ def test_roots_and_means_are_fp32_and_channels_last_whatever_surrounds_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_without_heads_a_detector_keeps_the_contract(precision, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "heads"),
+    [(torch.float32, "none"), (torch.bfloat16, "none"), (torch.bfloat16, "whitened")],
+)
+def test_without_heads_a_detector_keeps_the_contract(precision, heads, tmp_path):
     def made() -> Detector:
-        return tiny.detector("cpr", precision, **HEADLESS)
+        return tiny.detector("cpr", precision, **HEADLESS | {"head_weights": heads})
 
     detector, again = fit(made(), tmp_path, disc_data()), made()
     again.restore(detector.state())

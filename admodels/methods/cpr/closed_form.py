@@ -4,6 +4,7 @@ Over the first tap of all normal images. Li et al. 2024.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,12 @@ from admodels.foundation.arrays import Float32
 from admodels.foundation.errors import DataError
 from admodels.methods.cpr import foreground, retrieval
 from admodels.methods.cpr.params import Params
+from admodels.methods.parts.backbones import Taps
 from admodels.methods.parts.frozen import FrozenTaps
 
 SAMPLED_CELLS = 50_000
 RESTARTS = 10
+SHRINKAGE = 0.4  # of the covariance that whitens
 LOG = logging.getLogger(__name__)
 
 
@@ -32,11 +35,17 @@ class PartEstimate:
     maps: Tensor
 
 
-def sample_cells(frozen: FrozenTaps, normal: Tensor, seed: int) -> Float32:
-    """Up to 50,000 different cells of all images, (n, C)."""
+def sample_cells(
+    frozen: FrozenTaps,
+    normal: Tensor,
+    seed: int,
+    maps: Callable[[Taps], Tensor] = lambda taps: taps[0],
+) -> Float32:
+    """Up to 50,000 different cells of all images, (n, C), of the first tap or of other `maps`."""
     _, taps = next(frozen.over(normal))
-    cells = len(normal) * taps[0][0, 0].numel()
-    return frozen.cells(normal, np.random.default_rng(seed).permutation(cells)[:SAMPLED_CELLS])
+    cells = len(normal) * maps(taps)[0, 0].numel()
+    wanted = np.random.default_rng(seed).permutation(cells)[:SAMPLED_CELLS]
+    return frozen.cells(normal, wanted, maps)
 
 
 def _centres(cells: Float32, count: int, seed: int) -> Tensor:
@@ -61,6 +70,22 @@ def codebook(sample: Float32, words: int, seed: int) -> Tensor:
             next_step="look at them (data/validation/TASK/index.html) and fix the source",
         )
     return _centres(sample, words, seed)
+
+
+def whitening(cells: Float32) -> Tensor:
+    """The inverse root of the shrunk covariance of (n, C) cells, trace C: (C, C) float32.
+
+    Shrunk towards the identity (Ledoit and Wolf 2004), because directions in which normal cells
+    hardly differ would otherwise count most of all.
+    """
+    with threadpool_limits(1):  # sums in any order differ in their bits
+        covariance = np.cov(cells.astype(np.float64), rowvar=False, bias=True)
+        channels, spread = len(covariance), np.trace(covariance)
+        if not spread > 0:
+            return torch.eye(channels)
+        scaled = (1 - SHRINKAGE) * channels / spread * covariance + SHRINKAGE * np.eye(channels)
+        values, vectors = np.linalg.eigh(scaled)
+        return torch.from_numpy(vectors / np.sqrt(values) @ vectors.T).to(torch.float32)
 
 
 def image_histograms(frozen: FrozenTaps, normal: Tensor, book: Tensor, params: Params) -> Tensor:

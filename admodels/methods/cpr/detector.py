@@ -2,8 +2,8 @@
 
 Offline: visual words, foreground and ranking in closed form, then the heads by gradient, then the
 bank of every normal image's descriptors. Online one pass of the backbone feeds all three branches.
-Not in the paper, and off in the official preset: no heads at all (`heads.RootedTap`), where few
-steps would do harm, and taps that weigh differently.
+Not in the paper, and off in the official preset: no trained heads (`RootedTap`, `WhitenedTap`),
+where few steps would do harm, and taps that weigh differently.
 The image score is the mean of the highest pixels, as usually described; the official code sums,
 which ranks alike but cannot be held against the map.
 """
@@ -26,13 +26,14 @@ from admodels.methods.cpr.foreground import foreground_map
 from admodels.methods.cpr.heads import (
     LocalHead,
     RootedTap,
+    WhitenedTap,
     nearest_cell,
     nearest_distance,
     unit_vectors,
 )
 from admodels.methods.cpr.params import Params as CprParams
 from admodels.methods.cpr.training import Trainer
-from admodels.methods.parts.backbone_params import NONE, RANDOM
+from admodels.methods.parts.backbone_params import NONE, RANDOM, WHITENED
 from admodels.methods.parts.backbones import (
     Backbone,
     Taps,
@@ -81,6 +82,7 @@ class Detector(methods.Detector):
         estimate = None
         if p.foreground.of(kind):
             estimate = closed_form.estimate_part(frozen, data.normal, sample, seed)
+        self._whiten(data.normal, frozen, seed)
         if p.steps.of(kind):
             Trainer(
                 self.heads,
@@ -104,6 +106,9 @@ class Detector(methods.Detector):
         p = self.params
         if p.head_weights == NONE:
             return nn.ModuleList([RootedTap(), RootedTap(*sigmas)])
+        if p.head_weights == WHITENED:
+            fine, coarse = self.channels
+            return nn.ModuleList([WhitenedTap(fine), WhitenedTap(coarse, *sigmas)])
         return nn.ModuleList(
             LocalHead(c, p.head_channels, p.descriptor_channels) for c in self.channels
         )
@@ -118,9 +123,17 @@ class Detector(methods.Detector):
         load_fetched(backbone, p.backbone_weights, data.weights, "cpr")
         self.backbone.load_state_dict(backbone.state_dict())
         self.heads.load_state_dict(heads.state_dict())
-        if p.head_weights not in (NONE, RANDOM):
+        if p.head_weights not in (NONE, WHITENED, RANDOM):
             refuse_missing(data.weights, "heads", p.head_weights, "cpr")
             self.heads.load_state_dict(official_heads(data.weights["heads"], self.heads))
+
+    def _whiten(self, normal: Tensor, frozen: FrozenTaps, seed: int) -> None:
+        """Give heads that whiten, which are still without effect, the matrix of what they see."""
+        for tap, head in enumerate(self.heads):
+            if isinstance(head, WhitenedTap):
+                maps = partial(_rooted, head, tap)
+                cells = closed_form.sample_cells(frozen, normal, seed, maps)
+                head.matrix.copy_(closed_form.whitening(cells))
 
     def _backbone_for_scoring(self) -> FrozenTaps:
         fused, p = copy.deepcopy(self.backbone).for_inference(), self.params
@@ -243,7 +256,7 @@ class Detector(methods.Detector):
     def _refuse_other(self, memory: dict[str, Tensor]) -> None:
         p, (height, width) = self.params, self.params.shape
         images, channels = memory["histograms"].shape[:1], self.channels[0]
-        headless = p.head_weights == NONE
+        headless = p.head_weights in (NONE, WHITENED)
         wanted = {
             "histograms": (*images, p.histogram_blocks**2, p.codebook_words + 1),
             "codebook": (p.codebook_words, channels),
@@ -263,11 +276,16 @@ class Detector(methods.Detector):
             raise RuntimeError(f"tensor {other[0][0]} has not the shape the params ask for")
 
     def _refuse_other_smoothing(self, state: dict[str, Tensor]) -> None:
-        if self.params.head_weights == NONE:
+        if self.params.head_weights in (NONE, WHITENED):
             known = [[0, 0, *self.params.smoothing_cells.of(kind)] for kind in get_args(Kind)]
             sigmas = torch.cat([state[f"heads.{tap}.sigmas"].flatten() for tap in (0, 1)])
             if sigmas.tolist() not in known:
                 raise RuntimeError("its taps are smoothed otherwise than the params say")
+
+
+def _rooted(head: WhitenedTap, tap: int, taps: Taps) -> Tensor:
+    rooted: Tensor = head(taps[tap])
+    return rooted
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -112,6 +112,26 @@ class RootedTap(nn.Module):
             return _local_means(x.sign() * x.abs().sqrt(), after)
 
 
+class WhitenedTap(RootedTap):
+    """A rooted tap times a matrix (C, C) of the normal images, which is the identity before a fit.
+
+    So all directions in which normal places differ count about alike in a cosine, and not the few
+    in which they differ most.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, channels: int, before: float = 0, after: float = 0) -> None:
+        super().__init__(before, after)
+        self.register_buffer("matrix", torch.eye(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) float32, in fp32 whatever compute type surrounds it."""
+        rooted = super().forward(x)
+        with autocast(x.device, torch.float32):
+            return F.conv2d(rooted, self.matrix[:, :, None, None])
+
+
 def _local_means(maps: Tensor, sigma: float) -> Tensor:
     """(B, C, h, w) to the means around each cell; what lies outside the map does not count."""
     if sigma == 0:

