@@ -386,6 +386,7 @@ def test_at_most_alpha_of_normal_parts_are_flagged_however_their_views_depend(ki
         assert np.mean(rates) > 0.8 * alpha  # nearly no slack is left
 
 
+@pytest.mark.slow
 def test_the_check_names_the_lines_that_can_flag_no_part(tmp_path: Path) -> None:
     save_draem(tmp_path / "models/draem/stripes", calibration=9)
     (tmp_path / "in").mkdir()
