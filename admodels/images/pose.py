@@ -147,7 +147,7 @@ def _between_pixels(place: Float64, shape: Shape, size: Shape) -> Float64:
     return np.asarray(image * (place @ to_shares) - np.array([0, 0, 0.5]))
 
 
-def _native(place: Float64, size: Shape) -> Shape:
+def native_shape(place: Float64, size: Shape) -> Shape:
     """The band at the resolution of its image."""
     width, height = np.linalg.norm(place[:, :2] * np.array([[size[1]], [size[0]]]), axis=0)
     return max(1, round(float(height))), max(1, round(float(width)))
@@ -155,7 +155,7 @@ def _native(place: Float64, size: Shape) -> Shape:
 
 def cut_band(image: UInt8, place: Float64, shape: Shape, resize: Resize) -> UInt8:
     """The band of (H, W, 3) uint8 as (*shape, 3); beyond the image, its edge goes on."""
-    native = _native(place, image.shape[:2])
+    native = native_shape(place, image.shape[:2])
     matrix = _between_pixels(place, native, image.shape[:2])
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     band = cv2.warpAffine(image, matrix, native[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
@@ -171,7 +171,7 @@ def cut_mask(mask: Bool, place: Float64, shape: Shape) -> Bool:
 
 def map_from_band(anomaly_map: Float32, place: Float64, height: int, width: int) -> Float32:
     """A map (h, w) of the band as (height, width) of its image, 0 beside the band."""
-    native = _native(place, (height, width))
+    native = native_shape(place, (height, width))
     resized = cv2.resize(anomaly_map, native[::-1], interpolation=cv2.INTER_LINEAR)
     matrix = _between_pixels(place, native, (height, width))
     turned = cv2.warpAffine(resized, matrix, (width, height), flags=cv2.INTER_LINEAR)
