@@ -106,7 +106,8 @@ class Model:
             return []
         calibration = self.bundle.calibration_scores
         seen = [model.prepare_views(image.rgb, self.bundle.contract) for image in images]
-        scored = model.score_planes(self.bundle, [views.planes for views in seen])
+        planes, places = [views.planes for views in seen], [views.place for views in seen]
+        scored = model.score_planes(self.bundle, planes, places)
         is_promised = conformal.threshold(calibration, alpha) is not None
         verdicts = []
         for image, views, score, own in zip(

@@ -19,11 +19,12 @@ from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.power import Defect, Power
 from admodels.evaluation.table import gaps
 from admodels.foundation import manifest, params
-from admodels.foundation.arrays import Float32, Float64, UInt8
+from admodels.foundation.arrays import Bool, Float32, Float64, UInt8
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import whole_folder, write_json
 from admodels.foundation.progress import Progress
 from admodels.images import decode, load
+from admodels.images.area import Area
 from admodels.images.pose import Views, turned_sentence
 from admodels.images.shape import Shape, ratios
 from admodels.inference import model
@@ -79,7 +80,8 @@ def _score_images(
         chosen = slice(start, min(start + chunk, len(rows)))
         label = f"read images of {fitted.task}"
         seen, pictures, words = zip(*load.in_threads(read, rows[chosen], label), strict=True)
-        scored = model.score_planes(fitted, [views.planes for views in seen])
+        planes, places = [views.planes for views in seen], [views.place for views in seen]
+        scored = model.score_planes(fitted, planes, places)
         scores[chosen] = scored.anomaly_score
         places = [views.place for views in seen]
         own += zip(scored.anomaly_map, places, strict=True)
@@ -94,15 +96,43 @@ def _score_images(
     scored_set = measure.scored_set(
         rows, root, rule, seed, scores=scores, refused=refused, maps=maps
     )
+    if fitted.area is not None and scored_set.masks is not None:
+        scored_set = replace(scored_set, masks=scored_set.masks & fitted.area.seen(shape))
     return Seen(scored_set, tiles, own, rebuilt)
 
 
-def _aupimo(rows: list[manifest.ManifestRow], maps: list[Placed], root: Path) -> Float64 | None:
+def _inside(rows: list[manifest.ManifestRow], root: Path, area: Area) -> list[manifest.ManifestRow]:
+    """Without images of which every labelled defect lies outside the area."""
+
+    def is_inside(row: manifest.ManifestRow) -> bool:
+        if not row.mask_sha256:
+            return True
+        mask = load.load_masks([row], root, (row.height, row.width))[0]
+        return bool((mask & area.inspected).any())
+
+    keep = load.in_threads(is_inside, rows, f"read masks of {root.name}")
+    kept = [row for row, is_kept in zip(rows, keep, strict=True) if is_kept]
+    if len(kept) < len(rows):
+        sys.stderr.write(
+            f"{root.name}: {len(rows) - len(kept)} of {len(rows)} images are left out: their "
+            "defects lie outside the inspected area\n"
+        )
+    return kept
+
+
+def _mask_inside(row: manifest.ManifestRow, root: Path, shape: Shape, area: Area | None) -> Bool:
+    mask = load.load_masks([row], root, shape)[0]
+    return mask if area is None else np.asarray(mask & area.inspected)
+
+
+def _aupimo(
+    rows: list[manifest.ManifestRow], maps: list[Placed], root: Path, area: Area | None
+) -> Float64 | None:
     """AUPIMO of the anomalous images, each map in the size of its image."""
     collected = Aupimo(sum(row.label == "normal" for row in rows))
     for row, (own, place) in zip(rows, maps, strict=True):
         shape = (row.height, row.width)
-        mask = None if row.label == "normal" else load.load_masks([row], root, shape)[0]
+        mask = None if row.label == "normal" else _mask_inside(row, root, shape, area)
         collected.add(model.map_to_image(own, *shape, place), mask)
     return collected.areas()
 
@@ -121,18 +151,22 @@ def _power(
     normal = load.load_images(chosen, root, shape, resize, reading)
     given = load.load_foreground(chosen, root, shape, resize)
     mattes = foreground(normal, given, fitted.kind).mattes[:, 0]
+    if fitted.area is not None:
+        inspected = fitted.area.seen(shape)
+        mattes = np.stack([m * inspected if m[inspected].any() else inspected for m in mattes])
     defects: list[Defect] = []
     scores: list[float] = []
     progress = Progress(len(chosen), f"painted defects of {fitted.method} on {fitted.task}")
     for count, (row, matte) in enumerate(zip(chosen, mattes, strict=True), 1):
         rgb = load.load_image(row, root, reading).rgb
-        planes = []
+        seen = []
         for number, defect in enumerate(power.grid(rgb, block)):
             rng = np.random.default_rng([seed, int(row.image_sha256[:16], 16), number])
             painted = power.paint_defect(rgb, matte, defect, rng)
-            planes.append(model.prepare_image(painted, preparation))
+            seen.append(model.prepare_views(painted, preparation))
             defects.append(defect)
-        scores += model.score_planes(fitted, planes).anomaly_score.tolist()
+        planes, places = [views.planes for views in seen], [views.place for views in seen]
+        scores += model.score_planes(fitted, planes, places).anomaly_score.tolist()
         progress.at(count)
     return power.table(defects, np.array(scores), threshold)
 
@@ -183,14 +217,16 @@ def main(method: str, task: str) -> None:
     )
     fitted = bundle.load(Path("data/models", method, task), runtime.device())
     start, cpu_start = time.monotonic(), time.process_time()
-    rows = tested or normal
+    rows, root = tested or normal, Path("data/raw", task)
+    if fitted.area is not None:
+        rows = _inside(rows, root, fitted.area)
     shape = block.mask_shape(ratios(rows)[1])
     seen = _score_images(fitted, rows, shape, block.ground_truth_rule, seed)
     speed = len(rows) / (time.monotonic() - start)
     image_cpu = (time.process_time() - cpu_start) / len(rows)
     scored = seen.scored
     if scored.masks is not None:
-        scored = replace(scored, aupimo=_aupimo(rows, seen.maps, Path("data/raw", task)))
+        scored = replace(scored, aupimo=_aupimo(rows, seen.maps, root, fitted.area))
     measured, shown = _measure(fitted, scored, block, is_tested=bool(tested))
     note = "" if tested else "no test image: these validation images watched the training"
     sheet = figures.overlays(scored, shown, seen.tiles, seen.rebuilt, block.overlay_images, note)

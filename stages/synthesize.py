@@ -4,6 +4,7 @@ from pathlib import Path
 
 from admodels.foundation import manifest, params
 from admodels.foundation.params import Kind
+from admodels.images import area as areas
 from admodels.images import load, rules
 from admodels.images.load import load_textures, texture_paths
 from admodels.images.shape import ratios
@@ -27,7 +28,10 @@ def main(task: str) -> None:
     mattes = load.load_foreground(rows, raw, shape, block.resize)
     kind: Kind = params.read(f"tasks.{task}.kind", Kind)  # type: ignore[arg-type]
     parts = foreground(normal, mattes, kind)
-    samples = held_out.draw(rows, normal, textures, parts, block, params.read("seed", int))
+    area = areas.read_written(Path("data/manifests", task, areas.AREA_FILE))
+    inspected = None if area is None else area.seen(shape)
+    seed = params.read("seed", int)
+    samples = held_out.draw(rows, normal, textures, parts, block, seed, inspected)
     held_out.write(Path("data/synthetic", task), samples)
 
 

@@ -3,7 +3,7 @@
 import csv
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,18 @@ import torch
 from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.foundation import files, manifest, params
-from admodels.foundation.arrays import Records
+from admodels.foundation.arrays import Bool, Float64, Records, UInt8
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind
 from admodels.foundation.progress import Progress
+from admodels.images import area as areas
 from admodels.images import load, pose, rules
+from admodels.images.area import Area
 from admodels.images.decode import Reading
 from admodels.images.describe import APPEARANCE, appearance, statistics
 from admodels.images.load import load_textures
 from admodels.images.pose import Views
-from admodels.images.shape import SEVERAL_RATIOS, Band, ratios
+from admodels.images.shape import SEVERAL_RATIOS, Band, Shape, ratios
 from admodels.methods import MethodParams, Synthetic, Train, TrainingData
 from admodels.methods.parts.backbone_params import keeps_evidence
 from admodels.synthesis import held_out
@@ -100,11 +102,12 @@ def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
 
 
 def _training_data(
-    block: MethodParams, method: str, task: str, split: Path, reading: Reading
+    block: MethodParams, method: str, task: str, split: Path, reading: Reading, area: Area | None
 ) -> TrainingData:
     rows, raw, shape = manifest.read(split), Path("data/raw", task), block.shape
     seen = _views(rows, task, block, reading)
     places = [views.place for views in seen]
+    inspected = None if area is None else _inspected(area, shape, places)
     mattes = load.load_foreground(rows, raw, shape, block.resize, places)
     textures = load_textures(Path("data/textures"), shape)
     painted = (Path("data/synthetic", task), shape, block.resize, block.band)
@@ -115,14 +118,37 @@ def _training_data(
         validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
         foreground=None if mattes is None else torch.from_numpy(mattes),
         weights={p.stem: p for p in sorted(Path("data/weights", method).iterdir())},
+        inspected=None if inspected is None else torch.from_numpy(inspected),
     )
+
+
+def _inspected(area: Area, shape: Shape, places: Sequence[Float64 | None]) -> Bool:
+    return np.stack([area.seen(shape, place) for place in places])
+
+
+def _calibrate(
+    detector: methods.Detector, rows: Rows, task: str, reading: Reading, area: Area | None
+) -> tuple[bundle.Scored, list[UInt8], Rows]:
+    """The scores of calibration images, their planes, and the rows of those that are inspected."""
+    block = detector.params
+    seen, inspected = _views(rows, task, block, reading), None
+    if area is not None:
+        masks = _inspected(area, block.shape, [views.place for views in seen])
+        keep = np.flatnonzero(masks.any(axis=(1, 2))).tolist()
+        if len(keep) < len(rows):
+            sys.stderr.write(f"{task}: {len(rows) - len(keep)} parts lie outside the area\n")
+        seen, rows, inspected = [seen[i] for i in keep], [rows[i] for i in keep], list(masks[keep])
+    planes = [views.planes for views in seen]
+    return bundle.score_views(detector, planes, inspected), planes, rows
 
 
 def _origin(method: str, task: str, splits: Iterable[Path]) -> bundle.Origin:
     """Where the detector comes from: the hashes of all that it learns from."""
     learnt = Path("data/manifests", task, "image_rules.json")
+    area = Path("data/manifests", task, areas.AREA_FILE)
     inputs = (
         learnt,
+        area,
         Path("data/synthetic", task, "index.csv"),
         Path("data/textures/textures.json"),
         Path("data/weights", method, "weights.json"),
@@ -134,6 +160,7 @@ def _origin(method: str, task: str, splits: Iterable[Path]) -> bundle.Origin:
         licence=params.read(f"tasks.{task}.licence", str),
         trained_on={p.as_posix(): files.sha256_of(p) for p in (*splits, *inputs)},
         learnt=rules.read(learnt),
+        area=areas.read_written(area),
     )
 
 
@@ -149,18 +176,18 @@ def main(method: str, task: str) -> None:
     block = _resolve_shape(asked, task, split["train"], reading)
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
-    data = _training_data(block, method, task, split["train"], reading)
+    data = _training_data(block, method, task, split["train"], reading, origin.area)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)
     seed = params.read("seed", int)
     detector.fit(data, kind=origin.kind, seed=seed, checkpoints=checkpoints, log=history)
     calibrating = manifest.one_of_each_group(manifest.read(split["calibration"]), seed)
-    calibration = [views.planes for views in _views(calibrating, task, block, reading)]
+    scored, calibration, calibrating = _calibrate(detector, calibrating, task, reading, origin.area)
     bundle.save(
         detector,
         Path("data/models", method, task),
         origin=origin,
-        calibration_scores=bundle.score_views(detector, calibration).anomaly_score.tolist(),
+        calibration_scores=scored.anomaly_score.tolist(),
         golden=np.stack(
             [
                 *(planes[:3] for planes in calibration[:GOLDEN_EACH]),

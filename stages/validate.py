@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from admodels.foundation import manifest, params
 from admodels.foundation.errors import DataError
 from admodels.foundation.files import NAMES_SHOWN, whole_folder, write_json, write_text
 from admodels.foundation.licences import is_non_commercial
+from admodels.foundation.manifest import ManifestRow
+from admodels.images import area as areas
+from admodels.images.area import Area
 from admodels.images.reading import DECODER, Reading
 from admodels.images.shape import Aspect
 from admodels.sources.source import Task
@@ -64,6 +69,31 @@ def _write_report(
     return refusal
 
 
+def _read_area(task: str, block: Task, rows: Sequence[ManifestRow]) -> Area:
+    """The area of the task, all white where it names none.
+
+    Raises:
+        DataError: the file must not be used, or images have another size than it.
+    """
+    sizes = Counter((row.width, row.height) for row in rows)
+    if block.area is None:
+        return areas.everywhere(*sizes.most_common(1)[0][0])
+    area = areas.read_area(Path(block.area.file), block.area.sha256, block.area.zones)
+    height, width = area.levels.shape
+    other = {size: count for size, count in sizes.items() if size != (width, height)}
+    if other:
+        wide, tall = next(iter(other))
+        raise DataError(
+            f"area: {width} x {height} px, and {sum(other.values())} of {len(rows)} images have "
+            f"another size, such as {wide} x {tall}",
+            where=f"{block.area.file}, params.yaml: tasks.{task}.area",
+            expected="an area of the size of every image, as it is looked at",
+            next_step=f"`admodels area set {task} FILE` with a file of that size, or "
+            "`admodels area remove`",
+        )
+    return area
+
+
 def main(task: str) -> None:
     """Write the report, which can be read even when it refuses; then stop, or write manifests.
 
@@ -90,8 +120,10 @@ def main(task: str) -> None:
         sys.stderr.write(f"{task}: {chain_sentence(chain, task)}\n")
     if refusal := _write_report(task, block, layout, images, bounds):
         raise refusal
+    area = _read_area(task, block, [row for rows in images.splits.values() for row in rows])
     for name, rows in images.splits.items():
         manifest.write(manifests / f"{name}.csv", rows)
+    areas.write_area(manifests / areas.AREA_FILE, area)
     sys.stderr.write(f"{task}: {splits_sentence(images.splits, layout.images)}\n")
     if images.rules:
         write_json(manifests / "image_rules.json", images.rules.model_dump(mode="json"))

@@ -4,6 +4,7 @@ model.safetensors   everything the detector's `restore` needs
 bundle.json         what it is, how images must be prepared, calibration scores, hashes of all files
 reference.safetensors   what the calibration images looked like; older bundles have none
 evidence/*.webp     the normal images, for people (`admodels.bundles.evidence`)
+area.png            where images are inspected, if not everywhere
 golden/*.png        a few images whose scores are replayed before the first real one
 """
 
@@ -37,7 +38,9 @@ from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
 from admodels.foundation.licences import is_non_commercial
 from admodels.foundation.params import Kind
+from admodels.images import area as areas
 from admodels.images import decode
+from admodels.images.area import AREA_FILE, Area, AreaStamp
 from admodels.images.describe import read_records, write_records
 from admodels.images.rules import ImageRules
 from admodels.methods import Detector, MethodParams
@@ -59,6 +62,7 @@ class Origin:
     licence: str
     trained_on: Mapping[str, str]
     learnt: ImageRules
+    area: Area | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Bundle:
     contract_fingerprint: str
     licence: str
     evidence: Evidence = field(default_factory=Evidence)
+    area: Area | None = None
 
 
 @dataclass(frozen=True)
@@ -150,14 +155,17 @@ def _both_ways(inspected: Sequence[Bool], counts: Sequence[int]) -> Bool:
     return np.concatenate([np.stack([mask, mask[::-1, ::-1]][:count]) for mask, count in pairs])
 
 
-def contract_of(params: MethodParams, learnt: ImageRules) -> Preparation:
-    """How images are prepared: by the params of a method and the rules of a task's images."""
+def contract_of(
+    params: MethodParams, learnt: ImageRules, area: AreaStamp | None = None
+) -> Preparation:
+    """How images are prepared: by the params of a method, the rules and the area of a task."""
     return Preparation(
         image_px=params.image_px,
         resize=params.resize,
         learnt=learnt,
         shape_px=params.shape_px,
         band=params.band,
+        area=area,
     )
 
 
@@ -191,6 +199,9 @@ def save(
         save_file(detector.state(), partial / "model.safetensors")
         if reference is not None:
             write_records(partial / REFERENCE, reference)
+        area = origin.area
+        if area is not None:
+            areas.write_area(partial / AREA_FILE, area)
         names = _write_golden_images(partial, golden)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         pictures = () if evidence is None else write_evidence(partial / FOLDER, evidence)
@@ -204,7 +215,7 @@ def save(
             non_commercial=is_non_commercial(origin.licence),
             params=detector.params.model_dump(mode="json", exclude={"evidence"}),
             precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
-            contract=contract_of(detector.params, origin.learnt),
+            contract=contract_of(detector.params, origin.learnt, area.stamp if area else None),
             calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
             golden=tuple(
                 Golden(file=name, anomaly_score=float(value))
@@ -246,6 +257,15 @@ def _replay_golden(folder: Path, card: Card, detector: Detector) -> None:
         )
 
 
+def _read_area(folder: Path, card: Card) -> Area | None:
+    if card.contract.area is None:
+        return None
+    area = areas.read_written(folder / AREA_FILE)
+    if area is None or area.stamp != card.contract.area:
+        raise _refusal("area.png is another area than bundle.json says", folder, AREA_FILE)
+    return area
+
+
 def load(folder: Path, device: torch.device) -> Bundle:
     """Check every hash, restore the detector on `device`, replay the golden images.
 
@@ -260,7 +280,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
     except (ConfigurationError, ValidationError, SafetensorError) as error:
         fault = f"method, params or weights of another version of admodels: {error}"
         raise _refusal(fault, folder, f"what admodels {version('admodels')} writes") from None
-    if card.contract != contract_of(params, card.contract.learnt):
+    if card.contract != contract_of(params, card.contract.learnt, card.contract.area):
         fault = "bundle.json prepares images otherwise than the params of its method"
         raise _refusal(fault, folder, "the image_px, shape_px, band and resize of the params")
     precision = torch.bfloat16 if card.precision == "bfloat16" else torch.float32
@@ -280,4 +300,5 @@ def load(folder: Path, device: torch.device) -> Bundle:
         contract_fingerprint=contract_fingerprint,
         licence=card.licence,
         evidence=Evidence(folder / FOLDER, card.evidence),
+        area=_read_area(folder, card),
     )

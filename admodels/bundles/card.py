@@ -10,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from admodels.foundation.errors import BundleError
 from admodels.foundation.files import sha256_of
 from admodels.foundation.params import Kind, Resize, Strict
+from admodels.images.area import AREA_FILE, AreaStamp
 from admodels.images.rules import ImageRules
 from admodels.images.shape import Band, Shape, square
 
@@ -22,7 +23,8 @@ class Preparation(Strict):
 
     `learnt` says how an image is read before that, and which images are not of its kind.
     `shape_px` is height and width; None: a square of `image_px`. `band`: what is cut out around the
-    part; None: the whole image. Older bundles are square and whole.
+    part; None: the whole image. `area`: where images are inspected; None: everywhere. Older bundles
+    are square, whole and inspected everywhere.
     """
 
     image_px: int
@@ -30,6 +32,7 @@ class Preparation(Strict):
     learnt: ImageRules
     shape_px: Shape | None = None
     band: Band | None = None
+    area: AreaStamp | None = None
 
     @property
     def shape(self) -> Shape:
@@ -114,6 +117,7 @@ def read_card(folder: Path) -> Card:
     if seal != _digest(content):
         raise _refusal("bundle.json was changed after it was made", path, f"content hash {seal}")
     wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
+    wanted |= {AREA_FILE} if card.contract.area else set()
     scores = list(card.calibration_scores)
     if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
         raise _refusal("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")

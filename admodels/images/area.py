@@ -10,12 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
-from pydantic import Field, field_validator
 
 from admodels.foundation.arrays import Bool, Float64, Indices, UInt8
 from admodels.foundation.errors import DataError
@@ -26,24 +24,6 @@ from admodels.images.shape import Shape
 AREA_FILE = "area.png"
 ZONES = "zones"  # the text in an area.png that has the names of its levels
 ORIENTATION = 0x0112  # of EXIF
-Level = Annotated[int, Field(ge=1, le=255)]
-Zone = Annotated[str, Field(pattern=r"^[^\s,;/]([^,;/\r\n\t]{0,38}[^\s,;/])?$")]
-
-
-class AreaSource(Strict):
-    """Where the area of a task or a line stands, the pin of its bytes, the names of its levels."""
-
-    file: str = Field(min_length=1)  # relative to the repository, of a line to the plant
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    zones: dict[Level, Zone] = Field(default_factory=dict)
-
-    @field_validator("zones")
-    @classmethod
-    def _names_differ(cls, zones: dict[int, str]) -> dict[int, str]:
-        twice = sorted({name for name in zones.values() if [*zones.values()].count(name) > 1})
-        if twice:
-            raise ValueError(f"several levels are named {', '.join(twice)}: give one level a name")
-        return zones
 
 
 class AreaStamp(Strict):
@@ -121,22 +101,21 @@ def _any_along(mask: Bool, length: int, axis: int) -> Bool:
     return np.asarray(total.take(behind, axis) > total.take(first, axis))
 
 
-def read_area(source: AreaSource, folder: Path) -> Area:
-    """The area that a task or a line names, `file` relative to `folder`.
+def read_area(path: Path, sha256: str, zones: Mapping[int, str]) -> Area:
+    """The area that a task or a line names, pinned by its hash.
 
     Raises:
         DataError: it is missing, is not the pinned file, or does not say which pixels it leaves
             out; images would be judged by what nobody meant.
     """
-    path = folder / source.file
     try:
         data = path.read_bytes()
     except OSError as error:
         raise refusal(f"cannot be read: {error.strerror}", path, "a grey PNG file") from None
     actual = hashlib.sha256(data).hexdigest()
-    if actual != source.sha256:
-        raise refusal(f"the file has sha256 {actual}", path, f"its pin, {source.sha256}")
-    return parse_area(data, path, source.zones)
+    if actual != sha256:
+        raise refusal(f"the file has sha256 {actual}", path, f"its pin, {sha256}")
+    return parse_area(data, path, zones)
 
 
 def parse_area(data: bytes, where: object, zones: Mapping[int, str]) -> Area:

@@ -3,7 +3,7 @@
     image = decode_image(data, path, preparation)        # (H, W, 3) uint8, read as the task was
     description = describe_image(image, preparation)     # its fault says why not to score it
     views = prepare_views(image.rgb, preparation)        # planes (3, H, W) uint8, of the shape
-    scored = score_planes(bundle, [views.planes])        # any number of images
+    scored = score_planes(bundle, [views.planes], [views.place])  # any number of images
     anomaly_map = map_to_image(scored.anomaly_map[0], image.height, image.width, views.place)
 
 Scored folders, tiles, pictures of a night and the stage `evaluate` all take these steps.
@@ -18,7 +18,7 @@ import numpy as np
 from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.bundles.card import Preparation
-from admodels.foundation.arrays import Bool, Float32, Float64, UInt8
+from admodels.foundation.arrays import Float32, Float64, UInt8
 from admodels.images import cost, decode
 from admodels.images.cost import Header
 from admodels.images.describe import DIGITS, Look, Statistics, statistics
@@ -77,7 +77,11 @@ def describe_image(
         round(plain.brightness, DIGITS),
         round(plain.contrast, DIGITS),
     )
-    return Description(plain, preparation.learnt.fault(look, any_size=any_size))
+    fault = preparation.learnt.fault(look, any_size=any_size)
+    if fault is None and preparation.area is not None:
+        other_size = preparation.area.fault(image.width, image.height)
+        fault = ("wrong_size", other_size) if other_size else None
+    return Description(plain, fault)
 
 
 def prepare_views(rgb: UInt8, preparation: Preparation) -> Views:
@@ -93,13 +97,27 @@ def prepare_image(rgb: UInt8, preparation: Preparation) -> UInt8:
     return prepare_views(rgb, preparation).planes
 
 
-def score_planes(
-    bundle: Bundle, planes: Sequence[UInt8], inspected: Sequence[Bool] | None = None
-) -> Scored:
-    """Score at least one prepared image; no score depends on the other images.
+def is_inspected(bundle: Bundle, place: Float64) -> bool:
+    """Whether any of a band is inspected: else a score would say that nothing is wrong."""
+    return bundle.area is None or bool(bundle.area.seen(bundle.contract.shape, place).any())
 
-    `inspected`: for each image (*shape) bool, where its first view is inspected; None: everywhere.
+
+def score_planes(
+    bundle: Bundle, planes: Sequence[UInt8], places: Sequence[Float64 | None] | None = None
+) -> Scored:
+    """Score at least one prepared image where it is inspected; no score depends on the others.
+
+    `places`: of the band in each image, as in `Views`; None: whole images.
     """
+    area = bundle.area
+    if area is None:
+        return bundles.score_views(bundle.detector, planes)
+    shape = bundle.contract.shape
+    whole = area.seen(shape)
+    inspected = [
+        whole if place is None else area.seen(shape, place)
+        for place in places or [None] * len(planes)
+    ]
     return bundles.score_views(bundle.detector, planes, inspected)
 
 

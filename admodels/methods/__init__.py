@@ -132,6 +132,7 @@ class TrainingData:
     validation: Synthetic  # held out: watches training, and a method may choose by it
     foreground: Tensor | None  # (N, 1, H, W) uint8 mattes, or the method estimates its own
     weights: dict[str, Path]  # what the stage `weights` fetched for this method, by file stem
+    inspected: Tensor | None = None  # (N, H, W) bool: where to paint anomalies; None: anywhere
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from admodels.bundles import runtime
 from admodels.bundles.card import read_card
 from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.foundation.files import durable_folder, sha256_of
+from admodels.images.area import Area, read_area
 from admodels.inference.conformal import images_missing
 from admodels.nights.calibrations import calibration_in_force
 from admodels.nights.plant import Plant
@@ -121,9 +122,26 @@ def moved_alias(deployed: Deployment) -> str:
 
 
 def model_of(plant: Plant, line: str, folder: Path) -> Model:
-    """The bundle in `folder` as the model of a line: with its page and its tiles."""
-    block = plant.lines[line]
-    return Model.at(folder).with_page(block.page).with_tiles(block.tile)
+    """The bundle in `folder` as the model of a line: with its page, its area and its tiles.
+
+    Raises:
+        BundleError: the bundle must not be used.
+        DataError: the area must not be used.
+    """
+    block, area = plant.lines[line], area_of(plant, line)
+    return Model.at(folder).with_page(block.page).with_area(area).with_tiles(block.tile)
+
+
+def area_of(plant: Plant, line: str) -> Area | None:
+    """Where a line's images are inspected; None: where its bundle says.
+
+    Raises:
+        DataError: the file must not be used.
+    """
+    source = plant.lines[line].area
+    if source is None:
+        return None
+    return read_area(plant.folder / source.file, source.sha256, source.zones)
 
 
 def deploy(

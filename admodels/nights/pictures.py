@@ -86,7 +86,8 @@ def _draw(
             else:
                 seen.append(prepare_views(rgb, bundle.contract))
     if seen:
-        scored = score_planes(bundle, [views.planes for views in seen])
+        planes, places = [views.planes for views in seen], [views.place for views in seen]
+        scored = score_planes(bundle, planes, places)
         for canvas, views, band_map in zip(
             canvases.values(), seen, scored.anomaly_map, strict=True
         ):

@@ -22,6 +22,7 @@ from admodels.nights.expect import Expect
 from admodels.nights.views import Captured, PartExpression, Parts, Zone, check_capture
 from admodels.scoring.lines import Tile, name_faults
 from admodels.scoring.part_names import PartNames
+from admodels.sources.source import AreaSource
 from admodels.tracking.gates import Gates
 
 PLANT_FILE = "plant.yaml"
@@ -40,6 +41,7 @@ class PlantLine(Strict):
     exclude: tuple[str, ...] = ()  # patterns of names or paths, beside the usual ones
     page: int | None = Field(default=None, ge=0)  # of TIFF files with several, from 0
     tile: Tile | None = None  # large images, small defects
+    area: AreaSource | None = None  # of its own, in place of the bundle's
     fdr: float | None = Field(default=None, gt=0, lt=1)  # of the Benjamini-Hochberg list, if any
     verdicts: Literal["none"] | None = None  # none: scores alone are meant
     paused_until: date | None = None  # before this day no images are no alarm

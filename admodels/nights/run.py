@@ -31,7 +31,7 @@ from admodels.nights.close import (
     first_run,
     write_records,
 )
-from admodels.nights.deploy import Deployed
+from admodels.nights.deploy import Deployed, area_of
 from admodels.nights.drift import history
 from admodels.nights.history import last
 from admodels.nights.judge_parts import judge_all_parts
@@ -277,6 +277,7 @@ def _source(ledger: Ledger, plant: Plant, name: str, night: str, options: Option
         audit.candidates(ledger, name, night, plant.audit),
         line.ignore_case,
         plant.part_names(name),
+        area_of(plant, name),
     )
 
 

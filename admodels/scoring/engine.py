@@ -21,6 +21,7 @@ from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.arrays import Float64, Records
 from admodels.foundation.files import durable_file
 from admodels.foundation.progress import progress
+from admodels.images.area import Area, AreaStamp
 from admodels.scoring import appearances
 from admodels.scoring.candidates import Candidates, picture_path
 from admodels.scoring.discover import is_match, is_older, is_settled, mtime_ns, path_text
@@ -54,6 +55,7 @@ class Model:
     calibration_scores: Float64
     load: Callable[[], Bundle]
     folder: Path | None = None
+    area: AreaStamp | None = None
     reference: Callable[[], Records | None] = lambda: None
 
     @classmethod
@@ -66,6 +68,7 @@ class Model:
             bundle.contract_fingerprint,
             bundle.calibration_scores,
             lambda: bundle,
+            area=bundle.contract.area,
         )
 
     def with_tiles(self, tile: Tile | None) -> "Model":
@@ -94,6 +97,28 @@ class Model:
 
         return replace(self, contract_fingerprint=changed, load=load)
 
+    def with_area(self, area: Area | None) -> "Model":
+        """The model for a line of which another area is inspected than of the task; None: the same.
+
+        Scores of another area need a calibration of their own, and other names of zones do not.
+        """
+        if area is None:
+            return self
+        stamp = None if area.is_everywhere else area.stamp
+        changes: dict[str, Any] = {}
+        if stamp != self.area:
+            text = f"{self.contract_fingerprint} area {stamp.sha256 if stamp else 'everywhere'}"
+            changes["contract_fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            changes["calibration_scores"] = np.empty(0)
+
+        def load() -> Bundle:
+            bundle = self.load()
+            contract = bundle.contract.model_copy(update={"area": stamp})
+            own = area if stamp else None
+            return replace(bundle, contract=contract, area=own, **changes)
+
+        return replace(self, area=stamp, load=load, **changes)
+
     @classmethod
     def at(cls, folder: Path) -> "Model":
         """The bundle in `folder`, its hashes checked.
@@ -109,6 +134,7 @@ class Model:
             np.array(card.calibration_scores),
             lambda: _load_once(folder, fingerprints(card)),
             folder,
+            card.contract.area,
             lambda: bundles.reference(folder, card),
         )
 
@@ -135,7 +161,7 @@ class LineImages:
     `rehash`: also files with the size, time and inode of an earlier run are read.
     `candidates`: those of the night's audit, whose pictures are kept; None: there is no audit.
     `part_names`: how the part of an image and the time of its capture are read,
-    None: not at all.
+    None: not at all. `area`: the line's own; None: that of its bundle.
     """
 
     line: str
@@ -149,6 +175,7 @@ class LineImages:
     candidates: Candidates | None = None
     ignore_case: bool = True
     part_names: PartNames | None = None
+    area: Area | None = None
 
     @property
     def with_exif(self) -> bool:

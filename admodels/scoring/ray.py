@@ -69,7 +69,8 @@ class _Worker:
     def _model(self) -> Model:
         torch.set_num_threads(self.threads)  # as many cores; the scores are the same to the bit
         os.environ["ADMODELS_DEVICE"] = self.device
-        model = Model.at(self.bundle).with_page(self.images.page).with_tiles(self.images.tile)
+        images, model = self.images, Model.at(self.bundle)
+        model = model.with_page(images.page).with_area(images.area).with_tiles(images.tile)
         if (model.model_fingerprint, model.contract_fingerprint) != self.fingerprints:
             raise _worker_error("another bundle stands there", self.bundle)
         return model

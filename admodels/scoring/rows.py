@@ -16,7 +16,7 @@ import numpy as np
 
 from admodels import methods
 from admodels.bundles.bundle import Bundle
-from admodels.foundation.arrays import Records, UInt8
+from admodels.foundation.arrays import Float64, Records, UInt8
 from admodels.images import decode, load
 from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
@@ -32,6 +32,7 @@ Known = Callable[[str], float | None]  # image_sha256 -> its score, NaN if that 
 
 PENDING_ROWS = 1024  # how many unscorable files may wait for a chunk to fill
 REASON_CHARACTERS = 200
+OUTSIDE = "the part lies outside the inspected area"
 UNTURNED = "not turned upright: several parts, or none"  # of an image that is scored as it is
 
 
@@ -45,7 +46,7 @@ class Read:
     `pixels` (3, h, w) uint8 is what the detector gets, or (H, W, 3) uint8 what will be cut into
     tiles; None where there is nothing to score. `picture` is a WebP of an image that may come into
     the night's audit set, None of every other. `exif` is when the image was captured, if that is
-    asked for.
+    asked for. `place` is that of the part, see `Views`.
     """
 
     row: ScoreRow | None
@@ -55,6 +56,7 @@ class Read:
     picture: bytes | None = None
     path: str = ""
     exif: str = ""
+    place: Float64 | None = None
 
 
 def rows(
@@ -74,7 +76,7 @@ def rows(
     yielded: such an image is not scored again, and its row is marked as reused. An image that
     `candidates` asks for when it is decoded gets a picture.
     """
-    fresh: dict[str, UInt8] = {}
+    fresh: dict[str, Read] = {}
     pending: list[Read] = []
     chunk = 1 if tile else methods.images_at_once(bundle.detector)
     ahead = 1 if tile else load.DECODING_THREADS + chunk
@@ -92,22 +94,25 @@ def rows(
         if row is not None and read.pixels is not None:
             reused = row.image_sha256 in fresh or known(row.image_sha256) is not None
             if not reused:
-                fresh[row.image_sha256] = read.pixels
+                fresh[row.image_sha256] = read
             row = replace(row, reused=reused)
-        pending.append(replace(read, row=row, pixels=None))
+        pending.append(replace(read, row=row, pixels=None, place=None))
         if len(fresh) == chunk or len(pending) == PENDING_ROWS:
             yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
             fresh, pending = {}, []
     yield from _with_scores(pending, _scores(fresh, bundle, tile), known)
 
 
-def _scores(fresh: dict[str, UInt8], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
-    if tile is not None:
-        return {sha: tiling.score_tiles(bundle, pixels, tile)[0] for sha, pixels in fresh.items()}
+def _scores(fresh: dict[str, Read], bundle: Bundle, tile: Tile | None) -> dict[str, float]:
     if not fresh:
         return {}
-    scores = model.score_planes(bundle, list(fresh.values())).anomaly_score
-    return dict(zip(fresh, scores.tolist(), strict=True))
+    pixels = [read.pixels for read in fresh.values() if read.pixels is not None]
+    if tile is not None:
+        scores = [tiling.score_tiles(bundle, rgb, tile)[0] for rgb in pixels]
+    else:
+        places = [read.place for read in fresh.values()]
+        scores = model.score_planes(bundle, pixels, places).anomaly_score.tolist()
+    return dict(zip(fresh, scores, strict=True))
 
 
 def _with_scores(pending: list[Read], scores: dict[str, float], known: Known) -> Iterator[Read]:
@@ -216,14 +221,17 @@ def _decode(
     if description.fault is not None:
         word, reason = description.fault
         return Read(_refusal(row, Status(word), reason), looks, None, record)
-    if whole:
-        pixels = image.rgb
-    else:
+    pixels, place = image.rgb, None
+    if not whole:
         views = model.prepare_views(image.rgb, bundle.contract)
-        pixels, is_turned = views.planes, bundle.contract.band is None or views.place is not None
+        pixels, place = views.planes, views.place
+        if place is not None and not model.is_inspected(bundle, place):
+            return Read(_refusal(row, Status.UNSCORABLE, OUTSIDE), looks, None, record)
+        is_turned = bundle.contract.band is None or place is not None
         row = row if is_turned else replace(row, reason=UNTURNED)
     is_wanted = candidates is not None and candidates.is_candidate(row.image_sha256)
-    return Read(row, looks, pixels, record, picture(image.rgb) if is_wanted else None)
+    shown = picture(image.rgb) if is_wanted else None
+    return Read(row, looks, pixels, record, shown, place=place)
 
 
 def _refusal(row: ScoreRow, status: Status, reason: str) -> ScoreRow:

@@ -2,6 +2,9 @@
 
 A window has the pixels of a square of `tile_px` and the ratio of what the detector sees.
 
+With an inspected area, which has the size of the image, a window sees what of it lies in the
+window; one in which nothing is inspected is not scored.
+
 The map is a weighted mean of the windows' maps. A window's weight falls to nearly nothing at its
 edge, so no edge shows in the sum, and windows that agree give exactly what they agree on.
 """
@@ -13,9 +16,11 @@ import cv2
 import numpy as np
 
 from admodels import methods
+from admodels.bundles import bundle as bundles
 from admodels.bundles.bundle import Bundle
 from admodels.bundles.card import Preparation
-from admodels.foundation.arrays import Float32, UInt8
+from admodels.foundation.arrays import Bool, Float32, UInt8
+from admodels.images.area import shrink
 from admodels.images.shape import SHORTEST_PX
 from admodels.inference import model
 from admodels.scoring.lines import Tile
@@ -57,24 +62,29 @@ def score_tiles(
     height, width = rgb.shape[:2]
     window = axes(tile, bundle.contract)
     below, beside = max(0, window[0].tile_px - height), max(0, window[1].tile_px - width)
-    padded = rgb
+    padded, inspected = rgb, bundle.area.inspected if bundle.area else None
+    if inspected is not None:
+        inspected = np.pad(inspected, ((0, below), (0, beside)))
     if below or beside:
         padded = np.asarray(cv2.copyMakeBorder(rgb, 0, below, 0, beside, cv2.BORDER_REFLECT))
     scale = min(1.0, MAP_PX_MAX / max(padded.shape[:2]))
     shape = [round(side * scale) for side in padded.shape[:2]] if with_map else [0, 0]
     total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     best = -np.inf
-    for place, anomaly_map, score in _windows(bundle, padded, window):
+    for place, anomaly_map, score in _windows(bundle, padded, window, inspected):
         best = max(best, score) if np.isfinite(score) else np.nan
         if with_map:
             _add(total, weights, anomaly_map, place, window, scale)
     if not with_map:
         return best, total
-    return best, (total / weights)[: round(height * scale), : round(width * scale)]
+    np.divide(total, weights, out=total, where=weights > 0)
+    if inspected is not None:
+        total *= shrink(inspected, total.shape)
+    return best, total[: round(height * scale), : round(width * scale)]
 
 
 def _windows(
-    bundle: Bundle, rgb: UInt8, window: tuple[Tile, Tile]
+    bundle: Bundle, rgb: UInt8, window: tuple[Tile, Tile], inspected: Bool | None
 ) -> Iterator[tuple[tuple[int, int], Float32, float]]:
     """Each window's place, map and score; no more of them in memory than the detector takes."""
     chunk = methods.images_at_once(bundle.detector)
@@ -82,11 +92,17 @@ def _windows(
     rows, columns = (starts(*side) for side in zip(rgb.shape[:2], window, strict=True))
     tall, wide = (side.tile_px for side in window)
     places = [(top, left) for top in rows for left in columns]
+    if inspected is not None:
+        places = [(y, x) for y, x in places if inspected[y : y + tall, x : x + wide].any()]
     for start in range(0, len(places), chunk):
         chosen = places[start : start + chunk]
         cuts = (rgb[y : y + tall, x : x + wide] for y, x in chosen)
         planes = [model.prepare_image(cut, preparation) for cut in cuts]
-        scored = model.score_planes(bundle, planes)
+        masks = None
+        if inspected is not None:
+            seen = (inspected[y : y + tall, x : x + wide] for y, x in chosen)
+            masks = [shrink(cut, preparation.shape) for cut in seen]
+        scored = bundles.score_views(bundle.detector, planes, masks)
         yield from zip(chosen, scored.anomaly_map, scored.anomaly_score.tolist(), strict=True)
 
 

@@ -1,9 +1,9 @@
 """The params block `source`: where images come from, the pin of what they are, their licence."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from admodels.foundation.params import Kind, Strict
 
@@ -26,6 +26,31 @@ class Source(Strict):
         return self
 
 
+Level = Annotated[int, Field(ge=1, le=255)]
+Zone = Annotated[str, Field(pattern=r"^[^\s,;/]([^,;/\r\n\t]{0,38}[^\s,;/])?$")]
+
+
+class AreaSource(Strict):
+    """Which pixels of a task's or a line's images are inspected: a grey PNG of their size.
+
+    Level 0 is left out. `zones` names other levels. `file` is relative to the repository root, of
+    a line to the plant.
+    """
+
+    file: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    zones: dict[Level, Zone] = Field(default_factory=dict)
+
+    @field_validator("zones")
+    @classmethod
+    def _names_differ(cls, zones: dict[int, str]) -> dict[int, str]:
+        names = list(zones.values())
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"several levels are named {', '.join(twice)}: give each its own name")
+        return zones
+
+
 class Task(Strict):
     """One dataset category to learn: a block under `tasks:`.
 
@@ -45,3 +70,4 @@ class Task(Strict):
     page: int | None = Field(default=None, ge=0)
     normal_folders: tuple[str, ...] = ()
     group: re.Pattern[str] | None = None
+    area: AreaSource | None = None  # None: every pixel is inspected

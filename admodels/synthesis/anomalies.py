@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from admodels.foundation.arrays import Float32, UInt8
+from admodels.foundation.arrays import Bool, Float32, UInt8
 from admodels.foundation.params import Kind
 from admodels.synthesis.augmenters import augment, rotate, shuffle_strips, shuffle_tiles
 from admodels.synthesis.params import Anomaly, Generator, SelfMix
 from admodels.synthesis.perlin import perlin_noise
 
 PLACING_DRAWS = 50  # Zhang et al. 2023's code
+HALF = 0.5  # of a pixel inspected: from there on it counts after a rotation
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ class Paint:
 
 
 def synthetic_batch(
-    normal: Tensor, textures: Tensor, generator: Generator, *, batch: int, seed: int, step: int
+    normal: Tensor,
+    textures: Tensor,
+    generator: Generator,
+    *,
+    batch: int,
+    seed: int,
+    step: int,
+    inspected: Tensor | None = None,
 ) -> Batch:
     """`batch` samples, images and textures drawn with replacement.
 
     `normal` (N, 3, H, W) and `textures` (T, 3, H, W) are uint8 RGB on the CPU. Sample i comes from
-    (seed, step, i) alone: no worker, no order and no batch size changes its bytes.
+    (seed, step, i) alone: no worker, no order and no batch size changes its bytes. `inspected`
+    (N, H, W) bool: where anomalies may lie on each image; None: anywhere.
     """
     samples = [
-        _sample(normal, textures, generator, np.random.default_rng([seed, step, index]))
+        _sample(normal, textures, generator, np.random.default_rng([seed, step, index]), inspected)
         for index in range(batch)
     ]
     return _batch(samples)
@@ -132,23 +141,43 @@ def _batch(samples: Sequence[tuple[UInt8, Paint | None]]) -> Batch:
 
 
 def _sample(
-    normal: Tensor, textures: Tensor, generator: Generator, rng: np.random.Generator
+    normal: Tensor,
+    textures: Tensor,
+    generator: Generator,
+    rng: np.random.Generator,
+    inspected: Tensor | None,
 ) -> tuple[UInt8, Paint | None]:
-    image = interleave(normal[rng.integers(len(normal))].numpy())
+    chosen = rng.integers(len(normal))
+    image = interleave(normal[chosen].numpy())
+    area = None if inspected is None else inspected[chosen].numpy()
     if rng.random() < generator.image_rotation_share:
         limit = generator.image_rotation_degrees
         is_square = image.shape[0] == image.shape[1]  # else much more than corners would be bare
-        image = rotate(image, rng.uniform(-limit, limit), mirrored=not is_square)
+        degrees = rng.uniform(-limit, limit)
+        image = rotate(image, degrees, mirrored=not is_square)
+        if area is not None:
+            area = rotate(area.astype(np.float32), degrees, mirrored=not is_square) > HALF
     if rng.random() < generator.clean_share:
         return image, None
     texture = interleave(textures[rng.integers(len(textures))].numpy())
-    return image, draw_paint(texture, generator, rng)
+    for _ in range(1 if area is None else PLACING_DRAWS):
+        paint = draw_paint(texture, generator, rng, area)
+        if paint is not None:
+            return image, paint
+    return image, None
 
 
-def draw_paint(texture: UInt8, anomaly: Anomaly, rng: np.random.Generator) -> Paint | None:
-    """An anomaly of `texture` (H, W, 3) uint8, or None where the mask comes out empty."""
+def draw_paint(
+    texture: UInt8, anomaly: Anomaly, rng: np.random.Generator, inspected: Bool | None = None
+) -> Paint | None:
+    """An anomaly of `texture` (H, W, 3) uint8, or None where the mask comes out empty.
+
+    `inspected` (H, W) bool: where it may lie; None: anywhere.
+    """
     height, width = texture.shape[:2]
     mask = anomaly_mask(height, width, anomaly, rng)
+    if inspected is not None:
+        mask *= inspected
     if not mask.any():
         return None
     appearance = augment(texture, anomaly.augmenters_per_texture, rng)

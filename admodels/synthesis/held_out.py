@@ -56,11 +56,12 @@ def draw(
     parts: Foreground,
     params: Synthesize,
     seed: int,
+    inspected: Bool | None = None,
 ) -> list[Sample]:
     """`params.per_image` anomalies on every image, drawn from its content and `seed`.
 
     `normal` (N, 3, H, W) uint8 RGB and `parts`, one for each of `rows`; `textures` (3, H, W)
-    uint8 each.
+    uint8 each. `inspected` (H, W) bool: where an anomaly may lie; None: anywhere.
 
     Raises:
         DataError: the mask came out empty every time, so there would be nothing to find.
@@ -73,7 +74,7 @@ def draw(
             rng = np.random.default_rng([seed, content, repeat])
             texture = list(textures)[rng.integers(len(textures))]
             pasted = interleave(textures[texture])
-            paint, empty = _draw_until_visible(pasted, params.generator, rng)
+            paint, empty = _draw_until_visible(pasted, params.generator, rng, inspected)
             about = (row.image_id, texture, image, _paint_over(image, paint), paint.mask > 0)
             samples.append(Sample(*about, matte, source, empty))
     return samples
@@ -86,16 +87,16 @@ def _paint_over(image: UInt8, paint: Paint) -> UInt8:
 
 
 def _draw_until_visible(
-    texture: UInt8, anomaly: Anomaly, rng: np.random.Generator
+    texture: UInt8, anomaly: Anomaly, rng: np.random.Generator, inspected: Bool | None
 ) -> tuple[Paint, int]:
     for empty in range(DRAWS):
-        paint = draw_paint(texture, anomaly, rng)
+        paint = draw_paint(texture, anomaly, rng, inspected)
         if paint is not None:
             return paint, empty
     raise DataError(
         f"{DRAWS} synthetic anomalies in a row came out empty",
         where="params.yaml: synthesize.generator",
-        expected="noise that exceeds `mask_threshold` in most draws (0.5 in DRAEM)",
+        expected="noise above `mask_threshold` inside the area in most draws (0.5 in DRAEM)",
         next_step="lower `mask_threshold` or raise `lattice_exponent_max`",
     )
 

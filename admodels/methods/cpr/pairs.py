@@ -45,10 +45,12 @@ def synthetic_sample(
     self_share: float,
     seed: int,
     number: int,
+    inspected: Tensor | None = None,
 ) -> Sample:
     """Number `number` of the pool: from image `number` modulo N, with a share that stays normal.
 
     `normal` (N, 3, H, W), `textures` (T, 3, H, W) uint8; `foreground` (N, h, w) float32 or None.
+    `inspected` (N, H, W) bool: where the anomaly may lie; None: anywhere.
     """
     rng = np.random.default_rng([seed, number])
     source, generator = number % len(normal), params.generator
@@ -59,6 +61,8 @@ def synthetic_sample(
     if rng.random() >= generator.clean_share:
         part_map = None if foreground is None else _enlarge(foreground[source], shape)
         mask = _mask_on_part(part_map, shape, params, rng)
+        if inspected is not None:
+            mask *= inspected[source].numpy()
     if mask.any():
         if rng.random() < self_share:
             appearance = mix_with_itself(image, generator, rng)

@@ -73,7 +73,9 @@ class Trainer:
         weights = [tensor.cpu() for tensor in self.heads.state_dict().values()]
         device = next(self.heads.parameters()).device.type
         facts = (self.seed, self.kind, self.precision, device, torch.__version__)
-        fingerprint = run_fingerprint(self.params, facts, (*tensors, self.ranking, *weights))
+        area = [] if self.data.inspected is None else [self.data.inspected]
+        seen = (*tensors, self.ranking, *weights, *area)
+        fingerprint = run_fingerprint(self.params, facts, seen)
         self.heads.train()
         self.training.go(steps, self._step, Checkpoint(checkpoints, fingerprint), log)
         self.heads.eval()
@@ -140,6 +142,7 @@ class Trainer:
             self_share=self.params.generator.self_share.of(self.kind),
             seed=self.seed,
             number=number,
+            inspected=self.data.inspected,
         )
 
     def _attention_to(self, index: int) -> Float32:

@@ -112,6 +112,8 @@ class Detector(methods.Detector):
         normal = data.normal.numpy()
         known = whole(normal) if p.foreground == "whole" else foreground(normal, mattes, kind)
         known_parts = torch.from_numpy(known.mattes)
+        if data.inspected is not None:
+            known_parts = known_parts * data.inspected[:, None]
         self._start(data.weights, seed)
         run = Training(self.net, torch.optim.Adam(self.net.parameter_groups()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)

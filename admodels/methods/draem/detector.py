@@ -58,13 +58,20 @@ class Detector(methods.Detector):
         run = Training(self.net, torch.optim.Adam(self.net.parameters()), p.ema_decay)
         facts = (seed, kind, self.precision, self.device.type, torch.__version__)
         held_out = data.validation
-        pixels = (data.normal, data.textures, held_out.images, held_out.masks)
+        pixels = [data.normal, data.textures, held_out.images, held_out.masks]
+        pixels += [] if data.inspected is None else [data.inspected]
         checkpoint = Checkpoint(checkpoints, run_fingerprint(p, facts, pixels))
 
         @partial(ahead, device=self.device)
         def batch(step: int) -> Batch:
             return synthetic_batch(
-                data.normal, data.textures, p.generator, batch=p.batch_images, seed=seed, step=step
+                data.normal,
+                data.textures,
+                p.generator,
+                batch=p.batch_images,
+                seed=seed,
+                step=step,
+                inspected=data.inspected,
             )
 
         def one_step(step: int) -> dict[str, float]:
