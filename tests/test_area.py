@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from admodels.foundation.errors import DataError
 from admodels.images import area as areas
-from admodels.images.area import Area, AreaSource
+from admodels.images.area import Area
+from admodels.sources.source import AreaSource
 
 LEVELS = np.repeat(np.array([[0, 128, 255]], np.uint8), 4, axis=0)
 
@@ -73,14 +74,14 @@ def test_a_zone_without_a_pixel_and_two_zones_of_one_name_are_refused() -> None:
 
 
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    data = png(LEVELS)
-    (tmp_path / "a.png").write_bytes(data)
+    data, path = png(LEVELS), tmp_path / "a.png"
+    path.write_bytes(data)
     pin = hashlib.sha256(data).hexdigest()
-    source = AreaSource(file="a.png", sha256=pin, zones={128: "rim"})
-    assert areas.read_area(source, tmp_path).zones == {128: "rim"}
-    for changes, words in (({"sha256": "0" * 64}, pin), ({"file": "b.png"}, "cannot be read")):
-        with pytest.raises(DataError, match=words):
-            areas.read_area(source.model_copy(update=changes), tmp_path)
+    assert areas.read_area(path, pin, {128: "rim"}).zones == {128: "rim"}
+    with pytest.raises(DataError, match=pin):
+        areas.read_area(path, "0" * 64, {})
+    with pytest.raises(DataError, match="cannot be read"):
+        areas.read_area(tmp_path / "b.png", pin, {})
 
 
 def test_what_is_written_is_read_again_and_white_is_no_area(tmp_path: Path) -> None:
