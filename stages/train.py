@@ -102,7 +102,12 @@ def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
 
 
 def _training_data(
-    block: MethodParams, method: str, task: str, split: Path, reading: Reading, area: Area | None
+    block: MethodParams,
+    method: str,
+    task: str,
+    split: Path,
+    reading: Reading,
+    area: Area | None = None,
 ) -> TrainingData:
     rows, raw, shape = manifest.read(split), Path("data/raw", task), block.shape
     seen = _views(rows, task, block, reading)

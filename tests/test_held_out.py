@@ -14,6 +14,7 @@ from admodels.foundation.errors import DataError
 from admodels.foundation.files import write_json
 from admodels.foundation.logs import log_as
 from admodels.foundation.manifest import DatasetImage, ManifestRow
+from admodels.images import area as areas
 from admodels.images import decode, sheets
 from admodels.synthesis import held_out
 from admodels.synthesis.foreground import foreground
@@ -255,6 +256,7 @@ def project(tmp_path, monkeypatch):
     rows = [describe_image(one, Path("data/raw/t"), decode.STORED)[0] for one in found]
     manifest.write(Path("data/manifests/t/validation.csv"), rows)
     write_json(Path("data/manifests/t/image_rules.json"), tiny.CONTRACT.model_dump(mode="json"))
+    areas.write_area(Path("data/manifests/t/area.png"), areas.everywhere(70, 90))
     for name in ("a/1.png", "a/2.png", "b.png"):
         path = Path("data/textures", name)
         decode.write_png(path, rng.integers(0, 256, (40, 80, 3), np.uint8))
@@ -275,6 +277,17 @@ def test_the_stage_paints_every_validation_image_and_repeats_itself_to_the_byte(
         *("0", "1", "2")
     }
     assert any(",a/1.png," in line or ",b.png," in line for line in index.splitlines())
+
+
+def test_the_stage_paints_inside_the_area_alone(project):
+    levels = np.zeros((90, 70), np.uint8)
+    levels[30:, 20:60] = 200
+    areas.write_area(Path("data/manifests/t/area.png"), areas.Area(levels))
+    synthesize.main("t")
+    _, masks = held_out.read(Path("data/synthetic/t"), (PX, PX), "area")
+    inside = areas.Area(levels).seen((PX, PX))
+    assert masks.any(axis=(1, 2)).all()
+    assert not masks[:, ~inside].any()
 
 
 def test_the_stage_paints_on_12_bits_through_the_window_of_the_contract(project):

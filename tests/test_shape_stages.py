@@ -15,7 +15,9 @@ import torch
 from admodels.bundles import bundle
 from admodels.foundation import manifest
 from admodels.foundation.manifest import DatasetImage, ManifestRow
+from admodels.images import area as areas
 from admodels.images import decode
+from admodels.images.area import Area
 from admodels.images.shape import shape_of
 from admodels.validation.inspect import describe_image
 from stages import evaluate, train
@@ -52,10 +54,13 @@ def write_images() -> None:
         manifest.write(Path("data/manifests/pins", f"{split}.csv"), rows)
 
 
-def write_rest(pose: str) -> None:
+def write_rest(pose: str, border_px: int = 0) -> None:
     """What the stages before `train` leave."""
     rules = json.dumps(tiny.CONTRACT.model_dump(mode="json"))
     Path("data/manifests/pins/image_rules.json").write_text(rules, encoding="utf-8")
+    levels = np.zeros(SIZE, np.uint8)
+    levels[border_px : SIZE[0] - border_px, border_px : SIZE[1] - border_px] = 255
+    areas.write_area(Path("data/manifests/pins/area.png"), Area(levels))
     painted = picture(20, spot=True)
     decode.write_png(Path("data/synthetic/pins/i.png"), painted)
     decode.write_png(Path("data/synthetic/pins/m.png"), (painted != picture(20)).any(axis=2))
@@ -85,19 +90,24 @@ def write_rest(pose: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pose", ["none", "upright"])
+@pytest.mark.parametrize(("pose", "border_px"), [("none", 0), ("upright", 0), ("upright", 20)])
 def test_a_cell_of_turned_parts_trains_and_finds_spots(
-    pose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pose: str,
+    border_px: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_images()
-    write_rest(pose)
+    write_rest(pose, border_px)
     train.main("patchcore", "pins")
     fitted = bundle.load(Path("data/models/patchcore/pins"), torch.device("cpu"))
     band, ratio = fitted.contract.band, SIZE[1] / SIZE[0]
     assert (band is None) is (pose == "none")
     seen = ratio if band is None else band.ratio
     assert fitted.contract.shape == shape_of(seen, 64, 16, 32)
+    assert (fitted.area is None) is (fitted.contract.area is None) is (border_px == 0)
     said = "14 of 14 images turned upright, 0 stay as they are"
     assert (said in capsys.readouterr().err) is (pose == "upright")
     evaluate.main("patchcore", "pins")

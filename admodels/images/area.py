@@ -178,8 +178,12 @@ def read_written(path: Path) -> Area | None:
         zones = json.loads(Pillow.open(io.BytesIO(data)).info.get(ZONES, "{}"))
         area = parse_area(data, path, {int(level): str(name) for level, name in zones.items()})
     except (OSError, ValueError, AttributeError) as error:
-        fault = f"cannot be read: {type(error).__name__}"
-        raise refusal(fault, path, "what the stage validate writes: `dvc repro validate`") from None
+        raise DataError(
+            f"the inspected area cannot be read: {type(error).__name__}",
+            where=str(path),
+            expected="what the validate stage writes beside the manifests",
+            next_step="dvc repro validate",
+        ) from None
     return None if area.is_everywhere else area
 
 
