@@ -20,10 +20,12 @@ from admodels.nights.calendar import NightOfLook
 from admodels.nights.close import NightRecord, write_records
 from admodels.nights.export import parts_of, sentences
 from admodels.nights.judge_parts import judge_all_parts
+from admodels.nights.page.parts import read_parts
 from admodels.nights.parts import judgements, kinds_of_parts, part_judgements
 from admodels.nights.plant import Plant, read_plant
 from admodels.nights.prune import old_parts, prune_parts
 from admodels.nights.report import PartsReport, Reports
+from admodels.pages.catalogue import english
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import Check, check
 from admodels.scoring.ledger import Ledger, open_ledger
@@ -417,3 +419,16 @@ def test_of_two_scores_of_one_image_in_a_run_that_of_the_later_model_counts(
     said = doors.said()["L7/1"]
     assert {image["model_fingerprint"] for image in said["images"]} == {"m" * 16}
     assert brief(said) == (2, 0.2, True, 1)
+
+
+def test_the_page_names_the_parts_that_are_not_known_to_be_fine(doors: Factory) -> None:
+    for part, side in {"1": -1, "2": 60}.items():
+        doors.shoot(f"top/<7>/{part}_x.png", 60)
+        doors.shoot(f"side/<7>/{part}_x.png", side)
+    doors.look()
+    with doors.ledger() as ledger:
+        table = read_parts(ledger, FIRST.isoformat(), english())
+    (row,) = table.undecided
+    assert (row.name, row.verdict) == ("Part 1, lot <7>", "part without a verdict, 1 of 2 views")
+    assert row.why == "the last image of side has no score: undecodable"
+    assert table.flagged == 0

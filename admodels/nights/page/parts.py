@@ -19,7 +19,7 @@ class PartRow:
 
     name: str
     verdict: str
-    is_flagged: bool
+    is_flagged: bool | None  # None: a view that says nothing leaves it open
     flagged_views: int
     trusted: bool
     why: str
@@ -57,6 +57,11 @@ class PartTable:
         flagged = [(place, row) for place, row in enumerate(self.rows) if row.is_flagged]
         return flagged[:MOST]
 
+    @property
+    def undecided(self) -> Sequence[PartRow]:
+        """The parts that are not flagged, and of which a view could not say that they are fine."""
+        return [row for row in self.rows if row.is_flagged is None]
+
 
 def read_parts(ledger: Ledger, night: str, catalogue: Catalogue) -> PartTable:
     """The parts that were judged in a night.
@@ -71,7 +76,7 @@ def read_parts(ledger: Ledger, night: str, catalogue: Catalogue) -> PartTable:
             key = (image["line"], image["path"], image["image_sha256"])
             table.places[key] = len(table.rows)
         table.rows.append(_row(judgement, catalogue))
-        table.flagged += table.rows[-1].is_flagged
+        table.flagged += table.rows[-1].is_flagged is True
     return table
 
 
@@ -96,7 +101,7 @@ def _row(judgement: Row, catalogue: Catalogue) -> PartRow:
             seen=judgement["views_seen"],
             expected=judgement["views_expected"],
         ),
-        bool(is_flagged),
+        is_flagged,
         sum(image["is_anomalous"] is True for image in judgement["images"]),
         judgement["trusted"],
         judgement["reason"],
