@@ -68,12 +68,14 @@ def test_the_worst_part_of_a_lot_is_one_command_after_a_night_of_two_looks_and_a
     code, printed, _ = cli("parts", "--lot", "Los 8", "--plant", ".", "--csv", "parts.csv")
     lines = printed.splitlines()
     assert (code, len(lines)) == (0, 3)
-    assert lines[-1].startswith("2 parts, ")
+    assert lines[-1].startswith("2 parts of lot Los 8, ")
     assert any("part 0001 of lot Los 8" in text and "1 of 2 views" in text for text in lines)
     with Path("parts.csv").open(newline="") as file:
         assert {row["part_id"] for row in csv.DictReader(file)} == {"0000", "0001"}
     code, printed, _ = cli("verdicts", "weld", "--csv", "weld.csv", "--plant", ".")
     assert (code, printed) == (0, "9 rows are in weld.csv\n")
+    assert cli("verdicts", "wled", "--csv", "no.csv", "--plant", ".")[0] == 2
+    assert not Path("no.csv").exists()
     with Path("weld.csv").open(newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     row = rows["Los 8/0000.png"]

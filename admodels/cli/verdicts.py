@@ -102,7 +102,8 @@ def parts(
         export.export_parts(table, csv)
     flags = table["is_anomalous"].to_pylist()
     counts = f"{flags.count(True)} flagged, {flags.count(None)} undecided"
-    typer.echo(f"{len(flags)} parts, {counts}" if flags else "no part was judged")
+    where = f" of lot {lot}" if lot else ""
+    typer.echo(f"{len(flags)} parts{where}, {counts}" if flags else f"no part{where} was judged")
 
 
 def _is_one_of(nights: list[datetime] | None) -> Callable[[str], bool]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from admodels.foundation.errors import ConfigurationError
 from admodels.foundation.files import printable, whole_file
 from admodels.nights.judgements import ROWS, rows_of_runs, with_last_judgement
 from admodels.nights.parts import judgements, kinds_of_parts, last_of_each, worst_first
@@ -24,15 +25,28 @@ PARTS = pa.schema(field for field in tables.PARTS if field.name != "images")
 def export_verdicts(
     ledger: Ledger, line: str, target: Path, is_wanted: Callable[[str], bool]
 ) -> int:
-    """Write the rows of a line in some nights as CSV, each with its last judgement; how many."""
+    """Write the rows of a line in some nights as CSV, each with its last judgement; how many.
+
+    Raises:
+        ConfigurationError: it has none, and an empty table would read as nothing wrong.
+        StorageError: a file of the ledger is damaged.
+    """
+    nights = {n: runs for n, runs in nights_of_line(ledger, line).items() if is_wanted(n)}
+    if not nights:
+        raise ConfigurationError(
+            f"no rows of line `{printable(line)}` in these nights",
+            where=ledger.folder,
+            expected="a line, and nights, that were scored",
+            next_step="correct the name (`admodels line list`) or leave `--night` out",
+        )
     count = 0
     with whole_file(target) as partial, pa_csv.CSVWriter(partial, VERDICTS) as writer:
-        for night, runs in sorted(nights_of_line(ledger, line).items()):
-            for run in sorted(runs) if is_wanted(night) else ():
+        for night, runs in sorted(nights.items()):
+            for run in sorted(runs):
                 rows = rows_of_runs(ledger, line, [run])
                 rows = with_last_judgement(ledger, line, [run], rows)
-                nights = pa.repeat(pa.scalar(night), len(rows))
-                writer.write_table(pa.table([nights, *rows.columns], VERDICTS))
+                dates = pa.repeat(pa.scalar(night), len(rows))
+                writer.write_table(pa.table([dates, *rows.columns], VERDICTS))
                 count += len(rows)
     return count
 
