@@ -193,6 +193,7 @@ def main(method: str, task: str) -> None:
         Path("data/models", method, task),
         origin=origin,
         calibration_scores=scored.anomaly_score.tolist(),
+        calibration_map_max=scored.map_max.tolist(),
         golden=np.stack(
             [
                 *(planes[:3] for planes in calibration[:GOLDEN_EACH]),

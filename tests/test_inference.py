@@ -60,7 +60,7 @@ def test_a_folder_a_tile_and_evaluate_give_an_image_the_score_of_the_steps(
     scored = model.score_planes(bundle, [planes])
     expected = float(scored.anomaly_score[0])
     (read,) = rows(Folder(raw), ["a.png"], bundle, "press", {}.get)
-    tile = tiling.score_tiles(bundle, image.rgb, Tile(tile_px=80, overlap_px=0), with_map=True)
+    tile = tiling.score_tiles(bundle, image.rgb, Tile(tile_px=80, overlap_px=0))
     row = describe_image(DatasetImage("a.png", "normal", "", "", "test"), raw, decode.STORED)[0]
     scored_set = stage._score_images(bundle, [row], (64, 64), "nearest", 1)[0]
     assert [read.row.anomaly_score, tile[0], *scored_set.anomaly_scores] == [expected] * 3

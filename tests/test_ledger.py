@@ -227,7 +227,7 @@ def test_many_parts_of_a_run_become_one_with_the_same_rows(
     assert scored(bundle) == 0
 
 
-@pytest.mark.parametrize("table", ["scores", "appearance"])
+@pytest.mark.parametrize("table", ["scores", "appearance", "regions"])
 def test_a_compaction_that_died_between_its_renames_is_finished(place: Path, table: str) -> None:
     ledger = place / "ledger"
     home = ledger / table / "press" / "000001"
@@ -236,7 +236,7 @@ def test_a_compaction_that_died_between_its_renames_is_finished(place: Path, tab
     home.rename(new.with_suffix(".old"))
     before = len(list(ledger.rglob("*.parquet")))
     assert night(place).old == 7
-    assert (before, len(list(ledger.rglob("*.parquet")))) == (3, 2)
+    assert (before, len(list(ledger.rglob("*.parquet")))) == (4, 3)
     assert home.is_dir()
     assert not (ledger / "compacting").exists()
     shutil.copytree(home, new)  # and one that died before them is forgotten
@@ -361,9 +361,9 @@ def test_a_run_that_is_asked_to_stop_keeps_what_it_has_scored(tmp_path: Path) ->
     bundle, stop = make_bundle(), Stop()
     inner = bundle.detector.score
 
-    def score_and_stop(images):
+    def score_and_stop(images, inspected=None):
         stop.signal = signal.SIGTERM
-        return inner(images)
+        return inner(images, inspected)
 
     bundle.detector.score = score_and_stop
     with open_ledger(tmp_path / "ledger") as ledger:
@@ -404,7 +404,7 @@ def test_a_file_dated_beyond_64_bits_stops_no_line(place: Path) -> None:
     assert pd.read_parquet(seen)["mtime_ns"].tolist() == [min(far.stat().st_mtime_ns, 2**63 - 1)]
 
 
-@pytest.mark.parametrize("table", ["scores", "appearance"])
+@pytest.mark.parametrize("table", ["scores", "appearance", "regions"])
 def test_a_compaction_that_cannot_put_the_new_in_place_puts_the_old_back(
     place: Path, monkeypatch, table: str
 ) -> None:

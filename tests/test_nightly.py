@@ -19,8 +19,11 @@ from admodels.foundation.errors import ConfigurationError, SourceError
 from admodels.images import decode
 from admodels.inference import model
 from admodels.nights import run as nights
+from admodels.nights.calibrations import ensure_calibration
 from admodels.nights.history import NightSummary, last
 from admodels.nights.limits import Limit
+from admodels.nights.pictures import pointing_of
+from admodels.nights.plant import PlantLine
 from admodels.nights.run import Options
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, local, score_line
@@ -204,14 +207,25 @@ def test_the_commands_calibrate_rejudge_and_take_feedback(plant: Path, monkeypat
     told = (0, "press: 12 images, the smallest alpha is 0.0769\n")
     assert admodels(monkeypatch, capsys, *words) == told
     before = table("verdicts")
-    words = ("rejudge", "press", "--alpha", "0.5")
+    words = ("rejudge", "press", "--alpha", "0.95")
     code, out = admodels(monkeypatch, capsys, *words, *where)
     assert (code, out.splitlines()[-1]) == (0, "a preview: `--why TEXT` keeps it")
     assert table("verdicts").equals(before)
     assert admodels(monkeypatch, capsys, *words, "--night", "2001-01-01", *where)[0] == 2
-    assert admodels(monkeypatch, capsys, *words, "--why", "more alarms", *where)[0] == 0
+    code, out = admodels(monkeypatch, capsys, *words, "--why", "more alarms", *where)
     added = table("verdicts").query("judgement == 2")
-    assert set(added["alpha"]) == {0.5}
+    flagged_now = set(added.loc[added["is_anomalous"] == True, "path"])  # noqa: E712
+    later = len(flagged_now) - before["is_anomalous"].sum()
+    assert f"regions of {later} images were made\n" in out
+    assert later > 0
+    files = ("--coco", "regions.json", "--csv", "regions.csv")
+    assert admodels(monkeypatch, capsys, "regions", "export", "press", *files, *where)[0] == 0
+    regions, coco = pd.read_csv("regions.csv"), json.loads(Path("regions.json").read_bytes())
+    assert {image["file_name"] for image in coco["images"]} == set(regions["path"]) == flagged_now
+    boxes = regions[["left", "top", "width", "height"]].to_numpy().tolist()
+    assert [region["bbox"] for region in coco["annotations"]] == boxes
+    assert regions["is_anomalous"].all()
+    assert set(added["alpha"]) == {0.95}
     assert set(added["why"]) == {"more alarms"}
     assert len(table("verdicts")) == 2 * len(before)
     (plant / "said.csv").write_text("line,path,verdict\npress,0001.png,fine\n", encoding="utf-8")
@@ -329,9 +343,12 @@ def test_rows_of_a_line_that_failed_are_reported_once_it_has_its_night(
 @pytest.mark.slow
 def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> None:
     (plant / "press" / "empty.png").touch()
-    source = LineImages("press", plant / "press")
+    own, settings = Model.at(Path("models/draem/stripes")), PlantLine(folder="press", alpha=0.9)
     with open_ledger(Path("ledger")) as ledger:  # and dies before it has told anybody
-        score_line(ledger, source, Model.at(Path("models/draem/stripes")), Stop())
+        kept = ensure_calibration(ledger, "press", own)
+        pointing = pointing_of(ledger, "press", settings, own, kept, 500)
+        source = LineImages("press", plant / "press", pointing=pointing)
+        score_line(ledger, source, own, Stop())
     draw(plant / "press" / "later", 2, seed=9)
     told = run({"press": line("press", alpha=0.9)})
     report = told["lines"]["press"]
@@ -340,7 +357,7 @@ def test_a_night_tells_of_what_a_killed_one_before_it_scored(plant: Path) -> Non
     assert (report["images"], report["unreadable"], report["old"]) == (9, 1, 7)
     everything = table("verdicts")["is_anomalous"]
     assert report["flagged"] == everything.sum() > 2
-    assert len(list(Path("ledger/overlays/press").glob("*.jpg"))) == report["flagged"]
+    assert len(list(Path("ledger/overlays/press").glob("*/image.webp"))) >= report["flagged"]
     page = Path("ledger/pages/000002.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("0005.png", "later/0001.png", "empty.png"))
     again = run({"press": line("press", alpha=0.9)})

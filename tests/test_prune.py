@@ -41,14 +41,15 @@ def pruned(before: datetime = NOW, runs: tuple[str, ...] = ("000001",)) -> None:
 
 @pytest.mark.slow
 def test_an_old_night_goes_whole_and_no_image_of_it_is_scored_again(nights: Path) -> None:
-    assert list(LEDGER.glob("overlays/press/*.jpg"))
-    before = {path.name for path in LEDGER.glob("overlays/press/*.jpg")}
+    before = {path.name for path in LEDGER.glob("overlays/press/*")}
+    assert before
     pruned()
     assert not list(LEDGER.glob("scores/press/000001/*"))
     assert not list(LEDGER.glob("appearance/press/000001/*"))
     assert not (LEDGER / "pages/000001.html").exists()
     assert (LEDGER / "runs/000001.json").is_file()
-    assert {path.name for path in LEDGER.glob("overlays/press/*.jpg")} < before
+    assert not list(LEDGER.glob("regions/press/000001/*"))
+    assert {path.name for path in LEDGER.glob("overlays/press/*")} < before
     assert deeds(Path())[-1] == "prune"
     with open_ledger(LEDGER) as ledger:
         assert check(ledger).notes == check(ledger).notes == []

@@ -88,7 +88,7 @@ def test_the_columns_are_those_of_the_architecture(inbox: Path, tmp_path: Path) 
     verdicts = pq.read_schema(tmp_path / "out" / "verdicts.parquet")
     columns = (
         "method task status reason anomaly_score reused width height bit_depth brightness contrast"
-        " sharpness part_id lot station captured_at"
+        " sharpness part_id lot station captured_at map_max"
     )
     assert scores.names == KEY + columns.split()
     columns = "alpha threshold p_value is_anomalous trusted overlay_path"
@@ -115,9 +115,10 @@ def test_the_same_bytes_are_scored_once(inbox: Path, tmp_path: Path) -> None:
 
 def test_bytes_known_from_an_earlier_run_are_not_scored_again(inbox: Path) -> None:
     bundle = make_bundle()
-    known = {hashlib.sha256((inbox / "b.png").read_bytes()).hexdigest(): 0.125}
+    known = {hashlib.sha256((inbox / "b.png").read_bytes()).hexdigest(): tables.Answer(0.125, 0.5)}
     found = list(rows(Folder(inbox), ["b.png", "cam1/a.png"], bundle, "press", known.get))
-    assert [(r.row.anomaly_score, r.row.reused) for r in found] == [(0.125, True), (60.0, False)]
+    seen = [(r.row.anomaly_score, r.row.map_max, r.row.reused) for r in found]
+    assert seen == [(0.125, 0.5, True), (60.0, 60.0, False)]
 
 
 def test_a_copy_that_comes_in_a_later_chunk_is_reused(tmp_path: Path) -> None:
@@ -158,13 +159,9 @@ def test_a_rerun_gives_the_same_bytes(inbox: Path, tmp_path: Path) -> None:
     shutil.move(inbox, tmp_path / "moved")
     run(tmp_path / "moved", tmp_path / "two")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == [
-        "scores.csv",
-        "scores.parquet",
-        "summary.json",
-        "verdicts.csv",
-        "verdicts.parquet",
-    ]
+    kinds = ("csv", "parquet")
+    tables_of = [f"{name}.{kind}" for name in ("regions", "scores", "verdicts") for kind in kinds]
+    assert names == sorted([*tables_of, "summary.json"])
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert not list(tmp_path.glob(".*"))
@@ -330,7 +327,8 @@ def test_results_replace_those_of_an_earlier_scoring_whole(tmp_path: Path) -> No
     source = LineImages("press", tmp_path / "in")
     score_folder(source, Model.of(make_bundle()), tmp_path / "out", alpha=ALPHA)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"scores.parquet", "verdicts.parquet", "summary.json"}
+    tables_of = ("scores", "verdicts", "regions")
+    assert names == {*(f"{name}.parquet" for name in tables_of), "summary.json"}
 
 
 def test_a_run_that_fails_leaves_the_earlier_results(tmp_path: Path) -> None:

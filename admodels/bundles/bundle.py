@@ -67,7 +67,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle; `calibration_scores` are sorted ascending, float64."""
+    """A loaded bundle; `calibration_scores` are sorted ascending, float64.
+
+    `calibration_map_max` has the largest map values of the same images, or is empty.
+    """
 
     detector: Detector
     method: str
@@ -81,6 +84,7 @@ class Bundle:
     licence: str
     evidence: Evidence = field(default_factory=Evidence)
     area: Area | None = None
+    calibration_map_max: Float64 = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -183,13 +187,15 @@ def save(
     *,
     origin: Origin,
     calibration_scores: Sequence[float],
+    calibration_map_max: Sequence[float] = (),
     golden: UInt8,
     reference: Records | None = None,
     evidence: UInt8 | None = None,
 ) -> None:
     """Write the bundle, whole or not at all; `golden` (G, 3, H, W) uint8 RGB.
 
-    `reference`: the appearances of the calibration images, which drift is measured from.
+    `calibration_map_max`: the largest map values of the images of `calibration_scores`.
+    `reference`: the appearances of these images, which drift is measured from.
     `evidence` (N, 3, H, W) uint8 RGB: the images that it learnt from, for people to see.
 
     Raises:
@@ -205,7 +211,8 @@ def save(
         names = _write_golden_images(partial, golden)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         pictures = () if evidence is None else write_evidence(partial / FOLDER, evidence)
-        scores = score(detector, golden).anomaly_score
+        scores, largest = score(detector, golden).anomaly_score, len(calibration_map_max) > 0
+        order = np.argsort(calibration_scores, kind="stable")
         card = Card(
             schema_version=SCHEMA_VERSION,
             method=origin.method,
@@ -216,7 +223,8 @@ def save(
             params=detector.params.model_dump(mode="json", exclude={"evidence"}),
             precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
             contract=contract_of(detector.params, origin.learnt, area.stamp if area else None),
-            calibration_scores=tuple(sorted(float(s) for s in calibration_scores)),
+            calibration_scores=tuple(float(calibration_scores[i]) for i in order),
+            calibration_map_max=tuple(float(calibration_map_max[i]) for i in order if largest),
             golden=tuple(
                 Golden(file=name, anomaly_score=float(value))
                 for name, value in zip(names, scores, strict=True)
@@ -301,4 +309,5 @@ def load(folder: Path, device: torch.device) -> Bundle:
         licence=card.licence,
         evidence=Evidence(folder / FOLDER, card.evidence),
         area=_read_area(folder, card),
+        calibration_map_max=np.array(card.calibration_map_max),
     )

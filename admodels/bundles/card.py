@@ -16,6 +16,7 @@ from admodels.images.shape import Band, Shape, square
 
 SCHEMA_VERSION: Literal[2] = 2
 REFERENCE = "reference.safetensors"
+LATER = ("evidence", "calibration_map_max")  # what older bundles do not say
 
 
 class Preparation(Strict):
@@ -72,6 +73,8 @@ class Card(Strict):
     versions: dict[str, str]
     files: dict[str, str]
     evidence: tuple[str, ...] = ()  # hashes of pictures that no score depends on
+    # the largest map value of each calibration image, in the order of their scores
+    calibration_map_max: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
 
 
 def _digest(value: object) -> str:
@@ -86,7 +89,8 @@ def fingerprints(card: Card) -> tuple[str, str]:
 
 
 def _write_card(path: Path, card: Card) -> None:
-    content = card.model_dump(mode="json", exclude=None if card.evidence else {"evidence"})
+    unknown = {name for name in LATER if not getattr(card, name)}
+    content = card.model_dump(mode="json", exclude=unknown)
     text = json.dumps({**content, "sha256": _digest(content)}, indent=2, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -119,7 +123,8 @@ def read_card(folder: Path) -> Card:
     wanted = {"model.safetensors", *(golden.file for golden in card.golden)}
     wanted |= {AREA_FILE} if card.contract.area else set()
     scores = list(card.calibration_scores)
-    if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores):
+    is_known = len(card.calibration_map_max) in (0, len(scores))
+    if set(card.files) - {REFERENCE} != wanted or scores != sorted(scores) or not is_known:
         raise _refusal("bundle.json contradicts itself", path, f"the files {sorted(wanted)}")
     for name, expected in card.files.items():
         file = folder / name

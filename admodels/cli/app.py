@@ -25,6 +25,7 @@ app.add_typer(plants.app, name="plant")
 app.add_typer(plants.line_app, name="line")
 app.command("deploy")(plants.deploy)
 app.add_typer(folders.app, name="folder")
+app.add_typer(verdicts.regions_app, name="regions")
 app.add_typer(registry.bundle_app, name="bundle")
 app.add_typer(track_app, name="track")
 

@@ -1,4 +1,4 @@
-"""Commands of verdicts: print, export and change them; none of them scores."""
+"""Commands of verdicts: print, export and change them; no score changes."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,6 +10,7 @@ import typer
 from admodels.cli.options import LEDGER, PLANT, ledger_folder, plant_folder
 
 app = typer.Typer()
+regions_app = typer.Typer(help="The places that verdicts point at.", no_args_is_help=True)
 
 LINE_NAME = typer.Argument(metavar="LINE", help="a line of the plant")
 NIGHTS = typer.Option(formats=["%Y-%m-%d"], help="may be repeated; default: all nights")
@@ -51,7 +52,8 @@ def rejudge(
     why: Annotated[str, typer.Option(help="kept with the judgement; without it: a preview")] = "",
     plant: Annotated[Path | None, PLANT] = None,
 ) -> None:
-    """Judge rows anew by what counts today, beside what was said; nothing is scored."""
+    """Judge rows anew by what counts today, beside what was said; no score changes."""
+    from admodels.nights import places
     from admodels.nights import rejudge as rejudging
     from admodels.nights.plant import read_plant
     from admodels.scoring.ledger import read_ledger
@@ -61,6 +63,8 @@ def rejudge(
     nights = {day.date() for day in night or ()}
     with read_ledger(place.ledger) as held:
         typer.echo(rejudging.rejudge(held, name, budget, nights, why))
+        if why:
+            typer.echo(places.point_again(held, place, name, nights))
     typer.echo("a new judgement is kept" if why else "a preview: `--why TEXT` keeps it")
 
 
@@ -79,6 +83,29 @@ def verdicts(
     with read_ledger(ledger_folder(plant, ledger)) as held:
         count = export.export_verdicts(held, name, csv, _is_one_of(night))
     typer.echo(f"{count} rows are in {csv}")
+
+
+@regions_app.command("export")
+def export_regions(
+    name: Annotated[str, LINE_NAME],
+    coco: Annotated[Path | None, typer.Option(help="the file to write, as COCO JSON")] = None,
+    csv: Annotated[Path | None, typer.Option(help="the file to write, a region a row")] = None,
+    night: Annotated[list[datetime] | None, NIGHTS] = None,
+    plant: Annotated[Path | None, PLANT] = None,
+    ledger: Annotated[Path | None, LEDGER] = None,
+) -> None:
+    """Write the regions of the flagged images of a line, with the last verdict on each image."""
+    from admodels.nights import places
+    from admodels.scoring.ledger import read_ledger
+
+    if not (coco or csv):
+        raise typer.BadParameter("name a file: `--coco FILE`, `--csv FILE` or both")
+    with read_ledger(ledger_folder(plant, ledger)) as held:
+        regions = places.judged_regions(held, name, _is_one_of(night))
+    for target, write in ((coco, places.write_coco), (csv, places.write_csv)):
+        if target:
+            write(regions, target)
+            typer.echo(f"{len(regions)} regions are in {target}")
 
 
 @app.command()

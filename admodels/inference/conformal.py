@@ -72,7 +72,7 @@ def threshold(calibration: ArrayLike, alpha: float) -> float | None:
     """
     ascending = np.sort(_finite(calibration, "calibration scores"))
     n = len(ascending)
-    k = _levels_within(n, alpha)
+    k = levels_within(n, alpha)
     return float(ascending[n - k]) if k else None
 
 
@@ -83,7 +83,7 @@ def realised_range(n: int, alpha: float) -> tuple[float, float] | None:
     are continuous, k as in `threshold` (Vovk 2012, "Conditional validity of inductive conformal
     predictors"). None where n images cannot promise alpha.
     """
-    k = _levels_within(n, alpha)
+    k = levels_within(n, alpha)
     if not k:
         return None
     from scipy.special import betaincinv  # 0.1 s
@@ -106,7 +106,7 @@ def images_within(alpha: float, factor: float) -> int:
     raise AssertionError("count never ends")
 
 
-def _levels_within(n: int, alpha: float) -> int:
+def levels_within(n: int, alpha: float) -> int:
     """How many of the levels 1/(n + 1), 2/(n + 1), ..., n/(n + 1) are within alpha."""
     return int(np.count_nonzero(np.arange(1, n + 1) / (n + 1) <= alpha))
 

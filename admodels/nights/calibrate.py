@@ -23,6 +23,7 @@ from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.rows import rows
 from admodels.scoring.stopping import Stop
+from admodels.scoring.tables import Answer
 
 LOG = logging.getLogger(__name__)
 LEARNT_FROM = ("train", "validation")
@@ -47,7 +48,7 @@ def calibrate(
             or none is left.
         Interrupted: by a signal.
     """
-    scores, looks = dict[str, float](), dict[str, Records]()
+    scores, looks = dict[str, Answer](), dict[str, Records]()
     learnt = _learnt(manifests / model.task)
     if approved is not None:
         scores, looks = _scores(ledger, line, model, approved, stop, tile)
@@ -59,15 +60,19 @@ def calibrate(
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     approved_count = len(scores)
     for sha256 in set(_fine_of_audit(ledger, line)) - learnt.keys():
-        score = ledger.index.score(sha256, *fingerprints)
-        if score is not None and math.isfinite(score):
-            scores[sha256] = score
+        answer = ledger.index.answer(sha256, *fingerprints)
+        if answer is not None and math.isfinite(answer.score):
+            scores[sha256] = answer
     if not scores:
         where = approved or ledger.folder / "nights"
         raise _refusal("no image to calibrate with", where, "normal images of this line")
-    ordered = sorted(scores, key=lambda sha256: (scores[sha256], sha256))
-    in_order = tuple(scores[sha256] for sha256 in ordered)
-    calibration = Calibration(origin="line", scores=in_order, images=tuple(ordered))
+    ordered = sorted(scores, key=lambda sha256: (scores[sha256].score, sha256))
+    calibration = Calibration(
+        origin="line",
+        scores=tuple(scores[sha256].score for sha256 in ordered),
+        images=tuple(ordered),
+        map_max=tuple(scores[sha256].map_max for sha256 in ordered),
+    )
     reference = np.stack([looks[sha256] for sha256 in sorted(looks)]) if looks else None
     audited = len(scores) - approved_count
     why = f"`admodels calibrate` with {approved or 'no folder'}, {audited} images of audits"
@@ -126,22 +131,22 @@ def _fine_of_audit(ledger: Ledger, line: str) -> list[str]:
 
 def _scores(
     ledger: Ledger, line: str, model: Model, approved: Path, stop: Stop, tile: Tile | None
-) -> tuple[dict[str, float], dict[str, Records]]:
+) -> tuple[dict[str, Answer], dict[str, Records]]:
     """image_sha256 -> score, and appearance, of every image; what is known is not scored again."""
     bundle, names = model.load(), Folder(approved).files().names
-    scores: dict[str, float] = {}
+    scores: dict[str, Answer] = {}
     looks: dict[str, Records] = {}
     bad: list[str] = []
     fingerprints = (bundle.model_fingerprint, bundle.contract_fingerprint)
 
-    def known(sha256: str) -> float | None:
-        return scores.get(sha256, ledger.index.score(sha256, *fingerprints))
+    def known(sha256: str) -> Answer | None:
+        return scores.get(sha256, ledger.index.answer(sha256, *fingerprints))
 
     read = rows(Folder(approved), names, bundle, line, known, stop, tile)
     for result in progress(read, len(names), f"calibrate {line}"):
         row = result.row
         if row is not None and row.anomaly_score is not None:
-            scores[row.image_sha256] = row.anomaly_score
+            scores[row.image_sha256] = Answer(row.anomaly_score, row.map_max)
             if result.appearance is not None:
                 looks[row.image_sha256] = result.appearance
         elif row is None or row.status != Status.NOT_AN_IMAGE:

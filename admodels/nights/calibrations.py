@@ -36,12 +36,14 @@ class Calibration(Strict):
     """Ascending scores of normal images that nothing was learnt from, and whose they are.
 
     `bundle`: of the task's calibration images; `line`: of images that the line itself took and a
-    person approved, which is what its promise should rest on. `images`: their sha256.
+    person approved, which is what its promise should rest on. `images`: their sha256. `map_max`:
+    the largest map value of each, None where it is not known; older calibrations have none.
     """
 
     origin: Literal["bundle", "line"]
     scores: tuple[float, ...] = Field(strict=False)
     images: tuple[str, ...] = ()
+    map_max: tuple[float | None, ...] = Field(default=(), strict=False)
 
     def __str__(self) -> str:
         return f"{len(self.scores)} images of the {self.origin}"
@@ -73,6 +75,11 @@ class KeptCalibration:
     def scores(self) -> Float64:
         """Ascending."""
         return np.array(self.content.scores, np.float64)
+
+    @property
+    def map_max(self) -> Float64:
+        """The largest map value of each image, NaN where it is not known."""
+        return np.array(self.content.map_max or [None] * len(self.content.scores), np.float64)
 
     @property
     def reference(self) -> Path:
@@ -145,7 +152,11 @@ def ensure_calibration(ledger: Ledger, line: str, model: Model) -> KeptCalibrati
     """The line's own calibration of this model, or that of the bundle, which is kept then."""
     fingerprints = (model.model_fingerprint, model.contract_fingerprint)
     kept = calibration_in_force(ledger, line, *fingerprints)
-    of_bundle = Calibration(origin="bundle", scores=tuple(model.calibration_scores.tolist()))
+    of_bundle = Calibration(
+        origin="bundle",
+        scores=tuple(model.calibration_scores.tolist()),
+        map_max=tuple(model.calibration_map_max.tolist()),
+    )
     if kept and (kept.content.origin == "line" or kept.content == of_bundle):
         return kept
     return keep_calibration(ledger, line, fingerprints, of_bundle, why="that of the bundle")

@@ -49,6 +49,8 @@ class PlantLine(Strict):
     gates: Gates | None = None  # of its own, in place of the plant's
     part: PartExpression | None = None  # matches the whole path below folder; group part_id
     captured: Captured | None = None
+    mm_per_px: float | None = Field(default=None, gt=0)  # of the stored image, on the part
+    smallest_defect_mm2: float | None = Field(default=None, gt=0)  # smaller ones are only counted
 
     @model_validator(mode="after")
     def _has_its_times(self) -> Self:

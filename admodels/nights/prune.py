@@ -21,6 +21,7 @@ from admodels.scoring import tables
 from admodels.scoring.index import PRUNED, open_part
 from admodels.scoring.ledger import Ledger, summaries
 from admodels.scoring.lines import folder_name
+from admodels.scoring.pictures import pictures_folder
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _last_old_run(ledger: Ledger, before: datetime) -> tuple[int, set[str]]:
 
 
 def _old_night(ledger: Ledger, line: str, run: str, parts: list[Path]) -> OldNight:
-    sides = [ledger.appearance / path.relative_to(ledger.scores) for path in parts]
+    sides = [side for path in parts for side in ledger.sides(path)]
     pictures = _pictures(ledger, line, {run})
     for other in {path.parent.name for path in ledger.parts(line)} - {run}:
         if pictures:
@@ -117,7 +118,8 @@ def _judgements(ledger: Ledger, line: str, run: str) -> Iterator[Path]:
     folder = folder_name(line)
     for night, runs in ledger.catalogue.runs_by_night(folder).items():
         if max(runs, key=int) == run:
-            names = ledger.catalogue.names(f"verdicts/{folder}/{night}")
+            kinds = (f"{kind}/{folder}/{night}" for kind in ("verdicts", "regions"))
+            names = ledger.catalogue.names(*kinds)
             yield from (ledger.folder / name for name in names)
             yield from sorted((ledger.folder / "audit" / folder / night).glob("*.webp"))
 
@@ -130,7 +132,10 @@ def _pictures(ledger: Ledger, line: str, runs: set[str]) -> set[Path]:
         for _, group in ledger.groups(line, run)
         for key in zip(*(group[name].to_pylist() for name in names), strict=True)
     )
-    return {path for key in keys if (path := ledger.folder / picture_path(*key)).is_file()}
+    folders = {
+        ledger.folder / name(*key) for key in keys for name in (picture_path, pictures_folder)
+    }
+    return {path for folder in folders for path in (folder, *folder.glob("*")) if path.is_file()}
 
 
 def prune(ledger: Ledger, night: OldNight) -> None:
@@ -156,6 +161,9 @@ def _remove(ledger: Ledger, tables_of_night: Sequence[Path], pictures: Sequence[
         path.unlink(missing_ok=True)
     for folder in {path.parent for path in tables_of_night}:
         sync(folder)
+    for folder in {path.parent for path in pictures}:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _slim(parts: list[Path]) -> Iterator[pa.Table]:

@@ -68,7 +68,7 @@ class LineReport:
         """Take over what the engine counted."""
         self.found, self.old, self.excluded = len(counts.paths), counts.old, counts.excluded
         self.unmatched, self.unsettled = counts.unmatched, counts.unsettled
-        self.reused = counts.reused
+        self.reused, self.pictures = counts.reused, counts.pictures
         self.new_images, _ = expected_images(counts.statuses)
 
     def take_rows(self, judged: "JudgedRows") -> None:

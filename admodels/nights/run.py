@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,7 @@ from admodels.scoring import integrity
 from admodels.scoring.discover import path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
+from admodels.scoring.pointing import Pointing
 from admodels.scoring.stopping import Stop, on_signals
 
 LOG = logging.getLogger(__name__)
@@ -181,6 +182,8 @@ def look(
                 checked.refuse(ledger.folder, name)
                 model, report.bundle = deployed.of(name)
                 source = _source(ledger, plant, name, night, options)
+                pointing = _pointing(ledger, plant, name, model, options)
+                source = replace(source, pointing=pointing)
                 counts = _score(ledger, source, model, options, stop, report)
                 report.intake = list(intake.alarms(counts, line, unclaimed))
                 is_same = before and before.exit_code in DONE and before.runs == report.runs
@@ -189,7 +192,7 @@ def look(
                 else:
                     ledger.compact(name, at_most)
                     reports.news.add(name)
-                    _judge(ledger, source, model, plant, night, options, stop, report)
+                    _judge(ledger, source, model, plant, night, options, report)
     closed = _judge_night(ledger, plant, options, stop, reports, tonight, checked)
     summary = _summary(ledger, plant, tonight, reports, checked, closed, stop) | {
         "started": began.isoformat(timespec="seconds"),
@@ -281,6 +284,17 @@ def _source(ledger: Ledger, plant: Plant, name: str, night: str, options: Option
     )
 
 
+def _pointing(
+    ledger: Ledger, plant: Plant, name: str, model: Model, options: Options
+) -> Pointing | None:
+    try:
+        calibration = ensure_calibration(ledger, name, model)
+    except StorageError:  # images are scored all the same; what judges them reports it
+        return None
+    line = plant.lines[name]
+    return pictures.pointing_of(ledger, name, line, model, calibration, options.pictures)
+
+
 def _score(
     ledger: Ledger,
     source: LineImages,
@@ -307,7 +321,6 @@ def _judge(
     plant: Plant,
     night: str,
     options: Options,
-    stop: Stop,
     report: LineReport,
 ) -> None:
     name, line = source.line, plant.lines[source.line]
@@ -318,8 +331,6 @@ def _judge(
     rows = judge_look(ledger, name, night, line.alpha, calibration, drifted)
     ledger.merge_judgements(name, night, PARTS)
     report.take_rows(rows)
-    if report.images:
-        report.pictures = pictures.draw(ledger, source, model, rows, options.pictures, stop)
     if line.fdr is not None:
         report.listed = write_list(ledger, rows, line.fdr)
         report.listed_false_alarms = round(line.fdr * report.listed, 2)

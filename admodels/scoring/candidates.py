@@ -72,8 +72,13 @@ def picture(rgb: UInt8) -> bytes:
 
 def shrink(rgb: UInt8) -> UInt8:
     """An image (H, W, 3) whose longer side is at most SIDE_PX_MAX."""
-    scale = min(1.0, SIDE_PX_MAX / max(rgb.shape[:2]))
-    if scale == 1:
+    height, width = shrunk_shape(*rgb.shape[:2])
+    if (height, width) == rgb.shape[:2]:
         return rgb
-    size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def shrunk_shape(height: int, width: int) -> tuple[int, int]:
+    """The height and width of an image that `shrink` gives."""
+    scale = min(1.0, SIDE_PX_MAX / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -24,7 +24,7 @@ CONTENTS = [
     "SELECT * FROM judged ORDER BY line, run, name",
     "SELECT run FROM folded",
 ]
-RUN = re.compile(r"(?:scores|appearance)/[^/]+/(\d+)/|runs/(\d+)\.json")
+RUN = re.compile(r"(?:scores|appearance|regions)/[^/]+/(\d+)/|runs/(\d+)\.json")
 VERDICTS = "verdicts/"
 AFTER = "\U0010ffff"  # sorts behind every character of a name
 

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,10 @@ from admodels.bundles import runtime
 from admodels.bundles.bundle import Bundle
 from admodels.bundles.card import fingerprints, read_card
 from admodels.foundation.arrays import Float64, Records
-from admodels.foundation.files import durable_file
+from admodels.foundation.files import durable_file, whole_folder
 from admodels.foundation.progress import progress
 from admodels.images.area import Area, AreaStamp
-from admodels.scoring import appearances
+from admodels.scoring import appearances, tables
 from admodels.scoring.candidates import Candidates, picture_path
 from admodels.scoring.discover import is_match, is_older, is_settled, mtime_ns, path_text
 from admodels.scoring.inbox import Folder, Inbox
@@ -30,6 +31,8 @@ from admodels.scoring.index import Index
 from admodels.scoring.ledger import Ledger
 from admodels.scoring.lines import Tile
 from admodels.scoring.part_names import PartNames
+from admodels.scoring.pictures import pictures_folder
+from admodels.scoring.pointing import Pointing
 from admodels.scoring.rows import Read, rows
 from admodels.scoring.stopping import Stop
 from admodels.scoring.tables import ScoreRow
@@ -45,7 +48,8 @@ class Model:
     """A bundle by what identifies it; `load` reads the weights, once there is an image to score.
 
     `folder` is None where the bundle is only in memory. `reference` gives the appearances of the
-    calibration images, None where the bundle has none.
+    calibration images, None where the bundle has none. `calibration_map_max`: the largest map value
+    of each of them, empty where an older bundle does not know it.
     """
 
     method: str
@@ -57,6 +61,7 @@ class Model:
     folder: Path | None = None
     area: AreaStamp | None = None
     reference: Callable[[], Records | None] = lambda: None
+    calibration_map_max: Float64 = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Model":
@@ -69,6 +74,7 @@ class Model:
             bundle.calibration_scores,
             lambda: bundle,
             area=bundle.contract.area,
+            calibration_map_max=bundle.calibration_map_max,
         )
 
     def with_tiles(self, tile: Tile | None) -> "Model":
@@ -78,6 +84,7 @@ class Model:
         changes: dict[str, Any] = {
             "contract_fingerprint": fingerprint(self.contract_fingerprint, tile),
             "calibration_scores": np.empty(0),
+            "calibration_map_max": np.empty(0),
         }
         return replace(self, **changes, load=lambda: replace(self.load(), **changes))
 
@@ -110,6 +117,7 @@ class Model:
             text = f"{self.contract_fingerprint} area {stamp.sha256 if stamp else 'everywhere'}"
             changes["contract_fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
             changes["calibration_scores"] = np.empty(0)
+            changes["calibration_map_max"] = np.empty(0)
 
         def load() -> Bundle:
             bundle = self.load()
@@ -136,6 +144,7 @@ class Model:
             folder,
             card.contract.area,
             lambda: bundles.reference(folder, card),
+            np.array(card.calibration_map_max),
         )
 
 
@@ -161,7 +170,8 @@ class LineImages:
     `rehash`: also files with the size, time and inode of an earlier run are read.
     `candidates`: those of the night's audit, whose pictures are kept; None: there is no audit.
     `part_names`: how the part of an image and the time of its capture are read,
-    None: not at all. `area`: the line's own; None: that of its bundle.
+    None: not at all. `area`: the line's own; None: that of its bundle. `pointing`: which images get
+    regions and pictures; None: none does.
     """
 
     line: str
@@ -176,6 +186,7 @@ class LineImages:
     ignore_case: bool = True
     part_names: PartNames | None = None
     area: Area | None = None
+    pointing: Pointing | None = None
 
     @property
     def with_exif(self) -> bool:
@@ -203,6 +214,7 @@ class Counts:
     unsettled: int = 0
     stuck: list[str] = field(default_factory=list)
     reused: int = 0
+    pictures: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
 
 
@@ -214,10 +226,12 @@ def local(
 ) -> Iterator[Read]:
     """Score in this process; see `rows`."""
     bundle = model.load()
-    known = partial(index.score, model=model.model_fingerprint, contract=model.contract_fingerprint)
+    known = partial(
+        index.answer, model=model.model_fingerprint, contract=model.contract_fingerprint
+    )
     inbox, line, tile, candidates = images.inbox, images.line, images.tile, images.candidates
-    with_exif = images.with_exif
-    return rows(inbox, names, bundle, line, known, stopped, tile, candidates, with_exif)
+    more = (tile, candidates, images.with_exif, images.pointing)
+    return rows(inbox, names, bundle, line, known, stopped, *more)
 
 
 def score_line(
@@ -237,7 +251,7 @@ def score_line(
         reads = progress(reads, len(names), f"score {images.line}")
         if images.part_names:
             reads = map(partial(_with_part, images.part_names), reads)
-        _keep(ledger, reads, counts, images.candidates)
+        _keep(ledger, reads, counts, images)
     return counts
 
 
@@ -271,17 +285,17 @@ def _with_part(names: PartNames, read: Read) -> Read:
     return replace(read, row=names.with_part(read.row, read.exif, mtime_ns(read.stamp)))
 
 
-def _keep(
-    ledger: Ledger, reads: Iterator[Read], counts: Counts, candidates: Candidates | None
-) -> None:
+def _keep(ledger: Ledger, reads: Iterator[Read], counts: Counts, images: LineImages) -> None:
     """Write the rows into the ledger, a part at a time, each with its change of the index."""
     while True:
         with ledger.index.change():
             pairs, ended = _next_rows(ledger, reads, counts)
             if pairs:
-                if candidates is not None:
-                    _keep_pictures(ledger, pairs, candidates)
-                _write(ledger, pairs)
+                if images.candidates is not None:
+                    _keep_candidates(ledger, pairs, images.candidates)
+                for row, read in pairs:
+                    counts.pictures += keep_pictures(ledger, row, read, images.pointing)
+                _write(ledger, pairs, images.pointing)
         for row, _ in pairs:
             counts.statuses[row.status] += 1
             counts.reused += row.reused
@@ -289,7 +303,29 @@ def _keep(
             return
 
 
-def _keep_pictures(
+def keep_pictures(ledger: Ledger, row: ScoreRow, read: Read, pointing: Pointing | None) -> int:
+    """Write the pictures of an image, if it got any that are not there, before its row.
+
+    How many images have pictures more than before: of too many the mildest loses its own.
+    """
+
+    def folder_of(image_sha256: str) -> Path:
+        key = (row.model_fingerprint, row.contract_fingerprint)
+        return ledger.folder / pictures_folder(row.line, image_sha256, *key)
+
+    folder = folder_of(row.image_sha256)
+    if pointing is None or not read.pictures or folder.exists():
+        return 0
+    with whole_folder(folder) as partial:
+        for name, data in read.pictures.items():
+            (partial / name).write_bytes(data)
+    removed = list(pointing.outrank(row.anomaly_score or 0.0, row.image_sha256))
+    for image_sha256 in removed:
+        shutil.rmtree(folder_of(image_sha256), ignore_errors=True)
+    return 1 - len(removed)
+
+
+def _keep_candidates(
     ledger: Ledger, pairs: list[tuple[ScoreRow, Read]], candidates: Candidates
 ) -> None:
     """Write the pictures of the candidates before their rows: a row that stands has its picture."""
@@ -304,14 +340,16 @@ def _keep_pictures(
         candidates.add(sha256)
 
 
-def _write(ledger: Ledger, pairs: list[tuple[ScoreRow, Read]]) -> None:
+def _write(ledger: Ledger, pairs: list[tuple[ScoreRow, Read]], pointing: Pointing | None) -> None:
     appearance_rows = [
         (row, mtime_ns(read.stamp), read.appearance)
         for row, read in pairs
         if read.appearance is not None
     ]
     rows = [row for row, _ in pairs]
-    ledger.write(rows[0].line, rows, appearances.table(appearance_rows))
+    mm_per_px = pointing.mm_per_px if pointing else None
+    places = tables.regions(((row, read.regions) for row, read in pairs), mm_per_px)
+    ledger.write(rows[0].line, rows, appearances.table(appearance_rows), places)
 
 
 def _next_rows(

@@ -22,9 +22,10 @@ from admodels.scoring.catalogue import Catalogue
 from admodels.scoring.journal import Journal
 from admodels.scoring.tables import (
     KEY,
-    ROWS_PER_GROUP,
     SCORES,
+    Answer,
     ScoreRow,
+    batches,
     check_schema,
     parquet_file,
 )
@@ -34,7 +35,7 @@ CACHE_KIB = 4096  # the kernel has the rest: more only makes a long night larger
 SCHEMA = (
     """
 CREATE TABLE IF NOT EXISTS parts(name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL,
+CREATE TABLE IF NOT EXISTS scores(sha TEXT, model TEXT, contract TEXT, score REAL, map_max REAL,
   PRIMARY KEY(sha, model, contract)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows(line TEXT, path TEXT, sha TEXT, model TEXT, contract TEXT,
   PRIMARY KEY(line, path, sha, model, contract)) WITHOUT ROWID;
@@ -60,8 +61,8 @@ CONTENTS = [
     "SELECT * FROM scores ORDER BY sha, model, contract",
     *catalogue.CONTENTS,
 ]
-PROBE = "SELECT 1 FROM parts, scores, rows, seen, files, judged, folded LIMIT 1"
-READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score"]
+PROBE = "SELECT map_max FROM parts, scores, rows, seen, files, judged, folded LIMIT 1"
+READ_COLUMNS = [*(field.name for field in KEY), "status", "anomaly_score", "map_max"]
 PRUNED = pa.schema([SCORES.field(name) for name in READ_COLUMNS])  # what stays of an old part
 
 
@@ -105,6 +106,7 @@ class Index:
         self._base.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._base.execute("PRAGMA trusted_schema = OFF")
         self._base.executescript(SCHEMA)
+        self._base.execute(PROBE).fetchone()  # an older version had fewer columns
         self.catalogue = Catalogue(self._base, self._journal)
         self.follow()
 
@@ -144,8 +146,9 @@ class Index:
         count = 0
         schema = PRUNED if name.startswith("../") else SCORES
         with open_part(self._folder / name, schema) as file:
-            for group in file.iter_batches(ROWS_PER_GROUP, columns=READ_COLUMNS):
-                rows = list(zip(*(column.to_pylist() for column in group.columns), strict=True))
+            for group in batches(file, schema):
+                columns = (group[name].to_pylist() for name in READ_COLUMNS)
+                rows = list(zip(*columns, strict=True))
                 positions += [count + position for position in self._add(rows)]
                 count += len(rows)
         if positions:
@@ -154,7 +157,7 @@ class Index:
     def _add(self, rows: list[tuple[object, ...]]) -> list[int]:
         """Add rows; the positions of those whose key was there."""
         keys = [row[:5] for row in rows]
-        scores = [(*row[2:5], row[6]) for row in rows if row[5] in ANSWERED]
+        scores = [(*row[2:5], *row[6:8]) for row in rows if row[5] in ANSWERED]
         self._base.execute("SAVEPOINT batch")
         count = self._base.executemany(INSERT_ROW, keys).rowcount
         doubles: list[int] = []
@@ -164,7 +167,7 @@ class Index:
                 n for n, key in enumerate(keys) if not self._base.execute(INSERT_ROW, key).rowcount
             ]
         self._base.execute("RELEASE batch")
-        self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", scores)
+        self._base.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?)", scores)
         return doubles
 
     def parts(self, folder: str) -> list[str]:
@@ -233,7 +236,7 @@ class Index:
 
     def add(self, row: ScoreRow) -> None:
         """Remember a row."""
-        self._add([(*key_of(row), row.status, row.anomaly_score)])
+        self._add([(*key_of(row), row.status, row.anomaly_score, row.map_max)])
 
     def add_part(self, name: str) -> None:
         """Remember that all rows of a part are in the index."""
@@ -255,11 +258,19 @@ class Index:
         values = (row.line, row.path, row.image_sha256, stamp)
         self._base.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", values)
 
+    def answer(self, sha256: str, model: str, contract: str) -> Answer | None:
+        """What a model said of these bytes; None if it has not scored them."""
+        query = "SELECT score, map_max FROM scores WHERE sha = ? AND model = ? AND contract = ?"
+        answer = self._base.execute(query, (sha256, model, contract)).fetchone()
+        if answer is None:
+            return None
+        score, map_max = answer
+        return Answer(float("nan") if score is None else float(score), map_max)
+
     def score(self, sha256: str, model: str, contract: str) -> float | None:
         """The score of these bytes by a model, NaN if it was not finite; None if there is none."""
-        query = "SELECT score FROM scores WHERE sha = ? AND model = ? AND contract = ?"
-        answer = self._base.execute(query, (sha256, model, contract)).fetchone()
-        return None if answer is None else float("nan") if answer[0] is None else float(answer[0])
+        answer = self.answer(sha256, model, contract)
+        return None if answer is None else answer.score
 
     def knows(self, sha256: str) -> bool:
         """Whether these bytes have a score by any model."""

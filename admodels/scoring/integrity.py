@@ -133,26 +133,35 @@ def _compare_index(ledger: Ledger, result: Check) -> None:
 
 def _take_out(ledger: Ledger, double: Double) -> None:
     """Write a part, and its side table, without the rows whose keys stand in an earlier place."""
-    scores, side = ledger.scores / double.part, ledger.appearance / double.part
+    scores = ledger.scores / double.part
+    side, regions = ledger.sides(scores)
     rows = _table(scores, tables.SCORES)
     positions = set(double.positions)
     kept = rows.filter(pa.array([n not in positions for n in range(len(rows))], pa.bool_()))
     left, doubled = set(_keys(kept)), set(_keys(rows.take(double.positions)))
     if not len(kept):
-        names = [path.relative_to(ledger.folder).as_posix() for path in (side, scores)]
+        own_files = [path for path in (side, regions, scores) if path.is_file()]
+        names = [path.relative_to(ledger.folder).as_posix() for path in own_files]
         ledger.journal.append("take out", dict.fromkeys(names))
-        for path in (scores, side):
+        for path in reversed(own_files):
             path.unlink(missing_ok=True)
             sync(path.parent)
         return
+    places = _table(regions, tables.REGIONS) if regions.is_file() else None
+    if places is not None:
+        own = [key not in doubled or key in left for key in _keys(places)]
+        places = places.filter(pa.array(own, pa.bool_()))
     seen = _table(side, APPEARANCES)
-    own: list[bool] = []
+    own = []
     for key in _keys(seen):
         own.append(key not in doubled or key in left)
         left.discard(key)
-    with ledger.store(side, scores, do="take out") as (new_side, new_part):
-        tables.write(new_side, APPEARANCES, [seen.filter(pa.array(own, pa.bool_()))])
-        tables.write(new_part, tables.SCORES, [kept])
+    seen = seen.filter(pa.array(own, pa.bool_()))
+    written = [(side, APPEARANCES, seen), (regions, tables.REGIONS, places)]
+    files = [file for file in (*written, (scores, tables.SCORES, kept)) if file[2] is not None]
+    with ledger.store(*(path for path, *_ in files), do="take out") as partials:
+        for partial, (_, schema, table) in zip(partials, files, strict=True):
+            tables.write(partial, schema, [table])
 
 
 def _table(path: Path, schema: pa.Schema) -> pa.Table:

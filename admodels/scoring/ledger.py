@@ -37,7 +37,8 @@ class Ledger:
 
     def __init__(self, folder: Path, run: str | None = None, *, is_run: bool = True) -> None:
         self.folder, self.scores = folder, folder / "scores"
-        self.appearance, self.journal = folder / "appearance", Journal(folder)
+        self.appearance, self.regions = folder / "appearance", folder / "regions"
+        self.journal = Journal(folder)
         self._compacting, self._is_run = folder / "compacting", is_run
         self._commits = 0
         if is_run:
@@ -159,15 +160,17 @@ class Ledger:
             self._ends[run] = _end(self.folder / "runs" / f"{run:06d}.json")
         return self._ends[run]
 
-    def write(self, line: str, rows: list[ScoreRow], seen: pa.Table) -> None:
-        """Write a part of rows and one of their appearances; inside `index.change()` only."""
+    def write(self, line: str, rows: list[ScoreRow], seen: pa.Table, places: pa.Table) -> None:
+        """Write a part of rows, their appearances and regions; inside `index.change()` only."""
         place = Path(folder_name(line), self.run)
         home = self.scores / place
         home.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.stem) for p in home.glob("*.parquet") if p.stem.isdigit()]
         name = place / f"{max(numbers, default=0) + 1:04d}.parquet"
-        with self.store(self.appearance / name, self.scores / name) as (side, scores):
+        targets = (self.appearance / name, self.regions / name, self.scores / name)
+        with self.store(*targets) as (side, regions, scores):
             tables.write(side, APPEARANCES, [seen])
+            tables.write(regions, tables.REGIONS, [places])
             tables.write(scores, tables.SCORES, tables.scores(rows))
         sync(home.parent)
         self.index.add_part(name.as_posix())
@@ -186,13 +189,14 @@ class Ledger:
             StorageError: a part is damaged.
         """
         for path in self.parts(line, run):
-            self._check_place(path)
+            self.check_place(path)
             with open_part(path) as file:
                 for batch in tables.batches(file, tables.SCORES):
                     for group in tables.by_model(pa.Table.from_batches([batch])):
                         yield path.parent.name, group
 
-    def _check_place(self, path: Path) -> None:
+    def check_place(self, path: Path) -> None:
+        """Refuse to read beside a run that has just merged the file at `path`."""
         if not self._is_run and not path.exists():
             raise BusyError(
                 "a run merges the parts of this line",
@@ -225,7 +229,7 @@ class Ledger:
         wanted = pc.field("run").isin(list(runs))
         judgements = [tables.JUDGEMENTS.empty_table()]
         for name in self.catalogue.judgements(folder_name(line), runs):
-            self._check_place(self.folder / name)
+            self.check_place(self.folder / name)
             with open_part(self.folder / name, tables.JUDGEMENTS) as file:
                 batches = list(tables.batches(file, tables.JUDGEMENTS))
             judgements.append(pa.Table.from_batches(batches, tables.JUDGEMENTS).filter(wanted))
@@ -240,14 +244,20 @@ class Ledger:
         for run in self.tonight(line):
             old = self.parts(line, run)
             home = self.scores / folder_name(line) / run
-            side = self.appearance / home.relative_to(self.scores)
-            if len(old) > at_most and can_merge((home, side), old, tables.SCORES):
+            side, regions = self.sides(home)
+            if len(old) > at_most and can_merge((home, side, regions), old, tables.SCORES):
                 with self.commit():
-                    # The side table first: later it would have parts without one of `scores`.
+                    # The side tables first: later they would have parts without one of `scores`.
                     self._merge(side, APPEARANCES)
+                    self._merge(regions, tables.REGIONS)
                     self._merge(home, tables.SCORES)
                     names = [path.relative_to(self.scores).as_posix() for path in old[1:]]
                     self.index.forget_parts(names)
+
+    def sides(self, part: Path) -> tuple[Path, Path]:
+        """Of a part of `scores`, or of its folder: appearances and regions."""
+        name = part.relative_to(self.scores)
+        return self.appearance / name, self.regions / name
 
     def merge_judgements(
         self, name: str, night: str, at_most: int = 1, kind: str = "verdicts"
@@ -291,10 +301,10 @@ class Ledger:
         for left in (self._compacting, self.folder / WRITING):
             shutil.rmtree(left, ignore_errors=True)
         for name in self.journal.last().get("files", {}):
-            if name.startswith("appearance/"):
-                side = self.folder / name
-                if not (self.scores / side.relative_to(self.appearance)).exists():
-                    side.unlink(missing_ok=True)
+            kind, _, place = name.partition("/")
+            is_side = kind in ("appearance", "regions") and Path(place).parent.name.isdigit()
+            if is_side and not (self.scores / place).exists():
+                (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, content: dict[str, object]) -> None:
         """Write the summary of the run."""

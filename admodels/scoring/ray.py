@@ -25,6 +25,7 @@ from admodels.scoring.engine import Engine, LineImages, Model, local
 from admodels.scoring.index import Index
 from admodels.scoring.rows import Known, Read, rows, with_score
 from admodels.scoring.stopping import Stop
+from admodels.scoring.tables import Answer
 
 SHARD_IMAGES = 64  # that the death of a worker repeats; an image in tiles is a shard of its own
 SHARDS_AT_ONCE = 1000  # Ray's bookkeeping grows faster than their number
@@ -56,9 +57,12 @@ class _Worker:
         """The candidates are those of this worker's shards: more than the night's, never fewer."""
         images, bundle, candidates = self.images, self._model.load(), self.images.candidates
         inbox, line, tile = images.inbox, images.line, images.tile
-        known, exif = self._score, images.with_exif
         reads = rows(
-            inbox, names, bundle, line, known, tile=tile, candidates=candidates, with_exif=exif
+            *(inbox, names, bundle, line, self._answer),
+            tile=tile,
+            candidates=candidates,
+            with_exif=images.with_exif,
+            pointing=images.pointing,
         )
         for read in reads:
             if candidates and read.row and read.row.status == Status.SCORED:
@@ -75,10 +79,11 @@ class _Worker:
             raise _worker_error("another bundle stands there", self.bundle)
         return model
 
-    def _score(self, sha256: str) -> float | None:
+    def _answer(self, sha256: str) -> Answer | None:
         """Any number for bytes that have a score; `_reconcile` puts the ledger's in its place."""
         place = int(np.searchsorted(self.known, sha256.encode()))
-        return 0.0 if self.known[place : place + 1].tolist() == [sha256.encode()] else None
+        is_known = self.known[place : place + 1].tolist() == [sha256.encode()]
+        return Answer(0.0, None) if is_known else None
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class _Cluster:
         digests = np.fromiter((sha.encode() for sha in index.digests(*fingerprints)), "S64")
         folder, device = model.folder.resolve(), "cuda" if self.has_gpus else "cpu"
         worker = (images, folder, fingerprints, digests, self.threads, device)
-        known = partial(index.score, model=fingerprints[0], contract=fingerprints[1])
+        known = partial(index.answer, model=fingerprints[0], contract=fingerprints[1])
         step = 1 if images.tile else SHARD_IMAGES
         shards = [names[start : start + step] for start in range(0, len(names), step)]
         if len(shards) == 1 and not self.has_gpus:  # done before a worker has started
@@ -190,11 +195,11 @@ def _reconcile(read: Read, images: LineImages, name: str, known: Known) -> Read:
                 next_step="mount it there, then run again: what is kept is not scored again",
             )
         return read
-    score = known(row.image_sha256)
-    if score is None:
+    answer = known(row.image_sha256)
+    if answer is None:
         return read
     unscored = replace(row, status=Status.SCORED, reason="", reused=True, anomaly_score=None)
-    return replace(read, row=with_score(unscored, score))
+    return replace(read, row=with_score(unscored, answer))
 
 
 def _worker_error(reason: str, where: Path) -> BundleError:

@@ -3,23 +3,28 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from admodels.foundation.errors import ConfigurationError, Interrupted
 from admodels.foundation.files import whole_folder, write_json
 from admodels.inference.conformal import images_missing, smallest_alpha, threshold
+from admodels.inference.regions import level
 from admodels.scoring import tables
 from admodels.scoring.discover import Status, path_text
 from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, score_line
 from admodels.scoring.ledger import Ledger, open_ledger
+from admodels.scoring.pointing import Pointing
+from admodels.scoring.region_files import regions_of
 from admodels.scoring.rows import UNTURNED
 from admodels.scoring.stopping import on_signals
 
-WRITTEN = ("scores.parquet", "scores.csv", "verdicts.parquet", "verdicts.csv", "summary.json")
+TABLES = ("scores", "verdicts", "regions")
+WRITTEN = (*(f"{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")), "summary.json")
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def score_folder(
     alpha: float,
     csv: bool = False,
     engine: Engine = local,
+    mm_per_px: float | None = None,
 ) -> FolderSummary:
     """Score every file of the folder; write `out_dir` whole or not at all.
 
@@ -88,7 +94,8 @@ def score_folder(
     _check_out(out, images.folder.resolve())
     work = out.with_name(f".{out.name}.ledger")
     with on_signals() as stop, open_ledger(work) as ledger:
-        counts = score_line(ledger, images, model, stop, engine)
+        pointed = replace(images, pointing=_pointing(model, alpha, mm_per_px))
+        counts = score_line(ledger, pointed, model, stop, engine)
         if stop():
             raise Interrupted(stop.signal, work)
         with whole_folder(out) as building:
@@ -100,9 +107,10 @@ def score_folder(
             calibration = model.calibration_scores
             judged = (tables.verdicts(group, calibration, alpha) for group in groups)
             tables.write(verdicts, tables.VERDICTS, judged)
-            if csv:
-                tables.write_csv(scores)
-                tables.write_csv(verdicts)
+            regions = building / "regions.parquet"
+            tables.write(regions, tables.REGIONS, [_regions(ledger, images.line, table)])
+            for path in (scores, verdicts, regions) if csv else ():
+                tables.write_csv(path)
             summary = _summary(scores, verdicts, model, images.line, alpha, counts)
             write_json(building / "summary.json", asdict(summary))
         shutil.rmtree(work)
@@ -123,6 +131,22 @@ def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Tabl
 
     order = [(field.name, "ascending") for field in tables.KEY]
     return pa.concat_tables([tables.SCORES.empty_table(), *groups()]).sort_by(order)
+
+
+def _pointing(model: Model, alpha: float, mm_per_px: float | None) -> Pointing:
+    calibration = model.calibration_scores
+    largest = model.calibration_map_max if len(model.calibration_map_max) else calibration * np.nan
+    return Pointing(threshold(calibration, alpha), level(largest, alpha), (0, 1), mm_per_px)
+
+
+def _regions(ledger: Ledger, line: str, rows: pa.Table) -> pa.Table:
+    """The regions of `rows`, by key and number."""
+    runs = [path.parent.name for path in ledger.parts(line)]
+    regions = regions_of(ledger, line, sorted(set(runs)))
+    keys = [field.name for field in tables.KEY]
+    own = regions.join(rows.select(keys), keys, join_type="left semi")
+    order = [(name, "ascending") for name in (*keys, "number")]
+    return own.sort_by(order).select(tables.REGIONS.names).cast(tables.REGIONS)
 
 
 def _check_alpha(alpha: float) -> None:

@@ -1,15 +1,16 @@
-"""The two tables of the ledger: their columns, for good, and how they are written.
+"""The tables of the ledger: their columns, for good, and how they are written.
 
 `scores` never changes once written; `verdicts` is derived from it and can be rebuilt at any time.
 Their common key has no nulls, so that any engine can join on it: `image_sha256` is empty where
 the bytes were not read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,11 @@ import pyarrow.parquet as pq
 
 from admodels.foundation.arrays import Float64
 from admodels.inference.conformal import p_values, threshold
+from admodels.inference.regions import Region
 from admodels.scoring.discover import Status
 
 ROWS_PER_GROUP = 4096  # of a Parquet file, and of one read of it
-SCHEMA_VERSION = 3  # of every table; 1 had neither a version nor checksums, 2 no parts
+SCHEMA_VERSION = 4  # of every table; 1 had neither a version nor checksums, 2 no parts, 3 no maps
 VERSION_KEY = b"admodels.schema"  # in the metadata of a Parquet file
 
 
@@ -51,6 +53,14 @@ class ScoreRow:
     lot: str | None = None
     station: str | None = None
     captured_at: datetime | None = None  # UTC
+    map_max: float | None = None  # the largest value of the map; None where it is not known
+
+
+class Answer(NamedTuple):
+    """What a detector said of bytes: NaN where that was no number, None where nobody kept it."""
+
+    score: float
+    map_max: float | None
 
 
 def _columns(names: str, kind: pa.DataType, *, nullable: bool) -> list[pa.Field]:
@@ -70,6 +80,17 @@ SCORES = pa.schema(
         *_columns("brightness contrast sharpness", pa.float64(), nullable=True),
         *_columns("part_id lot station", pa.string(), nullable=True),
         *_columns("captured_at", pa.timestamp("us", "UTC"), nullable=True),
+        *_columns("map_max", pa.float64(), nullable=True),
+    ]
+)
+REGIONS = pa.schema(  # the places of a flagged image; 1 has the largest map value
+    [
+        *KEY,
+        *_columns("number left top width height", pa.int32(), nullable=False),
+        *_columns("x y area_px", pa.float64(), nullable=False),
+        *_columns("width_mm height_mm area_mm2", pa.float64(), nullable=True),
+        *_columns("share largest mean", pa.float64(), nullable=False),
+        *_columns("zone", pa.string(), nullable=False),
     ]
 )
 VERDICTS = pa.schema(
@@ -133,6 +154,29 @@ def scores(rows: Iterable[ScoreRow]) -> Iterator[pa.Table]:
     left = iter(rows)
     while group := list(islice(left, ROWS_PER_GROUP)):
         yield pa.Table.from_pylist([vars(row) for row in group], schema=SCORES)
+
+
+def regions(rows: Iterable[tuple[ScoreRow, Sequence[Region]]], mm_per_px: float | None) -> pa.Table:
+    """The regions of rows, in their order; lengths in mm where a pixel's is known."""
+    places = (
+        {field.name: getattr(row, field.name) for field in KEY}
+        | {"number": number, "area_px": region.area}
+        | {"width_mm": None, "height_mm": None, "area_mm2": None}
+        | vars(region)
+        | (_millimetres(region, mm_per_px) if mm_per_px else {})
+        for row, own in rows
+        for number, region in enumerate(own, 1)
+    )
+    columns = REGIONS.names
+    return pa.Table.from_pylist([{n: place[n] for n in columns} for place in places], REGIONS)
+
+
+def _millimetres(region: Region, mm_per_px: float) -> dict[str, float]:
+    return {
+        "width_mm": region.width * mm_per_px,
+        "height_mm": region.height * mm_per_px,
+        "area_mm2": region.area * mm_per_px**2,
+    }
 
 
 def verdicts(group: pa.Table, calibration: Float64, alpha: float, trusted: bool = True) -> pa.Table:

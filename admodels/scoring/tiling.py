@@ -51,13 +51,10 @@ def starts(length: int, tile: Tile) -> list[int]:
     return [round(start) for start in np.linspace(0, max(0, length - tile.tile_px), count).tolist()]
 
 
-def score_tiles(
-    bundle: Bundle, rgb: UInt8, tile: Tile, with_map: bool = False
-) -> tuple[float, Float32]:
+def score_tiles(bundle: Bundle, rgb: UInt8, tile: Tile) -> tuple[float, Float32]:
     """The highest score of a window of (H, W, 3) uint8, and the map (h, w), at most MAP_PX_MAX.
 
-    The map is empty where it is not asked for. An image smaller than a window is mirrored at its
-    edges to fill one.
+    An image smaller than a window is mirrored at its edges to fill one.
     """
     height, width = rgb.shape[:2]
     window = axes(tile, bundle.contract)
@@ -68,15 +65,12 @@ def score_tiles(
     if below or beside:
         padded = np.asarray(cv2.copyMakeBorder(rgb, 0, below, 0, beside, cv2.BORDER_REFLECT))
     scale = min(1.0, MAP_PX_MAX / max(padded.shape[:2]))
-    shape = [round(side * scale) for side in padded.shape[:2]] if with_map else [0, 0]
+    shape = [round(side * scale) for side in padded.shape[:2]]
     total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     best = -np.inf
     for place, anomaly_map, score in _windows(bundle, padded, window, inspected):
         best = max(best, score) if np.isfinite(score) else np.nan
-        if with_map:
-            _add(total, weights, anomaly_map, place, window, scale)
-    if not with_map:
-        return best, total
+        _add(total, weights, anomaly_map, place, window, scale)
     np.divide(total, weights, out=total, where=weights > 0)
     if inspected is not None:
         total *= shrink(inspected, total.shape)

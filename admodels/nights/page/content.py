@@ -24,14 +24,16 @@ from admodels.nights.history import NightSummary
 from admodels.nights.judgements import (
     count_true,
     opinion_of_today,
-    picture_path,
     rows_of_runs,
 )
 from admodels.nights.page.changes import Change, changes
-from admodels.nights.pictures import ALWAYS
+from admodels.nights.pictures import LAYERS, pictures_of
 from admodels.nights.report import LineReport
 from admodels.scoring.discover import NOT_IMAGES, Status
 from admodels.scoring.ledger import Ledger, summaries
+from admodels.scoring.pictures import pictures_folder
+from admodels.scoring.pointing import ALWAYS
+from admodels.scoring.region_files import regions_of
 
 LOG = logging.getLogger(__name__)
 NIGHTS_MAX = 400  # of the index
@@ -190,18 +192,34 @@ def _worst(
     normal = normal if len(normal) else rows["anomaly_score"].drop_null().to_numpy()
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
     shown: list[dict[str, Any]] = worst.select(SHOWN).to_pylist()
+    places = _regions(ledger, line, worst["run"].unique().to_pylist(), key)
     for row, beyond in zip(shown, excess.tolist(), strict=True):
         row["picture"] = _picture(ledger, line, row["image_sha256"], key)
         row["excess"] = beyond
-        row["regions"] = []
+        row["regions"] = places.get((row["path"], row["image_sha256"]), [])
         row["normal_images"] = counts.get(row["calibration"])
     return shown
 
 
 def _picture(ledger: Ledger, line: str, image_sha256: str, key: tuple[str, str]) -> Picture:
     """What a night drew of an image."""
-    path = picture_path(line, image_sha256, *key)
-    return Picture(path, ("panels",)) if (ledger.folder / path).is_file() else Picture()
+    pictures = pictures_of(ledger.folder, line, image_sha256, *key)
+    layers = tuple(name for name in LAYERS if getattr(pictures, name))
+    if layers:
+        return Picture(pictures_folder(line, image_sha256, *key), layers)
+    old = pictures.overlay
+    return Picture(old.relative_to(ledger.folder).as_posix(), ("panels",)) if old else Picture()
+
+
+def _regions(
+    ledger: Ledger, line: str, runs: list[str], key: tuple[str, str]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By path and image_sha256, the regions of images by a model, the one of the maximum first."""
+    places: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for region in regions_of(ledger, line, runs).to_pylist():
+        if (region["model_fingerprint"], region["contract_fingerprint"]) == key:
+            places.setdefault((region["path"], region["image_sha256"]), []).append(region)
+    return places
 
 
 def _excess(scores: Float64, normal: Float64) -> Float64:

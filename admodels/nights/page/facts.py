@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from admodels.nights.pictures import ALWAYS
 from admodels.pages.catalogue import Catalogue
+from admodels.scoring.pointing import ALWAYS
 
 PLACES = (
     ("top_left", "top", "top_right"),
