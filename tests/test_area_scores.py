@@ -71,19 +71,19 @@ def test_windows_of_a_large_image_see_their_own_piece_of_the_area() -> None:
     levels[40:60, 100:150] = 200
     area, tile, rgb = Area(levels), Tile(tile_px=32, overlap_px=8), noise(96, 160)
     bundle = with_area(area)
-    score, anomaly_map = tiling.score_tiles(bundle, rgb, tile, with_map=True)
+    score, anomaly_map = tiling.score_tiles(bundle, rgb, tile)
     assert not anomaly_map[levels == 0].any()
     assert anomaly_map[45:55, 105:145].min() > 0
     windows = len(tiling.starts(96, tile)) * len(tiling.starts(160, tile))
     assert sum(map(len, bundle.detector.chunks)) < windows  # type: ignore[attr-defined]
     changed = np.where(levels[:, :, None] > 0, rgb, 255).astype(np.uint8)
-    again, other = tiling.score_tiles(bundle, changed, tile, with_map=True)
+    again, other = tiling.score_tiles(bundle, changed, tile)
     assert again == pytest.approx(score)
     np.testing.assert_allclose(other, anomaly_map, rtol=1e-6)
     whole = with_area(everywhere(160, 96))
     np.testing.assert_allclose(
-        tiling.score_tiles(whole, rgb, tile, with_map=True)[1],
-        tiling.score_tiles(with_area(None), rgb, tile, with_map=True)[1],
+        tiling.score_tiles(whole, rgb, tile)[1],
+        tiling.score_tiles(with_area(None), rgb, tile)[1],
         rtol=1e-6,
     )
 
