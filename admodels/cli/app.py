@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from admodels.cli import folders, nights, plants, registry, tasks, verdicts
+from admodels.cli import areas, folders, nights, plants, registry, tasks, verdicts
 from admodels.cli.options import LEDGER, PLANT, ledger_folder
 from admodels.foundation import errors
 from admodels.foundation.errors import ConfigurationError
@@ -26,6 +26,7 @@ app.add_typer(plants.line_app, name="line")
 app.command("deploy")(plants.deploy)
 app.add_typer(folders.app, name="folder")
 app.add_typer(verdicts.regions_app, name="regions")
+app.add_typer(areas.app, name="area")
 app.add_typer(registry.bundle_app, name="bundle")
 app.add_typer(track_app, name="track")
 

@@ -113,6 +113,11 @@ def add(document: Document, root: str, name: str, block: Mapping[str, Any]) -> N
     document[root].insert(0, name, lines)
 
 
+def insert(document: Document, key: str, block: Mapping[str, Any]) -> None:
+    """Put a block on one line first in `document`, for the reason that `add` gives."""
+    document.insert(0, key, _on_one_line(block))  # type: ignore[attr-defined]
+
+
 def _on_one_line(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
