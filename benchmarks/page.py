@@ -2,9 +2,9 @@
 
     python -m benchmarks.page --flagged 5000
 
-The ledger is made up: rows of one line, and the most pictures that a night draws of it, each a crop
-of a photograph with a map. Then Debian's Chromium opens the page from disk, as it is and with its
-processor slowed down fourfold, as a phone would be.
+The ledger is made up: rows of one line, a region for each that is flagged, and the most pictures
+that a night draws of it, each a crop of a photograph with a map. Then Debian's Chromium opens the
+page from disk, as it is and with its processor slowed down fourfold, as a phone would be.
 """
 
 import argparse
@@ -16,17 +16,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from skimage import data
 
-from admodels.nights import pictures as overlays
+from admodels.inference.regions import Region, find_regions
 from admodels.nights.calibrations import Calibration, keep_calibration
-from admodels.nights.judgements import judge_look, picture_path
+from admodels.nights.judgements import judge_look
 from admodels.nights.page import render
 from admodels.nights.report import LineReport
-from admodels.scoring import appearances
+from admodels.scoring import appearances, pictures, tables
 from admodels.scoring.ledger import Ledger, open_ledger
 from admodels.scoring.tables import ScoreRow
 from tests.browser import CHROMIUM, FLAGS
@@ -47,55 +48,67 @@ FILTERED = """() => new Promise((done) => {
     requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
 })"""
 SCROLLED = """() => new Promise((done) => {
-    const start = performance.now(), more = document.getElementById("more");
+    const start = performance.now(), more = document.querySelectorAll("#more, #more-rows");
     let worst = 0, last = start;
     const on = (now) => {
         worst = Math.max(worst, now - last);
         last = now;
         window.scrollBy({ top: 2000, behavior: "instant" });
-        more.hidden ? done([performance.now() - start, worst]) : requestAnimationFrame(on);
+        const ended = [...more].every((button) => button.hidden || !button.checkVisibility());
+        ended ? done([performance.now() - start, worst]) : requestAnimationFrame(on);
     };
     requestAnimationFrame(on);
 })"""
 
 
 def draw(ledger: Ledger, sha256: str, side: int, rng: np.random.Generator) -> None:
-    """A picture such as a night draws."""
+    """The pictures such as a night draws, of an image with one bright place in its map."""
     photograph = data.brick()
     y, x = rng.integers(0, np.array(photograph.shape) - 256)
     crop = np.repeat(photograph[y : y + 256, x : x + 256, None], 3, axis=2)
     image = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
-    target = ledger.folder / picture_path(LINE, sha256, MODEL, CONTRACT)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    found = overlays.panels(image, rng.random((8, 8), np.float32), 0.2, 0.9)
-    Image.fromarray(found).save(target, format="JPEG", quality=overlays.QUALITY)
+    coarse = rng.uniform(0, 0.5, (8, 8)).astype(np.float32)
+    coarse[tuple(rng.integers(1, 7, 2))] = 2
+    values = cv2.resize(coarse, (128, 128), interpolation=cv2.INTER_CUBIC)
+    regions, labels = find_regions(values, 1.0)
+    scaled = [region.scaled(side / 128, side / 128) for region in regions]
+    drawn = pictures.draw(image, values, scaled, labels, (0.2, 1.5), lambda _: image[:200, :200])
+    folder = ledger.folder / pictures.pictures_folder(LINE, sha256, MODEL, CONTRACT)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in drawn.items():
+        (folder / name).write_bytes(content)
 
 
-def fill(ledger: Ledger, flagged: int, normal: int, pictures: int, side: int) -> None:
-    """One night of `flagged + normal` rows."""
+def a_region(side: int, rng: np.random.Generator) -> Region:
+    x, y = rng.integers(0, side - 90, 2).tolist()
+    width, height = rng.integers(10, 90, 2).tolist()
+    middle = (x + width / 2, y + height / 2)
+    share = width * height / side**2
+    return Region(x, y, width, height, *middle, 0.7 * width * height, share, 2.0, 1.5)
+
+
+def fill(ledger: Ledger, flagged: int, normal: int, drawn: int, side: int) -> None:
+    """One night of `flagged + normal` rows, those that are flagged with a region each."""
     rng = np.random.default_rng(5)
     scores = tuple(np.linspace(0, 1, CALIBRATION))
-    own = Calibration(origin="bundle", scores=scores)
+    own = Calibration(origin="bundle", scores=scores, map_max=scores)
     kept = keep_calibration(ledger, LINE, (MODEL, CONTRACT), own, why="benchmark")
-    found = [*rng.uniform(1.01, 3, flagged), *rng.uniform(0, 0.9, normal)]
-    digests = [hashlib.sha256(str(at).encode()).hexdigest() for at in range(len(found))]
+    values = [*rng.uniform(1.01, 3, flagged), *rng.uniform(0, 0.9, normal)]
+    digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(len(values))]
     common = {"line": LINE, "method": "cpr", "task": "brick", "width": side, "height": side}
     keys = {"model_fingerprint": MODEL, "contract_fingerprint": CONTRACT}
     rows = [
         ScoreRow(
-            path=f"cam{at % 4}/{at:06d}.png",
-            image_sha256=sha,
-            anomaly_score=score,
-            **common,
-            **keys,
+            path=f"cam{n % 4}/{n:06d}.png", image_sha256=sha, anomaly_score=value, **common, **keys
         )
-        for at, (sha, score) in enumerate(zip(digests, found, strict=True))
+        for n, (sha, value) in enumerate(zip(digests, values, strict=True))
     ]
+    places = tables.regions([(row, [a_region(side, rng)]) for row in rows[:flagged]], 0.05)
     with ledger.index.change():
-        ledger.write(LINE, rows, appearances.table([]))
+        ledger.write(LINE, rows, appearances.table([]), places)
     judge_look(ledger, LINE, "2026-11-26", 0.02, kept, drifted=())
-    for at in np.argsort(found)[::-1][:pictures]:
-        draw(ledger, digests[at], side, rng)
+    for n in np.argsort(values)[::-1][:drawn]:
+        draw(ledger, digests[n], side, rng)
     known = {"bundle": "cpr/brick", "images": len(rows), "flagged": flagged}
     report = LineReport("in", 0.02, [ledger.run], **known, **keys)
     told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
@@ -121,6 +134,7 @@ def opening(browser: Browser, address: str, slowdown: int) -> dict[str, object]:
     whole, longest = tab.evaluate(SCROLLED)
     told |= {"scroll_to_end_ms": round(whole), "longest_frame_ms": round(longest)}
     told["cards"] = tab.locator("#cards li").count()
+    told["rows"] = tab.locator("#rows tr").count()
     metrics = {one["name"]: one["value"] for one in talk.send("Performance.getMetrics")["metrics"]}
     told["script_heap_mib"] = round(metrics["JSHeapUsedSize"] / 2**20, 1)
     context.close()

@@ -82,7 +82,7 @@ def test_every_message_is_used_and_every_message_used_is_there() -> None:
 
 
 ROW = {"width": 900, "height": 600, "is_anomalous": True, "today": True, "anomaly_score": 2.5}
-ROW |= {"p_value": 1 / 71, "normal_images": 70}
+ROW |= {"p_value": 1 / 71, "normal_images": 70, "ratio": None, "has_level": True}
 PLACE = {"x": 850.0, "y": 20.0, "width": 40, "height": 16, "share": 0.0012, "zone": ""}
 PLACE |= {"width_mm": None, "height_mm": None, "area_mm2": None}
 
@@ -96,12 +96,14 @@ def test_a_card_says_where_how_big_and_why_with_units() -> None:
     said = answers()
     assert said["where"] == "at the top right"
     assert said["size"] == "40 x 16 pixels, 0.12 % of the image"
-    assert said["why"] == "More unusual than all 70 normal images that it is compared with"
+    assert said["why"] == "more unusual than all 70 normal images that it is compared with"
     mm = PLACE | {"width_mm": 2.14, "height_mm": 0.8, "area_mm2": 1.3, "zone": "rim"}
-    said = answers(regions=[mm, PLACE], p_value=3 / 71)
+    said = answers(regions=[mm, PLACE], p_value=3 / 71, ratio=4.21)
     assert said["where"] == "rim, at the top right, and 1 more place"
     assert said["size"] == "2.1 x 0.80 mm (1.3 mm²)"
-    assert said["why"] == "Only 2 of 70 normal images are as unusual"
+    assert said["why"] == (
+        "Differs from normal 4.2 times as much as usual; only 2 of 70 normal images are as unusual"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.34, 0.999])
@@ -115,10 +117,11 @@ def test_a_place_is_the_ninth_of_the_image_that_holds_its_middle(share: float) -
 
 def test_a_card_says_why_it_has_no_place_and_why_it_is_shown() -> None:
     assert answers(regions=[])["where"] == "not known: no regions were kept of this image"
+    assert answers(has_level=False)["where"].startswith("at the top right; only the worst place, b")
     calm = answers(regions=[], is_anomalous=False, today=False, p_value=36 / 71)
     assert calm["where"] == "not known: an image that is not flagged has no regions"
     assert calm["why"] == "35 of 70 normal images are as unusual"
     assert "one of the 5 highest scores" in calm["now"]
     none = answers(is_anomalous=None, today=None, normal_images=None)
-    assert "Its score is 2.50" in none["why"]
+    assert "its score is 2.50" in none["why"]
     assert none["now"].startswith("No verdict is possible yet")

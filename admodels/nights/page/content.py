@@ -17,7 +17,12 @@ import pyarrow.compute as pc
 
 from admodels.foundation.arrays import Float64
 from admodels.foundation.errors import ConfigurationError, StorageError
-from admodels.nights.calibrations import calibration_in_force, calibration_of
+from admodels.inference.regions import level
+from admodels.nights.calibrations import (
+    KeptCalibration,
+    calibration_in_force,
+    calibration_of,
+)
 from admodels.nights.drift.history import worst_run
 from admodels.nights.drift.records import Record, read_records_of
 from admodels.nights.history import NightSummary
@@ -192,13 +197,26 @@ def _worst(
     normal = normal if len(normal) else rows["anomaly_score"].drop_null().to_numpy()
     excess = _excess(worst["anomaly_score"].to_numpy(), normal)
     shown: list[dict[str, Any]] = worst.select(SHOWN).to_pylist()
+    has_level = kept is not None and level(kept.map_max, report.alpha or 1.0) is not None
     places = _regions(ledger, line, worst["run"].unique().to_pylist(), key)
     for row, beyond in zip(shown, excess.tolist(), strict=True):
         row["picture"] = _picture(ledger, line, row["image_sha256"], key)
         row["excess"] = beyond
         row["regions"] = places.get((row["path"], row["image_sha256"]), [])
         row["normal_images"] = counts.get(row["calibration"])
+        row["ratio"] = _ratio(row["regions"], kept)
+        row["has_level"] = has_level
     return shown
+
+
+def _ratio(regions: list[dict[str, Any]], kept: KeptCalibration | None) -> float | None:
+    """How many times the largest map value is that of a usual normal image, where both are known.
+
+    The usual one is the median over the images of the calibration.
+    """
+    known = np.nan_to_num(kept.map_max, nan=np.inf) if kept else np.empty(0)
+    usual = np.median(known) if len(known) else np.inf
+    return float(regions[0]["largest"] / usual) if regions and 0 < usual < np.inf else None
 
 
 def _picture(ledger: Ledger, line: str, image_sha256: str, key: tuple[str, str]) -> Picture:

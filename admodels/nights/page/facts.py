@@ -43,7 +43,9 @@ def where_text(row: dict[str, Any], catalogue: Catalogue) -> str:
     place = place_text(worst, row["width"], row["height"], catalogue)
     if worst["zone"]:
         place = catalogue.text("where.zone", zone=worst["zone"], place=place)
-    return catalogue.text("where.many", place=place, n=len(others)) if others else place
+    if others:
+        return catalogue.text("where.many", place=place, n=len(others))
+    return place if row["has_level"] else catalogue.text("where.maximum", place=place)
 
 
 def place_text(region: dict[str, Any], width: int, height: int, catalogue: Catalogue) -> str:
@@ -66,7 +68,7 @@ def size_text(row: dict[str, Any], catalogue: Catalogue) -> str:
 
 
 def why_text(row: dict[str, Any], catalogue: Catalogue) -> str:
-    """How many normal images of the calibration are as unusual.
+    """How much the image differs from normal ones, and how many of these differ as much.
 
     The p-value is (k + 1) / (n + 1), where k of n normal scores are at least as high.
     """
@@ -76,8 +78,14 @@ def why_text(row: dict[str, Any], catalogue: Catalogue) -> str:
         return catalogue.text("why.unknown", score=score)
     as_high = round(p_value * (count + 1)) - 1
     if not as_high:
-        return catalogue.text("why.all", n=count)
-    return catalogue.text("why.some" if row["is_anomalous"] else "why.many", n=as_high, of=count)
+        rank = catalogue.text("why.all", n=count)
+    else:
+        message = "why.some" if row["is_anomalous"] else "why.many"
+        rank = catalogue.text(message, n=as_high, of=count)
+    if row["ratio"] is None:
+        return rank
+    ratio = catalogue.significant(row["ratio"])
+    return catalogue.text("why.ratio", ratio=ratio, rank=rank)
 
 
 def now_message(row: dict[str, Any], *, is_trusted: bool) -> str:
