@@ -206,7 +206,12 @@ def _worst(
         row["normal_images"] = counts.get(row["calibration"])
         row["ratio"] = _ratio(row["regions"], kept)
         row["has_level"] = has_level
-    return shown
+    return [row for row in shown if row["picture"].layers or _needs_a_row(row)]
+
+
+def _needs_a_row(row: dict[str, Any]) -> bool:
+    """Whether the page shows an image without a picture: not one that nothing is said against."""
+    return row["is_anomalous"] is not False or bool(row["today"])
 
 
 def _ratio(regions: list[dict[str, Any]], kept: KeptCalibration | None) -> float | None:

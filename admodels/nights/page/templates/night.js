@@ -83,7 +83,8 @@
   const picture = (at, loading) => {
     const own = layers(at), base = own.includes("panels") ? "panels" : "image";
     const frame = made("span", { className: "frame" }, layer(at, base, loading, alt(at)));
-    for (const name of ["map", "regions"]) if (own.includes(name)) frame.append(layer(at, name, loading));
+    const over = data.is_anomalous[at] === false ? ["map"] : ["map", "regions"];  // what is not flagged points nowhere
+    for (const name of over) if (own.includes(name)) frame.append(layer(at, name, loading));
     const seen = made("span", { className: "seen" }, frame);
     const pair = made("span", { className: "pair" });
     for (const [name, text] of [["crop", say("place")], ["reference", say("normal_place")]])
