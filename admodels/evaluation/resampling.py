@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from admodels.evaluation.intervals import CONFIDENCE, exact_interval
 from admodels.evaluation.metrics import Ranking, region_weights, thin_places
-from admodels.foundation.arrays import Bool, Float32, Float64
+from admodels.foundation.arrays import Bool, Float32, Float64, Int64
 from admodels.inference import conformal
 
 RESAMPLES = 1000
@@ -24,14 +24,20 @@ Interval = tuple[float, float]
 Figures = Mapping[str, Callable[[Ranking | None], float | None]]
 
 
-def draw(anomalous: Bool, resamples: int = RESAMPLES) -> Float64:
-    """How often each image stands in each resample, (resamples, N); each side keeps its number."""
+def draw(anomalous: Bool, resamples: int = RESAMPLES, units: Int64 | None = None) -> Float64:
+    """How often each image stands in each resample, (resamples, N); each side keeps its number.
+
+    `units` (N,): images with one number are of one group, and drawn together from their side.
+    """
     rng = np.random.default_rng(SEED)
     counts = np.zeros((resamples, len(anomalous)))
     for side in (anomalous, ~anomalous):
-        n = int(side.sum())
+        own = np.arange(side.sum()) if units is None else units[side]
+        groups, group = np.unique(own, return_inverse=True)
+        n = len(groups)
         if n:
-            counts[:, side] = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+            drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+            counts[:, side] = drawn[:, group]
     return counts
 
 
