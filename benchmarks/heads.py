@@ -59,7 +59,7 @@ def main() -> None:
         first = None
         for shrinkage in asked.shrinkages:
             closed_form.SHRINKAGE = shrinkage
-            values = figures(score_cell(name, "cpr-whitened", asked.seed).scored)
+            values = figures(score_cell(name, "cpr", asked.seed).scored)
             first = first or values
             cells = " | ".join(text(v, f) for v, f in zip(values, first, strict=True))
             sys.stdout.write(f"| {name} | {shrinkage} | {cells} |\n")

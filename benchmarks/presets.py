@@ -65,6 +65,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from
     "cpr-128px": (  # the preset until November 2026
         "cpr",
         {
+            "head_weights": "none",
             "image_px": 128,
             "regions": [3, 3],
             "smoothing_cells": {"object": [0.0, 0.0], "texture": [0.8, 2.0]},
@@ -72,9 +73,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # method, what differs from
             "reference_foreground": "max",
         },
     ),
-    "cpr-whitened": ("cpr", {"head_weights": "whitened"}),
-    "cpr-10": ("cpr", {"references": 10}),
-    "cpr-keep": ("cpr", {"aspect": "keep"}),
+    "cpr-rooted": ("cpr", {"head_weights": "none"}),
+    "cpr-10": ("cpr", {"head_weights": "none", "references": 10}),
+    "cpr-keep": ("cpr", {"head_weights": "none", "aspect": "keep"}),
     "patchcore-square": ("patchcore", {"aspect": "square"}),
     "patchcore-384px": ("patchcore", {"image_px": 384}),
     "patchcore-512px": ("patchcore", {"image_px": 512}),
