@@ -3,7 +3,7 @@
 import csv
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +12,27 @@ import torch
 from admodels import methods
 from admodels.bundles import bundle, runtime
 from admodels.foundation import files, manifest, params
-from admodels.foundation.arrays import Bool, Float64, Records, UInt8
+from admodels.foundation.arrays import Records, UInt8
 from admodels.foundation.files import whole_file
 from admodels.foundation.params import Kind
 from admodels.foundation.progress import Progress
 from admodels.images import area as areas
-from admodels.images import load, pose, rules
+from admodels.images import load, rules
 from admodels.images.area import Area
 from admodels.images.decode import Reading
 from admodels.images.describe import APPEARANCE, appearance, statistics
-from admodels.images.load import load_textures
-from admodels.images.pose import Views
-from admodels.images.shape import SEVERAL_RATIOS, Band, Shape, ratios
-from admodels.methods import MethodParams, Synthetic, Train, TrainingData
+from admodels.methods import Train
 from admodels.methods.parts.backbone_params import keeps_evidence
-from admodels.synthesis import held_out
+from admodels.methods.parts.training_data import (
+    Rows,
+    inspected_masks,
+    read_views,
+    resolve_shape,
+    training_data,
+)
 from stages import run
 
 GOLDEN_EACH = 2  # calibration images, and synthetic anomalies
-Rows = list[manifest.ManifestRow]
 
 
 class History:
@@ -56,43 +58,6 @@ class History:
             writer.writerows(self.rows)
 
 
-def _resolve_shape(block: MethodParams, task: str, split: Path, reading: Reading) -> MethodParams:
-    """The params for the shape of the images to learn from; images of several shapes are named."""
-    rows = manifest.read(split)
-    least, usual, greatest = ratios(rows)
-    if block.aspect == "keep" and greatest > SEVERAL_RATIOS * least:
-        sys.stderr.write(
-            f"{task}: width over height of the images is {least:.3g} to {greatest:.3g}; all are "
-            f"stretched to {usual:.3g}, that of the image in the middle\n"
-        )
-    return block.resolve_shape(usual, _learn_band(block, task, rows, reading))
-
-
-def _learn_band(block: MethodParams, task: str, rows: Rows, reading: Reading) -> Band | None:
-    """What is cut out around the parts; None: images stay as they are."""
-    if block.pose == "none":
-        return None
-
-    def find(row: manifest.ManifestRow) -> pose.Part | None:
-        return pose.find_part(load.load_image(row, Path("data/raw", task), reading).rgb)
-
-    parts = load.in_threads(find, rows, f"find the parts of {task}")
-    band = pose.learn_band(parts)
-    known = sum(piece is not None for piece in parts)
-    kept = f"`pose: upright` changes nothing: {band}"
-    words = kept if isinstance(band, str) else pose.turned_sentence(known, len(parts))
-    sys.stderr.write(f"{task}: {words}\n")
-    return None if isinstance(band, str) else band
-
-
-def _views(rows: Rows, task: str, block: MethodParams, reading: Reading) -> list[Views]:
-    def see(row: manifest.ManifestRow) -> Views:
-        rgb = load.load_image(row, Path("data/raw", task), reading).rgb
-        return pose.views(rgb, block.shape, block.resize, block.band)
-
-    return load.in_threads(see, rows, f"read images of {task}")
-
-
 def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
     def record(row: manifest.ManifestRow) -> Records:
         rgb = load.load_image(row, Path("data/raw", task), reading).rgb
@@ -101,44 +66,14 @@ def _appearances(rows: Rows, task: str, reading: Reading) -> Records:
     return load.stack_arrays(record, rows, (), APPEARANCE, f"look at images of {task}")
 
 
-def _training_data(
-    block: MethodParams,
-    method: str,
-    task: str,
-    split: Path,
-    reading: Reading,
-    area: Area | None = None,
-) -> TrainingData:
-    rows, raw, shape = manifest.read(split), Path("data/raw", task), block.shape
-    seen = _views(rows, task, block, reading)
-    places = [views.place for views in seen]
-    inspected = None if area is None else _inspected(area, shape, places)
-    mattes = load.load_foreground(rows, raw, shape, block.resize, places)
-    textures = load_textures(Path("data/textures"), shape)
-    painted = (Path("data/synthetic", task), shape, block.resize, block.band)
-    synthetic, masks = held_out.read(*painted)
-    return TrainingData(
-        normal=torch.from_numpy(np.stack([views.planes[:3] for views in seen])),
-        textures=torch.from_numpy(textures),
-        validation=Synthetic(torch.from_numpy(synthetic), torch.from_numpy(masks)),
-        foreground=None if mattes is None else torch.from_numpy(mattes),
-        weights={p.stem: p for p in sorted(Path("data/weights", method).iterdir())},
-        inspected=None if inspected is None else torch.from_numpy(inspected),
-    )
-
-
-def _inspected(area: Area, shape: Shape, places: Sequence[Float64 | None]) -> Bool:
-    return np.stack([area.seen(shape, place) for place in places])
-
-
 def _calibrate(
     detector: methods.Detector, rows: Rows, task: str, reading: Reading, area: Area | None
 ) -> tuple[bundle.Scored, list[UInt8], Rows]:
     """The scores of calibration images, their planes, and the rows of those that are inspected."""
     block = detector.params
-    seen, inspected = _views(rows, task, block, reading), None
+    seen, inspected = read_views(rows, task, block, reading), None
     if area is not None:
-        masks = _inspected(area, block.shape, [views.place for views in seen])
+        masks = inspected_masks(area, block.shape, [views.place for views in seen])
         keep = np.flatnonzero(masks.any(axis=(1, 2))).tolist()
         if len(keep) < len(rows):
             sys.stderr.write(f"{task}: {len(rows) - len(keep)} parts lie outside the area\n")
@@ -178,10 +113,12 @@ def main(method: str, task: str) -> None:
     origin = _origin(method, task, split.values())
     reading = origin.learnt.reading
     asked = params.read(f"methods.{method}", cls.Params)
-    block = _resolve_shape(asked, task, split["train"], reading)
+    rows = manifest.read(split["train"])
+    block = resolve_shape(asked, task, rows, reading)
     device = runtime.device()
     detector = cls(block, device=device, precision=runtime.precision(block.precision, device))
-    data = _training_data(block, method, task, split["train"], reading, origin.area)
+    weights = {p.stem: p for p in sorted(Path("data/weights", method).iterdir())}
+    data = training_data(block, task, rows, reading, weights, origin.area)
     history = History(f"train {method} on {task}")
     checkpoints = Path(".work/checkpoints", method, task)
     seed = params.read("seed", int)

@@ -75,6 +75,38 @@ def repro(
 
 
 @app.command()
+def plan(
+    presets: Annotated[
+        list[str] | None, typer.Argument(help="names of presets; default: quick and cpu")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="CPU minutes there are: which preset fits?")
+    ] = None,
+) -> None:
+    """Print what every cell of `run` would cost here, by fits that are cut short."""
+    from admodels.cli import plan as planning
+
+    costs = list(planning.plan(presets or ["quick", "cpu"]))
+    typer.echo(planning.table(costs))
+    for line in planning.verdict(costs, minutes):
+        typer.echo(line)
+
+
+@app.command()
+def verify_repro() -> None:
+    """Train every cell of `run` twice for a few steps and compare the weights; 5 if they differ."""
+    from admodels.cli import verify_repro as verifying
+
+    same = True
+    for is_same, words in verifying.verify():
+        same &= is_same
+        typer.echo(words)
+    typer.echo(verifying.MACHINES)
+    if not same:
+        raise typer.Exit(errors.ALARM)
+
+
+@app.command()
 def codes() -> None:
     """Print what every exit code means, and what to do, as a table."""
     typer.echo(errors.exit_codes_table())

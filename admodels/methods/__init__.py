@@ -64,6 +64,16 @@ class MethodParams(Strict):
         """What no side may be shorter than."""
         return SHORTEST_PX
 
+    def training_steps(self, kind: Kind, images: int) -> int:
+        """Steps of training for that many normal images; 0 where nothing is trained."""
+        del kind, images
+        return 0
+
+    def with_steps(self, steps: int) -> Self:
+        """The same params with so few steps, for a look at what a step costs."""
+        del steps
+        return self
+
     def resolve_shape(self, ratio: float, band: Band | None = None) -> Self:
         """The same params for images of that width over height, or for a band of them."""
         values: dict[str, Any] = {} if band is None else {"band": band.model_dump()}
@@ -113,6 +123,15 @@ class TrainedParams(MethodParams):
         """Optimiser steps for `images` normal images; an epoch drops its partial last batch."""
         per_epoch = max(1, images // self.batch_images)
         return self.length * (per_epoch if self.length_unit == "epochs" else 1)
+
+    def training_steps(self, kind: Kind, images: int) -> int:
+        """The same for every kind."""
+        del kind
+        return self.steps(images)
+
+    def with_steps(self, steps: int) -> Self:
+        """A length in steps."""
+        return self.model_copy(update={"length": steps, "length_unit": "steps"})
 
 
 @dataclass(frozen=True)

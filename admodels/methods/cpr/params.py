@@ -1,11 +1,11 @@
 """The params block `methods.cpr`."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from admodels.foundation.params import PerKind
+from admodels.foundation.params import Kind, PerKind
 from admodels.images.shape import SHORTEST_PX
 from admodels.methods.parts.backbone_params import (
     NONE,
@@ -76,6 +76,16 @@ class Params(BackboneParams):
         if int(4 * self.blur_sigma_px) >= min(self.shape):
             raise ValueError("blur_sigma_px: its window is larger than the image")
         return self
+
+    def training_steps(self, kind: Kind, images: int) -> int:
+        """Of the heads, however many images there are."""
+        del images
+        return self.steps.of(kind)
+
+    def with_steps(self, steps: int) -> Self:
+        """The heads trained for so few steps; none where there is nothing to train."""
+        few = {kind: min(steps, self.steps.of(kind)) for kind in get_args(Kind)}
+        return self.model_copy(update={"steps": PerKind[int](**few)})
 
     def side_multiple(self) -> int:
         """The largest stride of a tap, and the tiles of the generator."""
