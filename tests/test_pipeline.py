@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from admodels.cli.trial import Cell, run_trial
 from admodels.datasets import sample
 from admodels.foundation.params import load
 from admodels.nights.run import Options, nightly
@@ -231,3 +232,17 @@ def test_no_command_of_dvc_changes_what_a_night_scores_with(tree: Path, tmp_path
     nights = pd.read_parquet(place / "ledger/scores")[columns].sort_values("path")
     alone = pd.read_parquet(tmp_path / "out/scores.parquet")[columns].sort_values("path")
     pd.testing.assert_frame_equal(nights.reset_index(drop=True), alone.reset_index(drop=True))
+
+
+def test_a_short_training_gives_the_same_weights_twice_and_others_with_another_seed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    (task,) = load(Path("params.yaml"))["run"]["tasks"]
+    cell = Cell("draem", task, load(Path("params.yaml"))["methods"]["draem"])
+    first, second = (run_trial(cell, 8, 2, scored=False) for _ in range(2))
+    assert (first.images, first.digest) == (8, second.digest)
+    assert 0 < first.step < first.peak_mib
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("seed: 7", "seed: 8", 1), encoding="utf-8")
+    assert run_trial(cell, 8, 2, scored=False).digest != first.digest

@@ -63,8 +63,10 @@ def plan(names: Sequence[str]) -> Iterator[Cost]:
         for method in run.methods:
             values = params.load(PRESETS / f"{name}.yaml")["methods"][method]
             for task in run.tasks:
-                sys.stderr.write(f"{name}: {method} on {task} ...\n")
-                yield cost_of(name, Cell(method, task, values))
+                cost = cost_of(name, Cell(method, task, values))
+                known = f"{cost.fit:.1f} CPU seconds to fit, {cost.image:.3f} an image"
+                sys.stderr.write(f"{name}, {method} on {task}: {known}\n")
+                yield cost
 
 
 def cost_of(preset: str, cell: Cell) -> Cost:
