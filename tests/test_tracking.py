@@ -22,10 +22,19 @@ from ruamel.yaml import YAML
 
 params = YAML(typ="safe").load(Path("params.yaml"))
 Path("reports/plots").mkdir(parents=True, exist_ok=True)
+Path("data/manifests/brick").mkdir(parents=True, exist_ok=True)
+Path("data/manifests/brick/test.csv").write_text("an image")
 metrics, cost, training = {}, {}, ["method,task,step,loss,validation_loss"]
 for number, method in enumerate(("draem", "cpr")):
     bundle = Path("data/models", method, "brick")
     bundle.mkdir(parents=True, exist_ok=True)
+    (bundle / "bundle.json").write_text(f"{method} {params['seed']}")
+    evaluation = Path("data/evaluation", method, "brick")
+    evaluation.mkdir(parents=True, exist_ok=True)
+    low = params["seed"] / 100
+    intervals = {"image_auroc": [low, 0.99], "recall": None}
+    (evaluation / "intervals.json").write_text(json.dumps(intervals))
+    (evaluation / "overlays.png").write_text(f"picture {params['seed']}")
     (bundle / "model.bin").write_text(f"{method} {params['seed']}")
     recalls = {"hole": 0.5, "deep scratch (left)": 1.0, "stain": None}
     metrics[method] = {"brick": {
@@ -51,7 +60,12 @@ stages:
     cmd: '"{python}" stage.py'
     deps: [stage.py]
     params: [seed, run, tasks, methods]
-    outs: [data/models/draem/brick, data/models/cpr/brick]
+    outs:
+      - data/models/draem/brick
+      - data/models/cpr/brick
+      - data/evaluation/draem/brick
+      - data/evaluation/cpr/brick
+      - data/manifests/brick/test.csv
     metrics:
       - reports/metrics.json: {{cache: false}}
     plots:
@@ -157,7 +171,11 @@ def test_every_revision_and_cell_becomes_one_run_and_a_revision_without_metrics_
     assert (summary.created, summary.updated, summary.unchanged, summary.skipped) == (6, 0, 0, 1)
     assert "6 runs created" in str(summary)
     names = {run.info.run_name for run in runs_of(folder).values()}
-    assert {"workspace cpr brick", "main cpr brick", "seed-nine draem brick"} < names
+    assert {
+        "cpr brick workspace",
+        f"cpr brick main {head[:7]}",
+        f"draem brick seed-nine {experiment[:7]}",
+    } < names
 
 
 def test_every_metric_in_mlflow_is_the_one_that_dvc_shows(synced):
@@ -174,9 +192,9 @@ def test_every_metric_in_mlflow_is_the_one_that_dvc_shows(synced):
                 if value is not None
             }
             logged = runs[rev, method, "brick"].data.metrics
-            assert {k: v for k, v in logged.items() if not k.startswith(("cost", "train"))} == (
-                expected
-            )
+            assert {
+                k: v for k, v in logged.items() if not k.startswith(("cost", "train", "interval"))
+            } == (expected)
             compared += len(expected)
     assert compared == 2 * 2 * 4
     left_in_workspace = runs["workspace", "cpr", "brick"].data.metrics
@@ -326,6 +344,40 @@ def test_curves_are_kept_as_files_of_the_cell_and_of_the_revision(synced, tmp_pa
         assert [row.rsplit(",", 1)[0] for row in rows] == [f"{method},brick,0", f"{method},brick,1"]
         seeds[revision] = {row.rsplit(",", 1)[1] for row in rows}
     assert {frozenset(found) for found in seeds.values()} == {frozenset({"7"}), frozenset({"9"})}
+
+
+def test_a_run_has_the_intervals_pictures_bundle_and_images_of_its_own_revision(synced, tmp_path):
+    folder, _ = synced
+    client, runs = client_of(folder), runs_of(folder)
+    for rev, seed in ((git(folder, "rev-parse", "HEAD"), 7), (experiment_of(folder), 9)):
+        run = runs[rev, "cpr", "brick"]
+        ends = {k: v for k, v in run.data.metrics.items() if k.startswith("interval")}
+        assert ends == {"interval.image_auroc.low": seed / 100, "interval.image_auroc.high": 0.99}
+        for name, text in (("evaluation/overlays.png", "picture"), ("bundle/bundle.json", "cpr")):
+            path = client.download_artifacts(run.info.run_id, name, str(tmp_path))
+            assert Path(path).read_text() == f"{text} {seed}"
+        (images,) = run.inputs.dataset_inputs
+        assert images.dataset.name == "brick/test"
+        assert images.dataset.digest in (folder / "dvc.lock").read_text()
+        assert [tag.value for tag in images.tags] == ["testing"]
+        committed = int(git(folder, "show", "-s", "--format=%ct", rev)) * 1000
+        assert (run.info.end_time, run.info.start_time) == (committed, committed - 2500)
+
+
+def test_a_revision_that_is_not_finished_has_no_run(synced, monkeypatch):
+    folder, _ = synced
+    before = {key: run.info.run_id for key, run in runs_of(folder).items()}
+    show = json.loads(dvc(folder, "exp", "show", "--json", "--no-fetch"))
+    (own,) = [e for base in show for e in base["experiments"] or [] if e["name"] == "seed-nine"]
+    own["executor"] = {"state": "running"}
+    lock = folder / ".dvc/tmp/rwlock"
+    lock.write_text(json.dumps({str(folder / "data"): {"write": {"pid": 1, "cmd": "dvc repro"}}}))
+    try:
+        revisions = list(sync.revisions(folder, show))
+    finally:
+        lock.unlink()
+    assert [bool(revision.get("rev")) for revision in revisions] == [False, True, False, True]
+    assert {key: run.info.run_id for key, run in runs_of(folder).items()} == before
 
 
 def test_sync_switches_telemetry_off(synced, monkeypatch):

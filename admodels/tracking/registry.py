@@ -21,6 +21,7 @@ from admodels.foundation.errors import BundleError, ConfigurationError
 from admodels.foundation.files import sha256_of
 from admodels.tracking import evidence as evidences
 from admodels.tracking import gates, sync
+from admodels.tracking.cells import KEY
 from admodels.tracking.evidence import Evidence, evidence_of, write_evidence
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ FOLDER = "bundle"  # of the run of a version: its files
 SHA256 = "admodels.bundle_sha256"  # of bundle.json, which has the hashes of all other files
 REVISION, WORKSPACE = "dvc.rev", "workspace"
 GATES, WHY = "admodels.gates", "admodels.why"
+RUN = "admodels.run_id"  # of the cell: its params, figures, curves and pictures
+FINGERPRINT = "admodels.model_fingerprint"
 HEX = "^[0-9a-f]{64}$"
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 ADDRESS = rf"models:/{NAME}(@[A-Za-z][A-Za-z0-9_-]*|/[1-9][0-9]*)"
@@ -78,6 +81,7 @@ def promote(
     )
     _refuse_uncommitted(tags[REVISION], folder, why, force=force)
     with sync.connect(repo) as client:
+        tags |= _run_tag(client, tags)
         champion = _champion(client, name, alias, tags[SHA256])
         table = _gates(repo, loaded, evidence, champion)
         failing = gates.enforce(table, f"{name}: {folder}", force=force)
@@ -87,6 +91,14 @@ def promote(
         if evidence is not None:
             _keep_evidence(client, now, evidence)
         return _move_alias(client, name, alias, now)
+
+
+def _run_tag(client: "MlflowClient", tags: dict[str, str]) -> dict[str, str]:
+    """The run of the cell that a bundle comes from, where `track sync` has made one."""
+    known = client.get_experiment_by_name(sync.EXPERIMENT)
+    query = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (*KEY, FINGERPRINT))
+    runs = client.search_runs([known.experiment_id], query, max_results=1) if known else []
+    return {RUN: runs[0].info.run_id} if runs else {}
 
 
 def _refuse_uncommitted(revision: str, folder: Path, why: str, *, force: bool) -> None:
@@ -171,7 +183,7 @@ def _tags(repo: Path, folder: Path, loaded: bundles.Bundle) -> dict[str, str]:
     tags = {
         "admodels.method": loaded.method,
         "admodels.task": loaded.task,
-        "admodels.model_fingerprint": loaded.model_fingerprint,
+        FINGERPRINT: loaded.model_fingerprint,
         SHA256: sha256_of(folder / "bundle.json"),
         REVISION: _revision(repo),
     }
@@ -215,7 +227,18 @@ def _register(
     client.log_artifacts(run.info.run_id, str(folder), FOLDER)
     client.set_terminated(run.info.run_id)
     source = f"{run.info.artifact_uri}/{FOLDER}"
-    return client.create_model_version(name, source, run.info.run_id, tags=tags)
+    return client.create_model_version(
+        name, source, run.info.run_id, tags=tags, description=_description(client, tags)
+    )
+
+
+def _description(client: "MlflowClient", tags: dict[str, str]) -> str:
+    """Markdown for the page of a version, with a link to the run of the cell."""
+    words = f"{tags['admodels.method']} on {tags['admodels.task']}, revision {tags[REVISION]}"
+    if RUN not in tags:
+        return words
+    where = client.get_run(tags[RUN]).info.experiment_id
+    return f"{words}: [figures, curves, pictures](#/experiments/{where}/runs/{tags[RUN]})"
 
 
 def _version(ask: Callable[[], "ModelVersion"]) -> "ModelVersion | None":

@@ -4,38 +4,36 @@ Runs are found again by their tags and compared by the digest of their content, 
 `sync` writes nothing, and one that was interrupted is completed by the next.
 """
 
-import csv
-import hashlib
-import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from admodels.foundation.errors import ConfigurationError, SourceError, StorageError
+from admodels.foundation.files import write_text
+from admodels.tracking import outs
+from admodels.tracking.cells import KEY, Cell, cells_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "admodels"
-METRICS_FILE = "reports/metrics.json"
-COST_FILE = "reports/cost.json"
-TRAINING_FILE = "reports/plots/training.csv"
-CURVES = ("roc", "pr", "pro")  # reports/plots/*.csv, kept as files: their x is no step
 DIGEST_TAG = "admodels.digest"
-MEAN = "mean"  # what reports/metrics.json calls the mean over tasks: no cell, no run
-NOT_OF_A_CELL = ("run", "folders", "lines")  # the last in older revisions
+DONE = "success"  # of an experiment in DVC
+RUNS_PER_CALL = 1000
+DIGEST_LETTERS = 36  # of a dataset, mlflow.utils.validation.MAX_DATASET_DIGEST_SIZE
 PARAMS_PER_CALL = 100  # mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
 METRICS_PER_CALL = 1000  # mlflow.utils.validation.MAX_METRICS_PER_BATCH
 SQLITE = "sqlite:///"
@@ -53,7 +51,10 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class SyncSummary:
-    """What a `sync` did, in runs; `skipped` counts revisions that have no metrics."""
+    """What a `sync` did, in runs.
+
+    `skipped` counts revisions without metrics, and those that are not finished.
+    """
 
     created: int
     updated: int
@@ -67,22 +68,6 @@ class SyncSummary:
             f"MLflow: {self.created} runs created, {self.updated} updated, "
             f"{self.unchanged} unchanged ({_shown(self.uri)})"
         )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one MLflow run holds: `curves` are (name, step, value) points, `tables` CSV texts."""
-
-    tags: dict[str, str]
-    name: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    curves: list[tuple[str, int, float]]
-    tables: dict[str, str]
-
-    def digest(self) -> str:
-        """The sha256 of the content, 64 hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def tracking_uri(repo: Path) -> str:
@@ -115,16 +100,16 @@ def sync(repo: Path) -> SyncSummary:
         SourceError: the tracking server is away; nothing else is harmed.
         StorageError: the SQLite database cannot be written.
     """
-    shown = list(_revisions(repo))
+    shown = list(revisions(repo, _show(repo)))
+    cache = outs.cache_of(repo)
+    cells = [list(cells_of(repo, cache, revision)) for revision in shown]
+    skipped = sum(not own for own in cells)
     with connect(repo) as client:
         where = experiment(client, repo, EXPERIMENT)
         counts = {"created": 0, "updated": 0, "unchanged": 0}
-        skipped = 0
-        for revision in shown:
-            cells = list(_cells(repo, revision))
-            skipped += not cells
-            for cell in cells:
-                counts[_upsert(client, where, cell)] += 1
+        known = _known_runs(client, where)
+        for cell in chain.from_iterable(cells):
+            counts[_upsert(client, where, cell, known.get(_key(cell.tags), []))] += 1
     return SyncSummary(**counts, skipped=skipped, uri=tracking_uri(repo))
 
 
@@ -161,45 +146,76 @@ def experiment(client: "MlflowClient", repo: Path, name: str) -> str:
     return client.create_experiment(name, artifact_location=local)
 
 
-def _upsert(client: "MlflowClient", experiment: str, cell: Cell) -> str:
+def _key(tags: Mapping[str, str]) -> tuple[str | None, ...]:
+    return tuple(tags.get(name) for name in KEY)
+
+
+def _known_runs(client: "MlflowClient", where: str) -> dict[tuple[str | None, ...], list["Run"]]:
+    """The runs of all cells, asked for once."""
+    known: dict[tuple[str | None, ...], list[Run]] = {}
+    token = None
+    while token != "":
+        page = client.search_runs([where], max_results=RUNS_PER_CALL, page_token=token)
+        for run in page:
+            known.setdefault(_key(run.data.tags), []).append(run)
+        token = page.token or ""
+    return known
+
+
+def _upsert(client: "MlflowClient", where: str, cell: Cell, runs: list["Run"]) -> str:
     """Leave the cell's run as it is, or replace it: MLflow params can never be changed."""
-    keys = ("dvc.rev", "admodels.method", "admodels.task")
-    query = " and ".join(f"tags.`{key}` = '{cell.tags[key]}'" for key in keys)
     digest = cell.digest()
-    runs = client.search_runs([experiment], query)
     current = [run for run in runs if run.data.tags.get(DIGEST_TAG) == digest][:1]
     for run in runs:
         if run not in current:
             client.delete_run(run.info.run_id)
     if current:
         return "unchanged"
-    _log(client, client.create_run(experiment, tags=cell.tags, run_name=cell.name), cell)
+    run = client.create_run(where, start_time=cell.start, tags=cell.tags, run_name=cell.name)
+    _log(client, run.info.run_id, cell)
+    # The digest comes last: a run without it was interrupted and is replaced by the next sync.
+    client.set_terminated(run.info.run_id, end_time=cell.end)
+    client.set_tag(run.info.run_id, DIGEST_TAG, digest)
     return "updated" if runs else "created"
 
 
-def _log(client: "MlflowClient", run: "Run", cell: Cell) -> None:
-    from mlflow.entities import Metric, Param
+def _log(client: "MlflowClient", run_id: str, cell: Cell) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-    now = int(time.time() * 1000)
     points = [(key, 0, value) for key, value in cell.metrics.items()] + cell.curves
-    metrics = (Metric(key, value, now, step) for key, step, value in points)
-    params = (Param(key, value) for key, value in cell.params.items())
-    while some := list(islice(params, PARAMS_PER_CALL)):
-        client.log_batch(run.info.run_id, params=some)
-    while values := list(islice(metrics, METRICS_PER_CALL)):
-        client.log_batch(run.info.run_id, metrics=values)
-    for name, text in cell.tables.items():
-        client.log_text(run.info.run_id, text, f"curves/{name}.csv")
-    # The digest comes last: a run without it was interrupted and is replaced by the next sync.
-    client.set_tag(run.info.run_id, DIGEST_TAG, cell.digest())
-    client.set_terminated(run.info.run_id)
+    metrics = [Metric(key, value, cell.end, step) for key, step, value in points]
+    params = [Param(key, value) for key, value in cell.params.items()]
+    for place in range(
+        max(-(-len(params) // PARAMS_PER_CALL), -(-len(metrics) // METRICS_PER_CALL))
+    ):
+        client.log_batch(
+            run_id,
+            metrics=metrics[place * METRICS_PER_CALL :][:METRICS_PER_CALL],
+            params=params[place * PARAMS_PER_CALL :][:PARAMS_PER_CALL],
+        )
+    inputs = [
+        DatasetInput(
+            Dataset(name, md5[:DIGEST_LETTERS], "dvc", json.dumps({"md5": md5, "rev": cell.rev})),
+            [InputTag("mlflow.data.context", purpose)],
+        )
+        for name, md5, purpose in cell.datasets
+    ]
+    if inputs:
+        client.log_inputs(run_id, inputs)
+    with TemporaryDirectory() as folder:
+        for name, text in cell.tables.items():
+            write_text(Path(folder, f"curves/{name}.csv"), text)
+        for name, file in cell.files.items():
+            Path(folder, name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, Path(folder, name))
+        client.log_artifacts(run_id, folder)
 
 
-def _revisions(repo: Path) -> Iterator[dict[str, Any]]:
-    """The workspace, the commit and its experiments, as `dvc exp show` lists them."""
+def _show(repo: Path) -> list[dict[str, Any]]:
+    """What `dvc exp show` says: the workspace and the commit, each with its experiments."""
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--no-fetch"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
-    baselines = json.loads(done.stdout) if done.returncode == 0 else []
+    baselines: list[dict[str, Any]] = json.loads(done.stdout) if done.returncode == 0 else []
     if not baselines:
         raise ConfigurationError(
             f"DVC has no revision to show: {_gist(done.stderr) or 'no git commit yet'}",
@@ -207,104 +223,22 @@ def _revisions(repo: Path) -> Iterator[dict[str, Any]]:
             expected="a DVC repository with at least one git commit",
             next_step="`git add -A && git commit`, then `admodels track sync`",
         )
+    return baselines
+
+
+def revisions(repo: Path, baselines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every revision that is shown; one that is not finished has nothing in it."""
     for baseline in baselines:
-        yield {"branch": baseline["name"], **(baseline["data"] or {})}
+        is_busy = baseline["rev"] == outs.WORKSPACE and outs.is_written_now(repo)
+        yield {"branch": baseline["name"], **({} if is_busy else baseline["data"] or {})}
         for experiment in baseline["experiments"] or []:
+            # What stands in the commit of one that runs, or failed, is another revision's.
+            is_done = (experiment["executor"] or {}).get("state", DONE) == DONE
             for revision in experiment["revs"] or []:
-                yield {"experiment": experiment["name"], **(revision["data"] or {})}
-
-
-def _cells(repo: Path, revision: dict[str, Any]) -> Iterator[Cell]:
-    metrics = revision.get("metrics", {}).get(METRICS_FILE, {}).get("data") or {}
-    if not metrics:
-        return
-    rev = revision["rev"]
-    params = revision["params"].get("params.yaml", {}).get("data", {})
-    cost = json.loads(_text_of(repo, rev, COST_FILE) or "{}")
-    training = list(csv.DictReader(io.StringIO(_text_of(repo, rev, TRAINING_FILE))))
-    texts = {name: _text_of(repo, rev, f"reports/plots/{name}.csv") for name in CURVES}
-    tables = {name: text for name, text in texts.items() if text}
-    short = rev if rev == "workspace" else rev[:7]
-    title = revision.get("experiment") or revision.get("branch") or short
-    for method, tasks in metrics.items():
-        for task, figures in tasks.items():
-            if task == MEAN:
-                continue
-            tags = {"dvc.rev": rev, "admodels.method": method, "admodels.task": task}
-            if "experiment" in revision:
-                tags["dvc.exp_name"] = revision["experiment"] or short
-            bundle = revision["outs"].get(f"data/models/{method}/{task}")
-            if bundle:
-                tags["dvc.bundle_md5"] = bundle["hash"]
-            costs = cost.get(method, {}).get(task, {})
-            fingerprint = costs.get("evaluate", {}).get("model_fingerprint")
-            if fingerprint:
-                tags["admodels.model_fingerprint"] = fingerprint
-            yield Cell(
-                tags=tags,
-                name=f"{title} {method} {task}",
-                params=_params(params, method, task),
-                metrics=_numbers(figures) | _numbers({"cost": costs}),
-                curves=list(_curve(training, method, task)),
-                tables={name: _rows_of(text, method, task) for name, text in tables.items()},
-            )
-
-
-def _params(params: dict[str, Any], method: str, task: str) -> dict[str, str]:
-    """What concerns the cell: its own method and task, and everything that all cells share."""
-    own = {key: value for key, value in params.items() if key not in NOT_OF_A_CELL}
-    own["methods"] = {method: params.get("methods", {}).get(method, {})}
-    own["tasks"] = {task: params.get("tasks", {}).get(task, {})}
-    return {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in _leaves(own)
-    }
-
-
-def _numbers(nested: dict[str, Any]) -> dict[str, float]:
-    """The numbers by dotted name; undefined ones (null) have no point in MLflow."""
-    return {
-        key: float(value)
-        for key, value in _leaves(nested)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def _leaves(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        # MLflow refuses other characters in names; a defect type is any folder's name.
-        name = prefix + re.sub(r"[^\w.\- :/]", "_", str(key))
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _curve(
-    training: list[dict[str, str]], method: str, task: str
-) -> Iterator[tuple[str, int, float]]:
-    for row in training:
-        if (row["method"], row["task"]) != (method, task):
-            continue
-        for column, text in row.items():
-            if column not in ("method", "task", "step") and text:
-                yield f"training.{column}", int(row["step"]), float(text)
-
-
-def _rows_of(text: str, method: str, task: str) -> str:
-    """The header and the cell's own rows of a table of all cells."""
-    header, *rows = text.splitlines()
-    own = [row for row in rows if row.startswith(f"{method},{task},")]
-    return "\n".join([header, *own]) + "\n"
-
-
-def _text_of(repo: Path, rev: str, path: str) -> str:
-    """A git-tracked file as it is at `rev`; empty where it does not exist."""
-    if rev == "workspace":
-        file = repo / path
-        return file.read_text(encoding="utf-8") if file.is_file() else ""
-    command = ["git", "show", f"{rev}:./{path}"]
-    done = subprocess.run(command, cwd=repo, capture_output=True, check=False)
-    return done.stdout.decode("utf-8") if done.returncode == 0 else ""
+                yield {
+                    "experiment": experiment["name"],
+                    **(revision["data"] or {} if is_done else {}),
+                }
 
 
 def _probe(uri: str) -> None:
