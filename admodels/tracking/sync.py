@@ -100,6 +100,7 @@ def sync(repo: Path) -> SyncSummary:
         SourceError: the tracking server is away; nothing else is harmed.
         StorageError: the SQLite database cannot be written.
     """
+    _probe(tracking_uri(repo))
     shown = list(revisions(repo, _show(repo)))
     cache = outs.cache_of(repo)
     cells = [list(cells_of(repo, cache, revision)) for revision in shown]
