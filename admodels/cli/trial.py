@@ -138,7 +138,7 @@ def _try(cell: Cell, images: int, steps: int, scored: bool) -> Trial:
     import torch
 
     from admodels.bundles import bundle, runtime
-    from admodels.images import rules
+    from admodels.images import area, rules
     from admodels.methods.parts.training_data import resolve_shape, training_data
 
     torch.set_num_threads(params.read("train", methods.Train).threads)
@@ -149,7 +149,8 @@ def _try(cell: Cell, images: int, steps: int, scored: bool) -> Trial:
     detector = methods.detector_class(cell.method)(block, device=device, precision=precision)
     with tempfile.TemporaryDirectory() as place:
         weights = dict(_weights(cell.method, block, Path(place)))
-        data = training_data(block, cell.task, rows[:images], reading, weights)
+        inspected = area.read_written(MANIFESTS / cell.task / area.AREA_FILE)
+        data = training_data(block, cell.task, rows[:images], reading, weights, inspected)
         clock, seed = _Clock(), params.read("seed", int)
         how: dict[str, Any] = {"kind": cell.kind, "seed": seed, "log": clock}
         detector.fit(data, checkpoints=Path(place, "checkpoints"), **how)
