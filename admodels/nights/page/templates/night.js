@@ -294,7 +294,7 @@
     const [x, y] = [event.changedTouches[0].clientX - touched.clientX, event.changedTouches[0].clientY - touched.clientY];
     if (scale > 1 || Math.abs(x) < SWIPE_PX || Math.abs(x) < 2 * Math.abs(y)) return;
     step(x < 0 ? 1 : -1);
-    event.preventDefault();  // it is no tap
+    if (event.cancelable) event.preventDefault();  // it is no tap
   });
   addEventListener("resize", () => zoom.open && fit());
   addEventListener("beforeprint", () => { for (const image of cards.querySelectorAll("img")) image.loading = "eager"; });
