@@ -440,3 +440,11 @@ def test_four_samples_are_learnt_by_heart() -> None:
     assert found[-1]["noise"] < 1.0
     assert found[-1]["focal"] < 0.2 * found[0]["focal"]
     assert all(p.grad is not None and p.grad.any() for p in net.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("preset", ["cpu", "official"])
+def test_a_preset_guides_by_the_estimate_of_what_is_mostly_noise(preset: str) -> None:
+    p = params.read("methods.diffusionad", Params, Path(f"presets/{preset}.yaml"))
+    alpha_bar = alpha_bars(p.noise_steps)
+    assert p.guidance_weight * (1 - alpha_bar[p.eval_t_s]) >= 0.3
+    assert alpha_bar[p.eval_t_b].sqrt() <= 0.5
