@@ -159,6 +159,27 @@ def import_scores(
 
 
 @app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="REVISION, REVISION:METHOD, or a CSV of scores")],
+    after: Annotated[str, typer.Argument(help="the same; `workspace` is what is here now")],
+    task: Annotated[str | None, typer.Option(help="only this task")] = None,
+    html: Annotated[Path | None, typer.Option(help="a folder to write a page to")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, no table")] = False,
+) -> None:
+    """Say whether AFTER is better or worse than BEFORE, or inside the noise; nothing is scored."""
+    import json
+
+    from admodels.report.comparison import page, verdicts
+
+    comparison = verdicts.compare(Path(), before, after, task)
+    content = [json.dumps(verdicts.content(comparison), indent=2)]
+    for line in content if as_json else verdicts.lines(comparison):
+        typer.echo(line)
+    if html is not None:
+        typer.echo(f"page: {page.write_page(comparison, html)}", err=as_json)
+
+
+@app.command()
 def doctor(
     max_age: Annotated[
         str | None,

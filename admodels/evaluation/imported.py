@@ -16,7 +16,7 @@ import numpy as np
 
 from admodels.evaluation import measure
 from admodels.evaluation.aupimo import Aupimo
-from admodels.evaluation.measure import Evaluate, Evaluation
+from admodels.evaluation.measure import Evaluate, Evaluation, ScoredSet
 from admodels.evaluation.table import METRICS, MORE, figure_with_interval
 from admodels.foundation import manifest, params
 from admodels.foundation.arrays import Float32, Float64
@@ -32,8 +32,12 @@ COLUMNS = ("path", "score", "map")
 
 @dataclass(frozen=True)
 class Imported:
-    """The evaluation of a table; `unused` of its `rows` are no test or calibration image."""
+    """A table as a scored set and its evaluation.
 
+    `unused` of its `rows` are no test or calibration image.
+    """
+
+    scored: ScoredSet
     evaluation: Evaluation
     calibration_images: int
     calibration_missing: int
@@ -103,6 +107,7 @@ def evaluate_table(table: Path, task: str) -> Imported:
     if scored.masks is not None:
         scored = replace(scored, aupimo=_aupimo(rows, raw, table.parent, names))
     return Imported(
+        scored,
         measure.evaluate(scored, calibration, block),
         len(calibrating),
         lacking,

@@ -30,22 +30,19 @@ class Revision:
             return (self.repo / path).is_file()
         return self._hash(path) is not None
 
-    def read(self, path: str) -> bytes:
-        """The bytes of an out, or of a file in one.
+    def file(self, path: str) -> Path:
+        """Where the bytes of an out, or of a file in one, stand on this machine.
 
         Raises:
-            DataError: the revision has no such file, or its bytes are not on this machine.
+            DataError: the revision has no such file, or its bytes are not here.
         """
-        if not self.commit:
-            file = self.repo / path
-        elif (digest := self._hash(path)) is None:
+        digest = self._hash(path) if self.commit else None
+        if self.commit and digest is None:
             raise self._missing(path, "the revision has no such file")
-        else:
-            file = self._object(digest)
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise self._missing(path, f"it is not on this machine: {error.strerror}") from None
+        file = self._object(digest) if digest else self.repo / path
+        if not file.is_file():
+            raise self._missing(path, "its bytes are not on this machine")
+        return file
 
     def _hash(self, path: str) -> str | None:
         """The md5 of a file, from dvc.lock and the list of the folder that it stands in."""
