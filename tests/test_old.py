@@ -188,5 +188,5 @@ def test_the_page_of_a_night_of_an_older_ledger_shows_what_was_said_then(plant: 
             rows = rows_of_runs(ledger, "press", [run]).to_pandas()
             expected = then[then["path"].isin(paths)]["is_anomalous"].eq(True).sum()
             assert rows["is_anomalous"].eq(True).sum() == expected
-            assert f"Night {run}" in page.read_text(encoding="utf-8")
+            assert f"ledger/runs/{run}.json" in page.read_text(encoding="utf-8")
     assert not list((plant / "ledger/verdicts").glob("*/*"))
