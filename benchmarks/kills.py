@@ -24,6 +24,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from admodels.nights import marks
+from admodels.nights.calibrations import ensure_calibration
+from admodels.nights.pictures import pointing_of
+from admodels.nights.plant import PlantLine
 from admodels.scoring import engine
 from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import check
@@ -54,17 +57,21 @@ def score(folder: Path, ledger: Path, scored: Path) -> None:
     bundle = cards.make_bundle()
     inner = bundle.detector.score
 
-    def noted(images):
+    def noted(images, inspected=None):
         with scored.open("a", encoding="utf-8") as file:
             file.write("".join(f"{hash(image.numpy().tobytes())}\n" for image in images))
-        return inner(images)
+        return inner(images, inspected)
 
     bundle.detector.score = noted
     engine.ROWS_PER_PART, engine.SECONDS_PER_PART = 24, 0.02  # many commits to be killed in
     model, run = Model.of(bundle), None
+    line = PlantLine(folder=str(folder), alpha=cards.ALPHA)
     for _ in range(2):  # two looks of one run, as `--every` takes them
         with open_ledger(ledger, run) as held:
-            score_line(held, LineImages("press", folder), model, Stop())
+            kept = ensure_calibration(held, "press", model)
+            pointing = pointing_of(held, "press", line, model, kept, 5)
+            images = LineImages("press", folder, pointing=pointing)
+            score_line(held, images, model, Stop())
             held.compact("press")
             cards.judge(held, "press", model)
             held.merge_judgements("press", "2026-11-30")
@@ -97,7 +104,13 @@ def rows(ledger: Path) -> pd.DataFrame:
     return found.sort_values(KEYS).reset_index(drop=True)
 
 
-def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
+def places(ledger: Path) -> pd.DataFrame:
+    """All regions by key and number."""
+    found = pd.concat([pq.read_table(path).to_pandas() for path in ledger.glob("regions/*/*/*")])
+    return found.sort_values([*KEYS, "number"]).reset_index(drop=True)
+
+
+def faults(ledger: Path, expected: pd.DataFrame, regions: pd.DataFrame) -> list[str]:
     found = rows(ledger)
     told = []
     if found["path"].duplicated().any() or len(found) != len(expected):
@@ -107,6 +120,8 @@ def faults(ledger: Path, expected: pd.DataFrame) -> list[str]:
         told.append("the same bytes were scored twice")
     if not found.equals(expected):
         told.append("rows differ from an undisturbed run")
+    if not places(ledger).equals(regions):
+        told.append("regions differ from an undisturbed run")
     judged = cards.judged(ledger).reset_index()
     if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
         told.append("a row was not judged exactly once")
@@ -138,7 +153,7 @@ def main() -> None:
         if os.waitpid(child(lambda: score(folder, whole, Path(place, "once"))), 0)[1]:
             sys.exit("the undisturbed run failed")
         seconds = time.monotonic() - start
-        expected = rows(whole)
+        expected, regions = rows(whole), places(whole)
         once = len(Path(place, "once").read_text().splitlines())
         told: dict[str, object] = {"files": asked.files, "undisturbed_seconds": round(seconds, 2)}
         kills, rounds, again, parts_seen, wrong = 0, 0, 0, 0, list[str]()
@@ -156,7 +171,7 @@ def main() -> None:
                 wrong.append(f"a rerun ended with {os.waitstatus_to_exitcode(status)}")
                 break
             rounds += 1
-            wrong += faults(broken, expected)
+            wrong += faults(broken, expected, regions)
             again += len(Path(place, "seen").read_text().splitlines()) - once
             shutil.rmtree(broken)
             Path(place, "seen").unlink()

@@ -141,6 +141,7 @@ class Cell:
     detector: Detector
     scored: ScoredSet
     calibration_scores: np.ndarray
+    calibration_map_max: np.ndarray
     fit_cpu_seconds: float
     image_cpu_seconds: float
 
@@ -160,7 +161,7 @@ def score_cell(name: str, variant: str, seed: int) -> Cell:
     start = time.process_time()
     fit(detector, variant, normal, kind, seed)
     fitted = time.process_time() - start
-    calibration = bundle.score(detector, pixels("calibration")).anomaly_score
+    calibration = bundle.score(detector, pixels("calibration"))
     test = pixels("test")
     start = time.process_time()
     scored = bundle.score(detector, test)
@@ -175,7 +176,8 @@ def score_cell(name: str, variant: str, seed: int) -> Cell:
         anomaly_maps=np.stack([map_to_image(m, *shape) for m in scored.anomaly_map]),
         masks=load_masks(rows["test"], root, shape),
     )
-    return Cell(detector, test_set, calibration, fitted, scoring / len(test))
+    known = calibration.anomaly_score, calibration.map_max
+    return Cell(detector, test_set, *known, fitted, scoring / len(test))
 
 
 def run_cell(name: str, variant: str, seed: int) -> dict[str, Any]:
