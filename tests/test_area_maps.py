@@ -12,12 +12,16 @@ from torch import Tensor
 
 from admodels import methods
 from admodels.bundles import bundle as bundles
+from admodels.foundation.arrays import Float32
+from admodels.images.area import Area
+from admodels.inference.regions import Region
 from admodels.methods.cpr import detector as cpr
 from admodels.methods.diffusionad import detector as diffusionad
 from admodels.methods.draem import detector as draem
 from admodels.methods.parts.maps import cells_inspected, mean_inside
 from admodels.methods.patchcore import detector as patchcore
 from admodels.methods.patchcore.patches import image_score, nearest_patches
+from admodels.scoring.pointing import Pointing, point
 from tests import tiny
 from tests.cards import make_bundle
 
@@ -124,3 +128,30 @@ def test_scores_of_pixels_take_the_area_through_chunks_and_both_ways_up() -> Non
     views = bundles.score_views(bundle.detector, both, list(inspected))
     np.testing.assert_array_equal(views.anomaly_score, scored.anomaly_score)
     np.testing.assert_array_equal(views.anomaly_map, scored.anomaly_map)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_values_outside_the_area_change_no_region_and_no_zone(data: st.DataObject) -> None:
+    shape = (9, 12)
+    levels = data.draw(arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 128, 255])))
+    levels[data.draw(st.integers(0, 8)), 0] = 128
+    area = Area(levels, {128: "rim"})
+    numbers = st.integers(0, 8).map(float)
+    first, other = (data.draw(arrays.arrays(np.float32, shape, elements=numbers)) for _ in range(2))
+    level = data.draw(st.none() | st.integers(0, 8).map(float))
+    expected = places(first, level, area)
+    assert places(np.where(levels > 0, first, other), level, area) == expected
+    assert expected
+    for region in expected:
+        rows = slice(region.top, region.top + region.height)
+        assert area.inspected[rows, region.left : region.left + region.width].any()
+        assert region.zone in ("rim", "")
+
+
+def places(anomaly_map: Float32, level: float | None, area: Area) -> tuple[Region, ...]:
+    """The regions of a flagged image of the size of its map."""
+    pointing = Pointing(threshold=0.5, level=level, scale=(0.0, 1.0))
+    rgb = np.zeros((*anomaly_map.shape, 3), np.uint8)
+    kept = point(pointing, 1.0, "", lambda: anomaly_map, lambda: rgb, lambda _: None, area)
+    return kept.regions
