@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "admodels"
 DIGEST_TAG = "admodels.digest"
+BEGUN = "admodels.begun"  # seconds since 1970 at which a run began to be written
+WRITING_SECONDS = 600  # that writing a run may take; later it was interrupted
 DONE = "success"  # of an experiment in DVC
 RUNS_PER_CALL = 1000
 DIGEST_LETTERS = 36  # of a dataset, mlflow.utils.validation.MAX_DATASET_DIGEST_SIZE
@@ -163,8 +166,16 @@ def _known_runs(client: "MlflowClient", where: str) -> dict[tuple[str | None, ..
     return known
 
 
+def _is_being_written(run: "Run") -> bool:
+    """Whether another `sync` is at it: deleting its run would end that one with an error."""
+    begun = float(run.data.tags.get(BEGUN, 0))
+    return run.info.status == "RUNNING" and time.time() - begun < WRITING_SECONDS
+
+
 def _upsert(client: "MlflowClient", where: str, cell: Cell, runs: list["Run"]) -> str:
     """Leave the cell's run as it is, or replace it: MLflow params can never be changed."""
+    if any(map(_is_being_written, runs)):
+        return "unchanged"
     digest = cell.digest()
     current = [run for run in runs if run.data.tags.get(DIGEST_TAG) == digest][:1]
     for run in runs:
@@ -172,7 +183,8 @@ def _upsert(client: "MlflowClient", where: str, cell: Cell, runs: list["Run"]) -
             client.delete_run(run.info.run_id)
     if current:
         return "unchanged"
-    run = client.create_run(where, start_time=cell.start, tags=cell.tags, run_name=cell.name)
+    tags = cell.tags | {BEGUN: str(int(time.time()))}
+    run = client.create_run(where, start_time=cell.start, tags=tags, run_name=cell.name)
     _log(client, run.info.run_id, cell)
     # The digest comes last: a run without it was interrupted and is replaced by the next sync.
     client.set_terminated(run.info.run_id, end_time=cell.end)
