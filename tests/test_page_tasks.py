@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from admodels.images import decode
+from admodels.nights.page import content
 from admodels.nights.parts import part_judgements
 from admodels.scoring.ledger import open_ledger
 from tests import cards, plants, tiny
@@ -92,6 +93,24 @@ def test_the_worst_part_of_a_lot_is_found_understood_marked_and_saved(
     images = {(image["line"], image["image_sha256"]) for image in part["images"]}
     assert (row["line"], row["image_sha256"]) in images
     assert row["verdict"] == "defect"
+
+
+def test_what_is_smaller_than_a_defect_that_matters_is_counted_and_not_shown(plant: Path) -> None:
+    with open_ledger(plant / "ledger") as ledger:
+        (night,) = content.read_runs(ledger.folder)
+        line, *_ = content.line_nights(ledger, [night])
+        flagged = flagged_rows(line)
+        largest = max(place["area_mm2"] for row in flagged for place in row["regions"])
+        for least, too_small in ((largest / 1e6, 0), (largest * 2, len(flagged))):
+            night.lines[line.name].smallest_defect_mm2 = least
+            line, *_ = content.line_nights(ledger, [night])
+            assert line.too_small == too_small
+            assert len(flagged_rows(line)) == len(flagged) - too_small
+            assert line.flagged == len(flagged) > 0  # the verdicts stand
+
+
+def flagged_rows(line: content.LineNight) -> list[dict[str, object]]:
+    return [row for row in line.rows if row["is_anomalous"]]
 
 
 def test_by_part_the_views_of_a_part_stand_together_under_its_name(tab) -> None:

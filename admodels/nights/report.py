@@ -51,6 +51,7 @@ class LineReport:
     listed: int | None = None
     listed_false_alarms: float | None = None  # to be expected, at most
     pictures: int = 0
+    smallest_defect_mm2: float | None = None  # the page counts smaller places, and shows none
     drift: str = ""
     drift_not_judged: str = ""
     median_score: float | None = None

@@ -177,6 +177,7 @@ def look(
         if not stop():
             line, before = plant.lines[name], reports.lines.get(name)
             report = LineReport(line.folder, line.alpha, list(ledger.tonight(name)))
+            report.smallest_defect_mm2 = line.smallest_defect_mm2
             reports.lines[name] = report
             with isolate(name, report):
                 checked.refuse(ledger.folder, name)

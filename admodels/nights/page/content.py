@@ -76,6 +76,7 @@ class Picture:
 class LineNight:
     """A line in one night; `rows` are the images that its page shows, the worst first.
 
+    `too_small` flagged ones are not among them: no place in them is as large as what matters.
     `more_today` of its rows would be flagged today and were not, `fewer_today` the other way round.
     `past` are the nights of the line with images before this one, the last first.
     `drift` is the content of drift/LINE/RUN.json, None where nothing was compared.
@@ -86,6 +87,7 @@ class LineNight:
     drift: Record | None
     flagged: int | None
     rows: list[dict[str, Any]]
+    too_small: int
     unreadable: list[dict[str, Any]]
     unreadable_count: int
     changes: list[Change]
@@ -157,6 +159,8 @@ def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int
     unreadable = rows.filter(~pc.field("status").isin([Status.SCORED, *NOT_IMAGES]))
     drifts = read_records_of(ledger, name, runs)
     shown = min(UNREADABLE_MAX, most)
+    worst = _worst(ledger, name, report, rows, most)
+    large = [row for row in worst if not row["is_too_small"]]
     return LineNight(
         name,
         report,
@@ -164,7 +168,8 @@ def _line_night(ledger: Ledger, name: str, nights: list[NightSummary], most: int
         count_true(rows["is_anomalous"])
         if rows["is_anomalous"].null_count < len(rows)
         else report.flagged,
-        _worst(ledger, name, report, rows, most),
+        large,
+        len(worst) - len(large),
         unreadable.sort_by("path").slice(0, shown).select(UNREADABLE).to_pylist(),
         len(unreadable),
         list(changes(ledger, name, report, (past[0].run, past[0].report) if past else None, rows)),
@@ -202,11 +207,19 @@ def _worst(
     for row, beyond in zip(shown, excess.tolist(), strict=True):
         row["picture"] = _picture(ledger, line, row["image_sha256"], key)
         row["excess"] = beyond
-        row["regions"] = places.get((row["path"], row["image_sha256"]), [])
+        regions = places.get((row["path"], row["image_sha256"]), [])
+        row["regions"] = [region for region in regions if _matters(region, report)]
+        row["is_too_small"] = bool(regions) and not row["regions"]
         row["normal_images"] = counts.get(row["calibration"])
         row["ratio"] = _ratio(row["regions"], kept)
         row["has_level"] = has_level
     return [row for row in shown if row["picture"].layers or _needs_a_row(row)]
+
+
+def _matters(region: dict[str, Any], report: LineReport) -> bool:
+    """Whether a place is as large as a defect that matters, as far as both are known in mm2."""
+    area, least = region["area_mm2"], report.smallest_defect_mm2
+    return area is None or least is None or area >= least
 
 
 def _needs_a_row(row: dict[str, Any]) -> bool:

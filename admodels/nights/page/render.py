@@ -150,7 +150,7 @@ def _line(line: LineNight, catalogue: Catalogue) -> dict[str, Any]:
         "is_calm": is_compared and not is_drifting,
         "not_compared": "" if is_compared or is_drifting else _not_compared(line, catalogue),
         "plot": dots(line.name, drift["statistics"], catalogue) if drift and is_drifting else None,
-        "left_out": max(0, (line.flagged or 0) - shown),
+        "left_out": max(0, (line.flagged or 0) - shown - line.too_small),
         "identity": identity(line.report),
         "trends": _trends(reports, catalogue),
     }

@@ -5,9 +5,9 @@
 
   const data = JSON.parse(byId("data").textContent), words = JSON.parse(byId("words").textContent);
   const filters = byId("filters"), cards = byId("cards"), rows = byId("rows"), zoom = byId("zoom"), stage = byId("stage");
-  const BATCH = 48, ROWS = 200, ZOOM_MAX = 12, SWIPE_PX = 60, STORE = "admodels feedback";
+  const BATCH = 48, EAGER = 8, ROWS = 200, ZOOM_MAX = 12, SWIPE_PX = 60, STORE = "admodels feedback";
   const VIEWS = ["image", "map", "regions", "reference"];
-  let shown = [], open = -1, scale = 1;
+  let shown = [], open = -1, scale = 1, eager = 0;
 
   const made = (tag, properties, ...inside) => {
     const element = Object.assign(document.createElement(tag), properties);
@@ -108,7 +108,7 @@
     return line;
   };
   const card = (at) => {
-    const seen = picture(at, "lazy"), [width, height] = [data.width[at] || 1, data.height[at] || 1];
+    const seen = picture(at, eager-- > 0 ? "eager" : "lazy"), [width, height] = [data.width[at] || 1, data.height[at] || 1];
     const frame = seen.firstElementChild;
     frame.style.width = `${Math.min(1, width / height) * 100}%`;
     frame.style.aspectRatio = `${width} / ${height}`;
@@ -197,6 +197,7 @@
         (wanted.line && file.dataset.line !== wanted.line) || (wanted.status && file.dataset.status !== wanted.status) ||
         !file.cells[0].textContent.toLowerCase().includes(text));
     group = null;
+    eager = EAGER;  // pictures that are there before anyone scrolls
     gallery.reset(shown.filter((at) => layers(at).length));
     const without = shown.filter((at) => !layers(at).length);
     byId("rest").hidden = !without.length;
