@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 
+from admodels.images.area import Area
 from admodels.inference.conformal import p_values
 from admodels.inference.regions import REGIONS_MOST, find_regions, level
 from admodels.nights.calibrations import ensure_calibration
@@ -23,6 +24,7 @@ from admodels.scoring.engine import LineImages, Model, score_line
 from admodels.scoring.integrity import check
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.lines import Tile
+from admodels.scoring.pointing import Pointing, point
 from admodels.scoring.region_files import regions_of
 from admodels.scoring.single import score_folder
 from admodels.scoring.stopping import Stop
@@ -243,3 +245,20 @@ def test_a_scored_folder_has_a_table_of_regions(tmp_path: Path) -> None:
     assert set(regions["path"]) == set(flagged) >= {"two.png"}
     assert (regions["width_mm"] == 2 * regions["width"]).all()
     assert len(pd.read_csv(tmp_path / "out/regions.csv")) == len(regions)
+
+
+def test_regions_lie_in_the_inspected_area_and_name_its_zones(tmp_path: Path) -> None:
+    levels = np.zeros((90, 120), np.uint8)
+    levels[:, :60], levels[:, 80:] = 128, 255
+    values = np.full((45, 60), 0.1, np.float32)
+    values[5:10, 5:15] = values[20:25, 45:50] = 1.0  # in both zones
+    values[30:40, 31:39] = 9.0  # outside
+    pointing = Pointing(0.5, 0.5, (0, 1))
+    area, image = Area(levels, {128: "rim", 255: "face"}), np.zeros((90, 120, 3), np.uint8)
+    inputs = (lambda: values, lambda: image, lambda share: None)
+    regions = point(pointing, 1.0, "a", *inputs, area).regions
+    assert sorted((region.zone, region.left, region.top) for region in regions) == [
+        *(("face", 90, 40), ("rim", 10, 10))
+    ]
+    assert sum(region.share for region in regions) == pytest.approx(75 / (45 * 50))
+    assert not point(pointing, 0.5, "b", *inputs, area).regions  # not flagged: at the threshold
