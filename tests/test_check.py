@@ -76,7 +76,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_a_ledger_as_it_was_written_has_nothing_to_say(place: Path) -> None:
-    assert checked(place) == Check(files=5)
+    assert checked(place) == Check(files=6)
     assert deeds(place) == ["write", "write", "write", "write", "check"]
 
 
@@ -96,7 +96,7 @@ def test_a_changed_part_or_calibration_is_a_fault_of_its_line_until_it_is_restor
         assert str(place / "ledger" / name) in str(error.value)
         found.refuse(place / "ledger", "weld")
     shutil.copy(place / "backup" / name, place / "ledger" / name)
-    assert checked(place) == Check(files=5)
+    assert checked(place) == Check(files=6)
 
 
 @pytest.mark.parametrize("name", ["runs/000002.json", "drift/press/000001.json"])
@@ -107,7 +107,7 @@ def test_a_changed_summary_or_record_of_drift_is_set_aside(place: Path, name: st
     assert name in found.notes[0]
     assert not (place / "ledger" / name).exists()
     assert (place / "ledger/damaged" / name).is_file()
-    assert checked(place) == Check(files=4)
+    assert checked(place) == Check(files=5)
 
 
 def test_the_rows_of_a_summary_that_was_set_aside_are_reported_again(place: Path) -> None:
@@ -147,7 +147,7 @@ def test_an_index_that_differs_from_the_parts_is_made_anew(place: Path, statemen
     found = checked(place)
     assert found.notes == ["the index differed from the parts and was made anew"]
     assert "index" in deeds(place)
-    assert checked(place) == Check(files=5)
+    assert checked(place) == Check(files=6)
     assert night(place) == 6
     assert rows(place).equals(before)
 
@@ -211,14 +211,14 @@ def test_a_copy_beside_the_parts_is_not_lost_when_they_are_merged(
     with open_ledger(place / "ledger") as ledger:
         ledger.compact("press")
         assert len(ledger.parts("press", "000003")) == 1
-    assert checked(place) == Check(files=7)
+    assert checked(place) == Check(files=9)
 
 
 def test_an_older_ledger_is_taken_over_once(place: Path) -> None:
     (place / "ledger/journal.jsonl").unlink()
     assert night(place) == 6
     assert deeds(place) == ["adopt"]
-    assert checked(place) == Check(files=5)
+    assert checked(place) == Check(files=6)
     flip(place / "ledger" / PART)
     assert list(checked(place).faults) == [PART]
 
@@ -233,9 +233,9 @@ def test_a_file_that_is_gone_is_named_once(place: Path) -> None:
 def test_the_check_comes_once_for_each_night(place: Path) -> None:
     monday, tuesday = date(2026, 5, 4), date(2026, 5, 5)
     with open_ledger(place / "ledger") as ledger:
-        assert check_daily(ledger, monday).files == 5
+        assert check_daily(ledger, monday).files == 6
         assert check_daily(ledger, monday).files == 0
-        assert check_daily(ledger, tuesday).files == 5
+        assert check_daily(ledger, tuesday).files == 6
         assert ledger.index.checked_on == tuesday
         flip(place / "ledger" / PART)
         wednesday = date(2026, 5, 6)
@@ -265,7 +265,7 @@ def test_a_write_that_died_before_its_files_had_their_names_was_none(
     assert night(place) == 6
     assert "undo" in deeds(place)
     assert len(rows(place)) == len(rows(place, "appearance")) == 7
-    assert checked(place) == Check(files=7)
+    assert checked(place) == Check(files=9)
 
 
 def test_a_changed_file_is_not_taken_for_a_write_that_died(place: Path) -> None:
@@ -278,7 +278,7 @@ def test_half_a_line_of_the_journal_is_cut_off(place: Path) -> None:
     path = place / "ledger/journal.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole.splitlines()[-1][:50])
-    assert checked(place) == Check(files=5)
+    assert checked(place) == Check(files=6)
     assert path.read_bytes().startswith(whole)
 
 
@@ -326,14 +326,14 @@ def test_the_journal_names_the_new_hash_of_merged_parts_before_the_old_ones_go(
             ledger.compact("press", 2)
             assert not seen
             ledger.compact("press")
-    assert seen == [("merge", True)] * 4
+    assert seen == [("merge", True)] * 6  # two of each table
     files = list(Journal(place / "ledger").entries())[-1]["files"]
     merged = "scores/press/000003/0001.parquet"
     assert files == {
         merged: sha256_of(place / "ledger" / merged),
         merged.replace("0001.p", "0002.p"): None,
     }
-    assert checked(place) == Check(files=7)
+    assert checked(place) == Check(files=9)
 
 
 def test_the_journal_is_json_lines_with_times(place: Path) -> None:
