@@ -12,7 +12,8 @@ from admodels.evaluation import measure
 from admodels.evaluation.imported import evaluate_table
 from admodels.evaluation.measure import Evaluate, ScoredSet
 from admodels.foundation import manifest, params
-from admodels.foundation.errors import DataError
+from admodels.foundation.errors import ConfigurationError, DataError
+from admodels.report.comparison import verdicts
 from tests import tiny
 from tests.test_evaluate_stage import PARAMS, row
 
@@ -145,3 +146,17 @@ def test_the_command_prints_a_table_or_json(
     figures = json.loads(shown)
     assert figures["metrics"]["image_auroc"] == round(5 / 6, 6)
     assert figures["intervals"]["recall_at_1"] is None
+
+
+def test_two_tables_are_compared_image_by_image(task: Path) -> None:
+    edit("square/1.png,1.0", "square/1.png,0.6")
+    text = Path("table.csv").read_text(encoding="utf-8")
+    Path("other.csv").write_text(text.replace("square/1.png,0.6", "square/1.png,9.0"), "utf-8")
+    comparison = verdicts.compare(task, "table.csv", "other.csv", "stripes")
+    (cell,) = comparison.cells
+    assert (cell.normal, cell.anomalous, cell.left_out) == (3, 2, 0)
+    assert comparison.answers[0].gain == pytest.approx(1 / 6)  # one pair of six is right now
+    assert [change.row.image_path for change in cell.changes] == ["test/square/1.png"]
+    assert "+0.167" in "\n".join(verdicts.lines(comparison))
+    with pytest.raises(ConfigurationError, match="does not say of which task"):
+        verdicts.compare(task, "table.csv", "other.csv", None)
