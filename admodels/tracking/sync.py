@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,7 @@ from admodels.tracking import outs
 from admodels.tracking.cells import KEY, Cell, cells_of
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "admodels"
@@ -214,7 +214,7 @@ def _log(client: "MlflowClient", run_id: str, cell: Cell) -> None:
         for name, md5, purpose in cell.datasets
     ]
     if inputs:
-        client.log_inputs(run_id, inputs)
+        _log_inputs(client, run_id, inputs)
     with TemporaryDirectory() as folder:
         for name, text in cell.tables.items():
             write_text(Path(folder, f"curves/{name}.csv"), text)
@@ -237,6 +237,17 @@ def _show(repo: Path) -> list[dict[str, Any]]:
             next_step="`git add -A && git commit`, then `admodels track sync`",
         )
     return baselines
+
+
+def _log_inputs(client: "MlflowClient", run_id: str, inputs: list["DatasetInput"]) -> None:
+    """Log datasets; again where another `sync` has just written the same ones."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(2):
+        with suppress(MlflowException):
+            client.log_inputs(run_id, inputs)
+            return
+    client.log_inputs(run_id, inputs)
 
 
 def revisions(repo: Path, baselines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
