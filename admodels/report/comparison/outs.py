@@ -116,9 +116,9 @@ def _commit(repo: Path, name: str) -> str:
             return str(resolve_rev(opened.scm, name))
     except (DvcException, SCMError) as error:
         raise ConfigurationError(
-            f"`{name}` is no revision, no bundle and no table of scores: {error}",
+            f"`{name}` is no revision and no table of scores: {error}",
             where=repo.resolve(),
-            expected="`workspace`, a commit, a branch or tag, an experiment (then `:METHOD`), the "
-            "folder of a bundle, or a CSV of scores",
+            expected="`workspace`, a commit, a branch or tag, or an experiment, then `:METHOD` if "
+            "wanted; or a CSV of scores",
             next_step="`dvc exp show`, or `git branch`, names them",
         ) from None
