@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,11 @@ class Origin:
     trained_on: Mapping[str, str]
     learnt: ImageRules
     area: Area | None = None
+
+    @property
+    def stamp(self) -> AreaStamp | None:
+        """Of the area, None where everything is inspected."""
+        return self.area.stamp if self.area else None
 
 
 @dataclass(frozen=True)
@@ -205,37 +211,45 @@ def save(
         save_file(detector.state(), partial / "model.safetensors")
         if reference is not None:
             write_records(partial / REFERENCE, reference)
-        area = origin.area
-        if area is not None:
-            areas.write_area(partial / AREA_FILE, area)
+        if origin.area is not None:
+            areas.write_area(partial / AREA_FILE, origin.area)
         names = _write_golden_images(partial, golden)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         pictures = () if evidence is None else write_evidence(partial / FOLDER, evidence)
         scores, largest = score(detector, golden).anomaly_score, len(calibration_map_max) > 0
         order = np.argsort(calibration_scores, kind="stable")
         card = Card(
-            schema_version=SCHEMA_VERSION,
-            method=origin.method,
-            task=origin.task,
-            kind=origin.kind,
-            licence=origin.licence,
-            non_commercial=is_non_commercial(origin.licence),
+            **_identity(origin),
             params=detector.params.model_dump(mode="json", exclude={"evidence"}),
             precision="bfloat16" if detector.precision == torch.bfloat16 else "float32",
-            contract=contract_of(detector.params, origin.learnt, area.stamp if area else None),
+            contract=contract_of(detector.params, origin.learnt, origin.stamp),
             calibration_scores=tuple(float(calibration_scores[i]) for i in order),
             calibration_map_max=tuple(float(calibration_map_max[i]) for i in order if largest),
-            golden=tuple(
-                Golden(file=name, anomaly_score=float(value))
-                for name, value in zip(names, scores, strict=True)
-            ),
+            golden=_golden_scores(names, scores),
             golden_tolerance=_golden_tolerance(detector, golden, scores),
-            trained_on=dict(sorted(origin.trained_on.items())),
             versions={name: version(name) for name in PACKAGES},
             files={path.relative_to(partial).as_posix(): sha256_of(path) for path in files},
             evidence=pictures,
         )
         _write_card(partial / "bundle.json", card)
+
+
+def _identity(origin: Origin) -> dict[str, Any]:
+    """What bundle.json says of where the detector comes from."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": origin.method,
+        "task": origin.task,
+        "kind": origin.kind,
+        "licence": origin.licence,
+        "non_commercial": is_non_commercial(origin.licence),
+        "trained_on": dict(sorted(origin.trained_on.items())),
+    }
+
+
+def _golden_scores(names: Sequence[str], scores: Float32) -> tuple[Golden, ...]:
+    pairs = zip(names, scores, strict=True)
+    return tuple(Golden(file=name, anomaly_score=float(value)) for name, value in pairs)
 
 
 def _write_golden_images(folder: Path, golden: UInt8) -> list[str]:
