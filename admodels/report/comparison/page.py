@@ -49,6 +49,7 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
         page = render_page(
             "comparison.html",
             TEMPLATES,
+            styles=["comparison.css"],
             before=comparison.before,
             after=comparison.after,
             cells=cells,
