@@ -136,12 +136,13 @@
   const heading = (at) => made("li", { className: "group" }, made("h3", { textContent: part(at) ? `${part(at).name}: ${part(at).verdict}` : say("no_part") }));
 
   // Cards and rows are made when they are scrolled to.
-  const grower = (home, button, batch, make) => {
+  const grower = (home, button, batch, make, ended = () => {}) => {
     let list = [], drawn = 0;
     const more = () => {
       home.append(...list.slice(drawn, drawn + batch).flatMap(make));
       drawn = Math.min(list.length, drawn + batch);
       button.hidden = drawn >= list.length;
+      if (button.hidden) ended();
       ahead.disconnect();  // watched anew, it says at once whether there is room for more
       ahead.observe(button);
     };
@@ -163,6 +164,10 @@
     if (!isByPart() || data.part[at] === group) return [card(at)];
     group = data.part[at];
     return [heading(at), card(at)];
+  }, () => {  // the table stands below the last card, not below those made so far
+    const without = shown.filter((at) => !layers(at).length);
+    byId("rest").hidden = !without.length;
+    others.reset(without);
   });
   const others = grower(rows, byId("more-rows"), ROWS, (at) => [row(at)]);
 
@@ -198,10 +203,8 @@
         !file.cells[0].textContent.toLowerCase().includes(text));
     group = null;
     eager = EAGER;  // pictures that are there before anyone scrolls
+    byId("rest").hidden = true;
     gallery.reset(shown.filter((at) => layers(at).length));
-    const without = shown.filter((at) => !layers(at).length);
-    byId("rest").hidden = !without.length;
-    others.reset(without);
     count();
   };
   const look = (view) => {
