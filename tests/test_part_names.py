@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from admodels.images.decode import exif_time
 from admodels.scoring import tables
 from admodels.scoring.engine import LineImages, Model, score_line
+from admodels.scoring.exif import exif_time
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.part_names import Clock, PartNames
 from admodels.scoring.stopping import Stop

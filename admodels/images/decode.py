@@ -47,14 +47,12 @@ TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 MEMORY_BYTES = 4 << 30  # of all images that are decoded at a time
 
-EXIF_IFD = 0x8769  # Exif 2.32, section 4.6.3
 # Time, fraction and offset of the capture, of the digital image, of the file (section 4.6.5).
-EXIF_TIMES = ((0x9003, 0x9291, 0x9011), (0x9004, 0x9292, 0x9012), (0x0132, 0x9290, 0x9010))
 
 BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
 
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
-_OPENING = threading.Lock()
+OPENING = threading.Lock()
 
 # The limit is ours (`too_large`): Pillow's warns in a band that we accept, and the warning filter
 # is one global of the process, which threads must not touch.
@@ -292,7 +290,7 @@ def _page(data: bytes, reading: Reading) -> int:
 
 def _open(data: bytes, formats: tuple[str, ...]) -> Pillow.Image:
     """The header read; complaints about metadata are dropped, one thread at a time."""
-    with _OPENING, warnings.catch_warnings():
+    with OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Pillow.open(BytesIO(data), formats=formats)
     image.info.pop("transparency", None)  # convert() would warn; alpha is dropped anyway
@@ -312,34 +310,12 @@ def _bit_depth(image: Any, data: bytes) -> int:
 
 
 def _orientation(image: Pillow.Image) -> int:
-    with _OPENING, warnings.catch_warnings():
+    with OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return int(image.getexif().get(pixels.EXIF_ORIENTATION, 1))
         except Exception:  # whatever stands there, it is no orientation
             return 1
-
-
-def exif_time(data: bytes) -> str:
-    """When the camera says that it took the image: `2026:12:01 06:30:15`, or empty.
-
-    A fraction of a second and the offset from UTC follow where they are known. An image of a format
-    that only an isolated process may decode gives none.
-    """
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = Pillow.open(BytesIO(data), formats=FORMATS)
-            exif = Pillow.Image.getexif(image)  # `image.getexif` of a PNG decodes all pixels
-            tags = {**exif, **exif.get_ifd(EXIF_IFD)}
-        except Exception:  # whatever stands there, it is no time
-            return ""
-    for time, fraction, offset in EXIF_TIMES:
-        if time in tags:
-            digits = str(tags.get(fraction, "")).strip(" \0")
-            words = [str(tags[time]).strip(" \0"), f".{digits}" * digits.isdecimal()]
-            return "".join([*words, str(tags.get(offset, "")).strip(" \0")])
-    return ""
 
 
 def decode_mask(data: bytes, where: object) -> Bool:

@@ -36,7 +36,7 @@ class PartNames:
     def with_part(self, row: ScoreRow, exif: str, written_ns: int) -> ScoreRow:
         """`row` with what its path says, and with the time; None for what is not to be known.
 
-        `exif`: as `admodels.images.decode.exif_time` gives it. `written_ns`: when the file was
+        `exif`: as `admodels.scoring.exif.exif_time` gives it. `written_ns`: when the file was
         written, since 1970, or 0.
         """
         match = self.expression.fullmatch(row.path) if self.expression else None

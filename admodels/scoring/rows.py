@@ -17,7 +17,7 @@ import numpy as np
 from admodels import methods
 from admodels.bundles.bundle import Bundle, Scored
 from admodels.foundation.arrays import Float32, Float64, Records, UInt8
-from admodels.images import decode, load
+from admodels.images import load
 from admodels.images.area import Area
 from admodels.images.decode import UnreadableImage
 from admodels.images.describe import appearance
@@ -27,6 +27,7 @@ from admodels.inference.regions import Region
 from admodels.scoring import tiling
 from admodels.scoring.candidates import Candidates, picture, shrunk_shape
 from admodels.scoring.discover import FILE_BYTES_MAX, Refused, Status, Unsettled, path_text
+from admodels.scoring.exif import exif_time
 from admodels.scoring.inbox import Inbox
 from admodels.scoring.lines import Tile
 from admodels.scoring.pointing import Places, Pointing, point
@@ -258,7 +259,7 @@ def _read(
         data = inbox.read(name, _most_bytes(bundle, whole))
         read = _decode(data, row, looks, bundle, whole, candidates, held_bytes)
         is_decoded = read.appearance is not None
-        return replace(read, exif=decode.exif_time(data)) if with_exif and is_decoded else read
+        return replace(read, exif=exif_time(data)) if with_exif and is_decoded else read
     except (Unsettled, MemoryError):  # the next run tries again
         return Read(None, looks, path=row.path)
     except Refused as error:
