@@ -46,9 +46,6 @@ LARGEST_CLASS_ID = 9  # in VisA's raw masks (spot-diff, id2class.json)
 TIFF_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 PNG_BIT_DEPTH_OFFSET = 24  # PNG, third edition: signature 8, length 4, type 4, width 4, height 4
 MEMORY_BYTES = 4 << 30  # of all images that are decoded at a time
-
-# Time, fraction and offset of the capture, of the digital image, of the file (section 4.6.5).
-
 BRIGHT = 128  # a matte that stays below it is black, or stored as 0 and 1
 
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}

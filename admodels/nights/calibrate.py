@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +66,22 @@ def calibrate(
     if not scores:
         where = approved or ledger.folder / "nights"
         raise _refusal("no image to calibrate with", where, "normal images of this line")
-    ordered = sorted(scores, key=lambda sha256: (scores[sha256].score, sha256))
-    calibration = Calibration(
-        origin="line",
-        scores=tuple(scores[sha256].score for sha256 in ordered),
-        images=tuple(ordered),
-        map_max=tuple(scores[sha256].map_max for sha256 in ordered),
-    )
+    calibration = _calibration_of(scores)
     reference = np.stack([looks[sha256] for sha256 in sorted(looks)]) if looks else None
     audited = len(scores) - approved_count
     why = f"`admodels calibrate` with {approved or 'no folder'}, {audited} images of audits"
     keep_calibration(ledger, line, fingerprints, calibration, reference, why=why)
     return calibration
+
+
+def _calibration_of(scores: Mapping[str, Answer]) -> Calibration:
+    ordered = sorted(scores, key=lambda sha256: (scores[sha256].score, sha256))
+    return Calibration(
+        origin="line",
+        scores=tuple(scores[sha256].score for sha256 in ordered),
+        images=tuple(ordered),
+        map_max=tuple(scores[sha256].map_max for sha256 in ordered),
+    )
 
 
 def _refuse_marked(ledger: Ledger, line: str, images: Collection[str], approved: Path) -> None:

@@ -182,9 +182,8 @@ def look(
             with isolate(name, report):
                 checked.refuse(ledger.folder, name)
                 model, report.bundle = deployed.of(name)
-                source = _source(ledger, plant, name, night, options)
                 pointing = _pointing(ledger, plant, name, model, options)
-                source = replace(source, pointing=pointing)
+                source = replace(_source(ledger, plant, name, night, options), pointing=pointing)
                 counts = _score(ledger, source, model, options, stop, report)
                 report.intake = list(intake.alarms(counts, line, unclaimed))
                 is_same = before and before.exit_code in DONE and before.runs == report.runs

@@ -8,6 +8,7 @@ from PIL import Image as Pillow
 from admodels.images.decode import FORMATS, OPENING
 
 EXIF_IFD = 0x8769  # Exif 2.32, section 4.6.3
+# Time, fraction and offset of the capture, of the digital image, of the file (section 4.6.5).
 EXIF_TIMES = ((0x9003, 0x9291, 0x9011), (0x9004, 0x9292, 0x9012), (0x0132, 0x9290, 0x9010))
 
 

@@ -19,10 +19,11 @@ from admodels.bundles.bundle import Bundle, Scored
 from admodels.foundation.arrays import Float32, Float64, Records, UInt8
 from admodels.images import load
 from admodels.images.area import Area
-from admodels.images.decode import UnreadableImage
+from admodels.images.decode import Image, UnreadableImage
 from admodels.images.describe import appearance
 from admodels.inference import model
 from admodels.inference.evidence import reference_crop
+from admodels.inference.model import Description
 from admodels.inference.regions import Region
 from admodels.scoring import tiling
 from admodels.scoring.candidates import Candidates, picture, shrunk_shape
@@ -102,11 +103,7 @@ def rows(
         with_exif=with_exif,
         held_bytes=HELD_BYTES // (ahead + chunk) if pointing else 0,
     )
-
-    def finish(pending: list[Read], fresh: dict[str, Read]) -> Iterator[Read]:
-        scores = _scores(fresh, bundle, tile, pointing)
-        return _with_scores(pending, scores, known, pointing)
-
+    score = partial(_scores, bundle=bundle, tile=tile, pointing=pointing)
     for read in _read_ahead(read_file, names, ahead, stopped):
         row = read.row
         if row is not None and read.pixels is not None:
@@ -117,9 +114,9 @@ def rows(
             row = replace(row, reused=reused)
         pending.append(replace(read, row=row, pixels=None, place=None, original=None))
         if len(fresh) == chunk or len(pending) == PENDING_ROWS:
-            yield from finish(pending, fresh)
+            yield from _with_scores(pending, score(fresh), known, pointing)
             fresh, pending = {}, []
-    yield from finish(pending, fresh)
+    yield from _with_scores(pending, score(fresh), known, pointing)
 
 
 def _lacks_regions(sha256: str, answer: Answer, pointing: Pointing | None) -> bool:
@@ -298,13 +295,7 @@ def _decode(
         return Read(_refusal(row, Status(error.reason), error.detail), looks)
     description = model.describe_image(image, bundle.contract, any_size=whole)
     record = appearance(image.rgb, description.statistics)
-    row = replace(
-        row,
-        width=image.width,
-        height=image.height,
-        bit_depth=image.bit_depth,
-        **asdict(description.statistics),
-    )
+    row = _with_image(row, image, description)
     if description.fault is not None:
         word, reason = description.fault
         return Read(_refusal(row, Status(word), reason), looks, None, record)
@@ -326,6 +317,11 @@ def _decode(
         place=place,
         original=_original(data, row.path, image.rgb, bundle, whole, held_bytes),
     )
+
+
+def _with_image(row: ScoreRow, image: Image, description: Description) -> ScoreRow:
+    own = asdict(description.statistics)
+    return replace(row, width=image.width, height=image.height, bit_depth=image.bit_depth, **own)
 
 
 def _original(

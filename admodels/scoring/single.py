@@ -99,22 +99,26 @@ def score_folder(
         if stop():
             raise Interrupted(stop.signal, work)
         with whole_folder(out) as building:
-            scores, verdicts = building / "scores.parquet", building / "verdicts.parquet"
             table = _current(ledger, images.line, model, counts)
-            step = tables.ROWS_PER_GROUP
-            groups = [table[start : start + step] for start in range(0, len(table), step)]
-            tables.write(scores, tables.SCORES, groups)
-            calibration = model.calibration_scores
-            judged = (tables.verdicts(group, calibration, alpha) for group in groups)
-            tables.write(verdicts, tables.VERDICTS, judged)
-            regions = building / "regions.parquet"
-            tables.write(regions, tables.REGIONS, [_regions(ledger, images.line, table)])
-            for path in (scores, verdicts, regions) if csv else ():
+            paths = _write_tables(building, table, model, alpha)
+            tables.write(paths[2], tables.REGIONS, [_regions(ledger, images.line, table)])
+            for path in paths if csv else ():
                 tables.write_csv(path)
-            summary = _summary(scores, verdicts, model, images.line, alpha, counts)
+            summary = _summary(paths[0], paths[1], model, images.line, alpha, counts)
             write_json(building / "summary.json", asdict(summary))
         shutil.rmtree(work)
     return summary
+
+
+def _write_tables(folder: Path, rows: pa.Table, model: Model, alpha: float) -> list[Path]:
+    """Write scores and verdicts; the paths of `TABLES`."""
+    paths = [folder / f"{name}.parquet" for name in TABLES]
+    step = tables.ROWS_PER_GROUP
+    groups = [rows[start : start + step] for start in range(0, len(rows), step)]
+    tables.write(paths[0], tables.SCORES, groups)
+    judged = (tables.verdicts(group, model.calibration_scores, alpha) for group in groups)
+    tables.write(paths[1], tables.VERDICTS, judged)
+    return paths
 
 
 def _current(ledger: Ledger, line: str, model: Model, counts: Counts) -> pa.Table:
