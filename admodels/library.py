@@ -85,7 +85,7 @@ class Model:
         """The decoded image, or the verdict that refuses it."""
         preparation = self.bundle.contract
         try:
-            data, name = _encoded(image)
+            data, name = _encode(image)
             if not data:
                 return Verdict(refused="empty: 0 bytes")
             refused = model.header_fault(data, preparation)
@@ -141,7 +141,7 @@ def load(bundle: str | Path) -> Model:
         return Model(bundles.load(folder, runtime.device()))
 
 
-def _encoded(image: Source) -> tuple[bytes, str]:
+def _encode(image: Source) -> tuple[bytes, str]:
     """The bytes of a file, so that every source takes one way, and what to call it."""
     if isinstance(image, bytes):
         return image, "the bytes"
@@ -151,13 +151,13 @@ def _encoded(image: Source) -> tuple[bytes, str]:
             raise OSError(f"{path} is no file")
         return path.read_bytes(), str(path)
     if not isinstance(image, Pillow.Image):
-        image = Pillow.fromarray(_checked(image))
+        image = Pillow.fromarray(_check_pixels(image))
     target = BytesIO()
     image.save(target, "PNG", compress_level=1)
     return target.getvalue(), "the image"
 
 
-def _checked(pixels: Pixels) -> Pixels:
+def _check_pixels(pixels: Pixels) -> Pixels:
     is_image = isinstance(pixels, np.ndarray) and (
         (pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3)
         or (pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 2)

@@ -71,7 +71,7 @@ def draw(ledger: Ledger, sha256: str, side: int, rng: np.random.Generator) -> No
     coarse[tuple(rng.integers(1, 7, 2))] = 2
     values = cv2.resize(coarse, (128, 128), interpolation=cv2.INTER_CUBIC)
     regions, labels = find_regions(values, 1.0)
-    scaled = [region.scaled(side / 128, side / 128) for region in regions]
+    scaled = [region.scale(side / 128, side / 128) for region in regions]
     drawn = pictures.draw(image, values, scaled, labels, (0.2, 1.5), lambda _: image[:200, :200])
     folder = ledger.folder / pictures.pictures_folder(LINE, sha256, MODEL, CONTRACT)
     folder.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def _inside(rows: list[manifest.ManifestRow], root: Path, area: Area) -> list[ma
         if not row.mask_sha256:
             return True
         mask = load.load_masks([row], root, (row.height, row.width))[0]
-        return bool((mask & area.inspected).any())
+        return bool((mask & area.inside).any())
 
     keep = load.in_threads(is_inside, rows, f"read masks of {root.name}")
     kept = [row for row, is_kept in zip(rows, keep, strict=True) if is_kept]
@@ -122,7 +122,7 @@ def _inside(rows: list[manifest.ManifestRow], root: Path, area: Area) -> list[ma
 
 def _mask_inside(row: manifest.ManifestRow, root: Path, shape: Shape, area: Area | None) -> Bool:
     mask = load.load_masks([row], root, shape)[0]
-    return mask if area is None else np.asarray(mask & area.inspected)
+    return mask if area is None else np.asarray(mask & area.inside)
 
 
 def _aupimo(

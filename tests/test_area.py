@@ -138,9 +138,9 @@ def test_a_smaller_pixel_is_inspected_where_anything_of_it_is(
 def test_the_area_follows_a_band_and_nothing_beyond_the_image_is_inspected() -> None:
     area = Area(np.repeat(np.array([[0, 9]], np.uint8), 8, axis=0).repeat(8, axis=1))  # (8, 16)
     upright = np.array([[1.0, 0, 0], [0, 1, 0]])  # the whole image
-    np.testing.assert_array_equal(area.seen((8, 16), upright), area.inspected)
+    np.testing.assert_array_equal(area.seen((8, 16), upright), area.inside)
     turned = np.array([[-1.0, 0, 1], [0, -1, 1]])
-    np.testing.assert_array_equal(area.seen((8, 16), turned), area.inspected[::-1, ::-1])
+    np.testing.assert_array_equal(area.seen((8, 16), turned), area.inside[::-1, ::-1])
     right = np.array([[1.0, 0, 0.5], [0, 1, 0]])  # its right half lies beyond the image
     seen = area.seen((8, 16), right)
     assert seen[:, :8].all()

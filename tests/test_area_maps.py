@@ -18,7 +18,7 @@ from admodels.inference.regions import Region
 from admodels.methods.cpr import detector as cpr
 from admodels.methods.diffusionad import detector as diffusionad
 from admodels.methods.draem import detector as draem
-from admodels.methods.parts.maps import cells_inspected, mean_inside
+from admodels.methods.parts.maps import inspected_cells, mean_inside
 from admodels.methods.patchcore import detector as patchcore
 from admodels.methods.patchcore.patches import image_score, nearest_patches
 from admodels.scoring.pointing import Pointing, point
@@ -39,7 +39,7 @@ def reduce_patches(values: Tensor, inspected: Tensor | None) -> Reduced:
     rows = distances.view(1, *values.shape[1:])
     anomaly_map = patchcore.enlarge_inside(rows, inspected, PATCHCORE)
     if inspected is not None:
-        distances = torch.where(cells_inspected(inspected, (GRID, GRID)).flatten(), distances, 0)
+        distances = torch.where(inspected_cells(inspected, (GRID, GRID)).flatten(), distances, 0)
     return anomaly_map, image_score(cells, distances, nearest, BANK, 3)[None]
 
 
@@ -67,7 +67,7 @@ def test_values_outside_the_area_change_nothing(method: str, data: st.DataObject
         data.draw(arrays.arrays(np.float32, (1, side, side), elements=NUMBERS)) for _ in range(2)
     )
     inspected = torch.from_numpy(inside)
-    counts = cells_inspected(inspected, (side, side)).numpy()
+    counts = inspected_cells(inspected, (side, side)).numpy()
     changed = np.where(counts, first, other)
     expected, score = reduce_map(torch.from_numpy(first), inspected)
     anomaly_map, again = reduce_map(torch.from_numpy(changed), inspected)
@@ -145,7 +145,7 @@ def test_values_outside_the_area_change_no_region_and_no_zone(data: st.DataObjec
     assert expected
     for region in expected:
         rows = slice(region.top, region.top + region.height)
-        assert area.inspected[rows, region.left : region.left + region.width].any()
+        assert area.inside[rows, region.left : region.left + region.width].any()
         assert region.zone in ("rim", "")
 
 

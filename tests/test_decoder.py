@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from admodels.bundles.bundle import Bundle
-from admodels.bundles.card import _digest, read_card
+from admodels.bundles.card import LATER, _digest, read_card
 from admodels.foundation.manifest import DatasetImage, Split
 from admodels.foundation.params import parse
 from admodels.images import decode
@@ -322,7 +322,8 @@ def test_a_bundle_of_the_first_decoder_keeps_its_bytes_and_its_fingerprint(name:
     card = read_card(OLD / name)
     content = json.loads((OLD / name / "bundle.json").read_bytes())
     assert card.contract.learnt.reading.decoder == 1
-    assert card.model_dump(mode="json") | {"sha256": content["sha256"]} == content
+    known = card.model_dump(mode="json", exclude=set(LATER))
+    assert known | {"sha256": content["sha256"]} == content
     second = card.contract.learnt.reading.model_copy(update={"decoder": 2})
     learnt = card.contract.learnt.model_copy(update={"reading": second})
     changed = card.contract.model_copy(update={"learnt": learnt}).model_dump(mode="json")

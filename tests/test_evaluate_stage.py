@@ -223,8 +223,8 @@ def test_a_task_with_only_anomalous_test_images_has_no_false_alarm_rate(
 def test_a_detector_that_diverged_leaves_its_own_cell_without_figures(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverged(fitted: bundle.Bundle, planes: list[np.ndarray]) -> bundle.Scored:
-        scored = score(fitted, planes)
+    def diverged(fitted: bundle.Bundle, *images: list[np.ndarray]) -> bundle.Scored:
+        scored = score(fitted, *images)
         return replace(scored, anomaly_map=scored.anomaly_map * np.float32("nan"))
 
     score = model.score_planes

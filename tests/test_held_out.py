@@ -16,11 +16,12 @@ from admodels.foundation.logs import log_as
 from admodels.foundation.manifest import DatasetImage, ManifestRow
 from admodels.images import area as areas
 from admodels.images import decode, sheets
+from admodels.methods.parts.training_data import training_data
 from admodels.synthesis import held_out
 from admodels.synthesis.foreground import foreground
 from admodels.synthesis.params import Anomaly, Synthesize
 from admodels.validation.inspect import describe_image
-from stages import synthesize, train
+from stages import synthesize
 from tests import cards, tiny
 
 PX = 64
@@ -349,9 +350,8 @@ def test_the_stage_records_which_foreground_it_found_and_shows_it(project):
     assert cyan > 9 * 300  # around half of each of 9 tiles of 160 px
 
     detector = tiny.detector("diffusionad").params
-    Path("data/weights/diffusionad").mkdir(parents=True)
-    split = Path("data/manifests/t/train.csv")
-    data = train._training_data(detector, "diffusionad", "t", split, decode.STORED)
+    learnt = manifest.read(Path("data/manifests/t/train.csv"))
+    data = training_data(detector, "t", learnt, decode.STORED, {})
     assert data.foreground is not None
     assert data.foreground.shape == (3, 1, tiny.PX, tiny.PX)
     assert (data.foreground[:, :, : tiny.PX // 2 - 1] == 255).all()

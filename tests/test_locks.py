@@ -174,7 +174,7 @@ def test_doctor_verifies_a_ledger_that_is_named(place: Path, monkeypatch, capsys
         return int(end.value.code or 0), capsys.readouterr().out
 
     code, out = doctor("ledger")
-    assert (code, "5 files and 0 marks verified, 0 damaged" in out) == (0, True)
+    assert (code, "6 files and 0 marks verified, 0 damaged" in out) == (0, True)
     (place / "ledger/scores/press/000001/0001 (copy).parquet").write_bytes(b"x")
     assert doctor("ledger")[0] == 5
     with (place / "ledger/scores/press/000001/0001.parquet").open("r+b") as file:

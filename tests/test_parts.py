@@ -434,7 +434,7 @@ def test_the_page_names_the_parts_that_are_not_known_to_be_fine(doors: Factory) 
     doors.look()
     with doors.ledger() as ledger:
         table = read_parts(ledger, FIRST.isoformat(), english())
-    (row,) = table.undecided
+    (row,) = table.without_verdict
     assert (row.name, row.verdict) == ("Part 1, lot <7>", "part without a verdict, 1 of 2 views")
     assert row.why == "the last image of side has no score: undecodable"
     assert table.flagged == 0

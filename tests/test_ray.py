@@ -25,6 +25,7 @@ from admodels.scoring.engine import Counts, Engine, LineImages, Model, local, sc
 from admodels.scoring.ledger import open_ledger
 from admodels.scoring.rows import Read
 from admodels.scoring.stopping import Stop
+from admodels.scoring.tables import Answer
 from tests import cards, tiny
 
 pytestmark = pytest.mark.slow  # a cluster of processes, about a minute
@@ -147,8 +148,11 @@ def test_a_worker_does_not_score_what_the_ledger_knows(place: Path) -> None:
     (old, new), *_ = worker(place, known=known)(shard)["found"]
     assert (old.row.reused, old.row.anomaly_score, new.row.reused) == (True, 0.0, False)
     images = LineImages("press", place / "inbox")
-    assert ray._reconcile(old, images, "01.png", {sha256: 7.0}.get).row.anomaly_score == 7.0
-    unscorable = ray._reconcile(old, images, "01.png", {sha256: np.nan}.get).row
+    assert (
+        ray._reconcile(old, images, "01.png", {sha256: Answer(7.0, None)}.get).row.anomaly_score
+        == 7.0
+    )
+    unscorable = ray._reconcile(old, images, "01.png", {sha256: Answer(np.nan, None)}.get).row
     assert (unscorable.status, unscorable.anomaly_score) == (Status.UNSCORABLE, None)
 
 

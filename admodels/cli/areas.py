@@ -138,7 +138,7 @@ def sheet(pictures: "Sequence[tuple[str, UInt8 | None]]", area: "Area") -> "UInt
 
 def _sentence(area: "Area") -> str:
     height, width = area.levels.shape
-    share = f"{100 * float(area.inspected.mean()):.1f} % of {width} x {height} px are inspected"
+    share = f"{100 * float(area.inside.mean()):.1f} % of {width} x {height} px are inspected"
     zones = (
         f"{name} (level {level}): {100 * float((area.levels == level).mean()):.1f} %"
         for level, name in sorted(area.zones.items())

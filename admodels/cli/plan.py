@@ -138,7 +138,7 @@ def table(costs: Sequence[Cost]) -> str:
     rows = [HEADS, *map(_row, costs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
-        "  ".join(f"{text:{'<' if at < 3 else '>'}{widths[at]}}" for at, text in enumerate(row))
+        "  ".join(f"{text:{'<' if n < 3 else '>'}{widths[n]}}" for n, text in enumerate(row))
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)

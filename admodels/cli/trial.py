@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 MANIFESTS = Path("data/manifests")
 STAGES = "`dvc repro validate synthesize textures weights`"
+AT_HAND = (None, "packaged", "none", "random", "whitened")  # weights without a download
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Cell:
         """The values, checked; weights that would have to be downloaded are random."""
         values = dict(self.values)
         for name in ("backbone", "head"):
-            if values.get(f"{name}_weights") not in (None, "packaged", "none", "random"):
+            if values.get(f"{name}_weights") not in AT_HAND:
                 values |= {f"{name}_weights": "random", f"{name}_sha256": ""}
         if values.get("length"):
             values |= {"initial_weights": [], "initial_sha256": []}

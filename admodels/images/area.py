@@ -48,20 +48,20 @@ class Area:
     zones: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def inspected(self) -> Bool:
+    def inside(self) -> Bool:
         """(H, W) bool."""
         return self.levels > 0
 
     @property
     def is_everywhere(self) -> bool:
         """Whether it is no area: every pixel is inspected, and none has a name."""
-        return bool(self.inspected.all()) and not self.zones
+        return bool(self.inside.all()) and not self.zones
 
     @property
     def stamp(self) -> AreaStamp:
         """Of what it inspects; zones may get other names without a new calibration."""
         height, width = self.levels.shape
-        content = f"{height} x {width} ".encode() + np.packbits(self.inspected).tobytes()
+        content = f"{height} x {width} ".encode() + np.packbits(self.inside).tobytes()
         return AreaStamp(width=width, height=height, sha256=hashlib.sha256(content).hexdigest())
 
     def seen(self, shape: Shape, place: Float64 | None = None) -> Bool:
@@ -70,9 +70,9 @@ class Area:
         A pixel that shows anything inspected is inspected. Beyond the image nothing is.
         """
         if place is None:
-            return shrink(self.inspected, shape)
+            return shrink(self.inside, shape)
         native = native_shape(place, self.levels.shape)
-        return shrink(cut_mask(self.inspected, place, native), shape)
+        return shrink(cut_mask(self.inside, place, native), shape)
 
     def zone_of(self, region: Bool) -> str:
         """The zone that most named pixels of a region (H, W) lie in; empty where there is none."""

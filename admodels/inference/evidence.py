@@ -35,8 +35,8 @@ def reference_crop(
 def crop_around(picture: UInt8, place: list[int], share: tuple[float, float]) -> UInt8:
     """The part of (H, W, 3) around row and column, moved where it would leave the picture."""
     sides = [
-        min(length, max(LEAST_PX, round(part * length)))
-        for part, length in zip(share, picture.shape[:2], strict=True)
+        min(length, max(LEAST_PX, round(fraction * length)))
+        for fraction, length in zip(share, picture.shape[:2], strict=True)
     ]
     (top, height), (left, width) = (
         (min(max(0, middle - side // 2), length - side), side)

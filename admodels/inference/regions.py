@@ -39,7 +39,7 @@ class Region:
     mean: float
     zone: str = ""
 
-    def scaled(self, across: float, down: float) -> "Region":
+    def scale(self, across: float, down: float) -> "Region":
         """The region in an image that is so many times as wide and as high."""
         left, top = round(self.left * across), round(self.top * down)
         right = round((self.left + self.width) * across)

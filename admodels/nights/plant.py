@@ -109,10 +109,10 @@ class Plant(PlantFile):
 
     def part_names(self, line: str) -> PartNames | None:
         """How the part of an image of a line, and the time of its capture, are read."""
-        part, captured = self.lines[line].part, self.lines[line].captured
-        if part is None and captured is None:
+        pattern, captured = self.lines[line].part, self.lines[line].captured
+        if pattern is None and captured is None:
             return None
-        expression = None if part is None else re.compile(part)
+        expression = None if pattern is None else re.compile(pattern)
         zone = ZoneInfo((captured and captured.timezone) or self.timezone)
         return PartNames(expression, captured.clock if captured else None, zone)
 

@@ -179,10 +179,10 @@ class Figures:
         lines = [self._broken(words)] if self.is_broken else []
         lines += [self._range(words), self._nights(words)]
         if self.audit.images:
-            lines += [self._counted("false_alarms", self.audit.false_alarms, words)]
+            lines += [self._count_text("false_alarms", self.audit.false_alarms, words)]
             lines += self._misses(words)
         if self.alarms.images:
-            lines.append(self._counted("alarms", self.alarms.precision, words))
+            lines.append(self._count_text("alarms", self.alarms.precision, words))
         return lines
 
     def _broken(self, words: Catalogue) -> str:
@@ -199,7 +199,7 @@ class Figures:
         low, high = (percent(share, words) for share in self.range_of_rate)
         return words.text("figures.range", alpha=alpha, images=images, low=low, high=high)
 
-    def _counted(self, message: str, share: Share, words: Catalogue) -> str:
+    def _count_text(self, message: str, share: Share, words: Catalogue) -> str:
         value = interval_text(share, words)
         return words.text(f"figures.{message}", count=share.count, of=share.of, share=value)
 
@@ -216,7 +216,7 @@ class Figures:
         if of_defects is None:
             few = words.text("figures.few_defects", n=self.audit.defects, needed=DEFECTS_LEAST)
             return [first, few]
-        return [first, self._counted("missed_defects", of_defects, words)]
+        return [first, self._count_text("missed_defects", of_defects, words)]
 
     def _nights(self, words: Catalogue) -> str:
         text = words.text("figures.nights", nights=self.nights)

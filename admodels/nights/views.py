@@ -47,13 +47,13 @@ class Captured(Strict):
     timezone: Zone | None = None  # default: that of the plant
 
 
-def check_capture(part: str | None, captured: Captured | None) -> None:
+def check_capture(expression: str | None, captured: Captured | None) -> None:
     """Refuse a time in names that `part` does not find, and groups of a time that nobody reads.
 
     Raises:
         ValueError: the capture times would be missing on every image.
     """
-    groups = set(re.compile(part or "").groupindex)
+    groups = set(re.compile(expression or "").groupindex)
     is_in_name = captured is not None and captured.clock == "name"
     if is_in_name and not groups.issuperset(DATE):
         raise ValueError("`captured` from the name needs groups year, month and day in `part`")

@@ -254,9 +254,9 @@ class Ledger:
                     names = [path.relative_to(self.scores).as_posix() for path in old[1:]]
                     self.index.forget_parts(names)
 
-    def sides(self, part: Path) -> tuple[Path, Path]:
+    def sides(self, scores: Path) -> tuple[Path, Path]:
         """Of a part of `scores`, or of its folder: appearances and regions."""
-        name = part.relative_to(self.scores)
+        name = scores.relative_to(self.scores)
         return self.appearance / name, self.regions / name
 
     def merge_judgements(

@@ -91,7 +91,7 @@ def point(
         regions = _with_zones(regions, labels, area)
     rgb = original()
     down, across = (side / own for side, own in zip(rgb.shape[:2], values.shape, strict=True))
-    scaled = tuple(region.scaled(across, down) for region in regions)
+    scaled = tuple(region.scale(across, down) for region in regions)
     own = scaled if is_flagged else ()
     pointing.known[sha256] = own
     if not is_drawn:

@@ -24,12 +24,12 @@ def regions_of(ledger: Ledger, line: str, runs: Iterable[str]) -> pa.Table:
     """
     places, wanted = [tables.REGIONS.empty_table()], set(runs)
     for run in sorted(wanted):
-        for part in ledger.parts(line, run):
-            own = ledger.sides(part)[1]
+        for path in ledger.parts(line, run):
+            own = ledger.sides(path)[1]
             if own.is_file():
                 places.append(_read(own))
             else:
-                ledger.check_place(part)
+                ledger.check_place(path)
     for name in ledger.catalogue.names(f"regions/{folder_name(line)}"):
         path = ledger.folder / name
         if not path.parent.name.isdigit() and path.is_file() and tables.runs_of(path) & wanted:

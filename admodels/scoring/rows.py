@@ -85,12 +85,10 @@ def rows(
     """One row for each of `names` of `inbox`, in their order; fewer once `stopped`.
 
     `known` gives the score of bytes that were scored before, also of rows that this function has
-    yielded: such an image is not scored again, and its row is marked as reused. An image that
-    `candidates` asks for when it is decoded gets a picture. With `pointing` flagged images get
-    regions; one whose regions are not known any more is scored again for them.
+    yielded: such an image is not scored again, unless `pointing` flags it and its regions are not
+    known any more; its row is marked as reused. An image that `candidates` asks for gets a picture.
     """
-    fresh: dict[str, Read] = {}
-    pending: list[Read] = []
+    fresh, pending = dict[str, Read](), list[Read]()
     chunk = 1 if tile else methods.images_at_once(bundle.detector)
     ahead = 1 if tile else load.DECODING_THREADS + chunk
     read_file = partial(

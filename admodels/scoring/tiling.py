@@ -59,7 +59,7 @@ def score_tiles(bundle: Bundle, rgb: UInt8, tile: Tile) -> tuple[float, Float32]
     height, width = rgb.shape[:2]
     window = axes(tile, bundle.contract)
     below, beside = max(0, window[0].tile_px - height), max(0, window[1].tile_px - width)
-    padded, inspected = rgb, bundle.area.inspected if bundle.area else None
+    padded, inspected = rgb, bundle.area.inside if bundle.area else None
     if inspected is not None:
         inspected = np.pad(inspected, ((0, below), (0, beside)))
     if below or beside:

@@ -136,14 +136,14 @@ def _not_inferior(
     if own is None or champion.evidence is None:
         whose = UNKNOWN if own is None else f"champion {UNKNOWN}"
         return Check(name, wanted, whose, passes=False)
-    shared = list(_shared(own, champion.evidence))
+    shared = list(_common_images(own, champion.evidence))
     difference = _difference(shared)
     if difference is None:
         return Check(name, wanted, f"{len(shared)} images in common", passes=False)
     return Check(name, wanted, _text(*difference, sign="+"), difference[1][0] > -margin)
 
 
-def _shared(own: "Evidence", other: "Evidence") -> Iterator[tuple["TestImage", "TestImage"]]:
+def _common_images(own: "Evidence", other: "Evidence") -> Iterator[tuple["TestImage", "TestImage"]]:
     """The test images of both, by content."""
     by_content = {image.image_sha256: image for image in other.images}
     for image in own.images:

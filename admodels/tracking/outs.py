@@ -35,16 +35,16 @@ def files_of(
     """(name in the run, file in the cache) of what is kept of a cell and is still in the cache."""
     for pattern, (names, folder) in KEPT.items():
         out = outs.get(pattern.format(method=method, task=task)) or {}
-        listing = _cached(cache, out.get("hash") or "")
+        listing = _cache_file(cache, out.get("hash") or "")
         if listing is None or listing.suffix != ".dir":
             continue
         for entry in json.loads(listing.read_bytes()):
-            file = _cached(cache, entry["md5"])
+            file = _cache_file(cache, entry["md5"])
             if entry["relpath"] in names and file is not None:
                 yield f"{folder}/{entry['relpath']}", file
 
 
-def _cached(cache: Path, digest: str) -> Path | None:
+def _cache_file(cache: Path, digest: str) -> Path | None:
     path = cache / digest[:2] / digest[2:]
     return path if len(digest) > 2 and path.is_file() else None
 

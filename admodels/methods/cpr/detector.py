@@ -131,7 +131,7 @@ class Detector(methods.Detector):
         """Give heads that whiten, which are still without effect, the matrix of what they see."""
         for tap, head in enumerate(self.heads):
             if isinstance(head, WhitenedTap):
-                maps = partial(_rooted, head, tap)
+                maps = partial(_root_taps, head, tap)
                 cells = closed_form.sample_cells(frozen, normal, seed, maps)
                 head.matrix.copy_(closed_form.whitening(cells))
 
@@ -178,10 +178,10 @@ class Detector(methods.Detector):
             ]
         )
         blurred, scores = reduce_map(maps, inspected, self.params)
-        compared = map(self._compared, queries[0], near, peaks(blurred).tolist())
+        compared = map(self._closest_place, queries[0], near, peaks(blurred).tolist())
         return Prediction(blurred.cpu(), scores.cpu(), compared=torch.tensor(list(compared)))
 
-    def _compared(self, query: Tensor, near: Tensor, peak: list[int]) -> list[int]:
+    def _closest_place(self, query: Tensor, near: Tensor, peak: list[int]) -> list[int]:
         """The image, row and column in pixels that the first tap compared with at a place."""
         stride, region = self.params.tap_strides[0], self.params.regions[0]
         row, column = (place // stride for place in peak)
@@ -283,7 +283,7 @@ class Detector(methods.Detector):
                 raise RuntimeError("its taps are smoothed otherwise than the params say")
 
 
-def _rooted(head: WhitenedTap, tap: int, taps: Taps) -> Tensor:
+def _root_taps(head: WhitenedTap, tap: int, taps: Taps) -> Tensor:
     rooted: Tensor = head(taps[tap])
     return rooted
 

@@ -37,7 +37,7 @@ def inside(maps: Tensor, inspected: Tensor | None) -> Tensor:
     return maps if inspected is None else torch.where(inspected.to(maps.device), maps, 0)
 
 
-def cells_inspected(inspected: Tensor, shape: Shape) -> Tensor:
+def inspected_cells(inspected: Tensor, shape: Shape) -> Tensor:
     """(B, H, W) bool as (B, *shape) bool: whether anything of a cell is inspected."""
     return F.adaptive_max_pool2d(inspected.to(torch.float32), shape) > 0
 

@@ -19,10 +19,10 @@ from admodels.methods import Log, Prediction, TrainingData
 from admodels.methods.parts.backbones import Backbone, Taps, load_fetched
 from admodels.methods.parts.frozen import FrozenTaps
 from admodels.methods.parts.maps import (
-    cells_inspected,
     enlarge,
     gaussian_blur,
     inside,
+    inspected_cells,
     mean_inside,
     peaks,
 )
@@ -102,7 +102,7 @@ class Detector(methods.Detector):
         p, maps, scores, rows = self.params, [], [], []
         seen = patches(self._frozen.compute(images))
         grid = seen.shape[2], seen.shape[3]
-        in_cells = [] if inspected is None else list(cells_inspected(inspected, grid))
+        in_cells = [] if inspected is None else list(inspected_cells(inspected, grid))
         for image, where in zip(seen, in_cells or [None] * len(seen), strict=True):
             cells = image.flatten(1).T.contiguous()
             distances, nearest = nearest_patches(cells, self.bank)
@@ -111,10 +111,10 @@ class Detector(methods.Detector):
             scores.append(image_score(cells, distances, nearest, self.bank, p.neighbours))
             rows.append(nearest.view(grid))
         anomaly_map = enlarge_inside(torch.stack(maps), inspected, p)
-        compared = self._compared(anomaly_map, torch.stack(rows))
+        compared = self._closest_place(anomaly_map, torch.stack(rows))
         return Prediction(anomaly_map.cpu(), torch.stack(scores).cpu(), compared=compared)
 
-    def _compared(self, maps: Tensor, nearest: Tensor) -> Tensor | None:
+    def _closest_place(self, maps: Tensor, nearest: Tensor) -> Tensor | None:
         """Where the patch comes from that is nearest at the maximum of each map."""
         if self.origins is None:
             return None
@@ -123,7 +123,7 @@ class Detector(methods.Detector):
         remembered = nearest[torch.arange(len(maps), device=maps.device), row, column]
         cell = self.origins[remembered.cpu()]
         place = [cell // width % height, cell % width]
-        pixels = [at * stride + stride // 2 for at in place]
+        pixels = [cell * stride + stride // 2 for cell in place]
         return torch.stack([cell // (height * width), *pixels], dim=1)
 
     def _network(self) -> dict[str, Tensor]:
@@ -161,5 +161,5 @@ def enlarge_inside(distances: Tensor, inspected: Tensor | None, params: PatchCor
         return gaussian_blur(enlarge(maps, params.shape), params.blur_sigma_px)
 
     grid = distances.shape[1], distances.shape[2]
-    cells = None if inspected is None else cells_inspected(inspected, grid)
+    cells = None if inspected is None else inspected_cells(inspected, grid)
     return inside(mean_inside(spread, distances, cells), inspected)

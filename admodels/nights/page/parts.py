@@ -58,7 +58,7 @@ class PartTable:
         return flagged[:MOST]
 
     @property
-    def undecided(self) -> Sequence[PartRow]:
+    def without_verdict(self) -> Sequence[PartRow]:
         """The parts that are not flagged, and of which a view could not say that they are fine."""
         return [row for row in self.rows if row.is_flagged is None]
 
@@ -110,7 +110,7 @@ def _row(judgement: Row, catalogue: Catalogue) -> PartRow:
 
 def part_name(part_id: str, lot: str, catalogue: Catalogue) -> str:
     """A part and its lot, where it has one."""
-    part, lot = visible(part_id), visible(lot)
+    name, lot = visible(part_id), visible(lot)
     if not lot:
-        return catalogue.text("part.name", part=part)
-    return catalogue.text("part.name_of_lot", part=part, lot=lot)
+        return catalogue.text("part.name", part=name)
+    return catalogue.text("part.name_of_lot", part=name, lot=lot)

@@ -202,12 +202,12 @@ def _trends(nights: Sequence[LineReport], catalogue: Catalogue) -> list[Trend]:
     def share(count: int | None, images: int) -> float | None:
         return count / images if images and count is not None else None
 
-    def named(name: str, values: Iterator[float | None], form: str) -> Trend:
+    def trend_of(name: str, values: Iterator[float | None], form: str) -> Trend:
         return trend(catalogue.text(f"trends.{name}"), list(values), form, catalogue)
 
     return [
-        named("flagged", (share(night.flagged, night.images) for night in nights), ".2%"),
-        named("unreadable", (share(night.unreadable, night.images) for night in nights), ".2%"),
-        named("images", (night.images for night in nights), ",.0f"),
-        named("score", (night.median_score for night in nights), ",.4g"),
+        trend_of("flagged", (share(night.flagged, night.images) for night in nights), ".2%"),
+        trend_of("unreadable", (share(night.unreadable, night.images) for night in nights), ".2%"),
+        trend_of("images", (night.images for night in nights), ",.0f"),
+        trend_of("score", (night.median_score for night in nights), ",.4g"),
     ]

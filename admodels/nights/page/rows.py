@@ -83,7 +83,7 @@ def columns(
         "base": [row["picture"].base for row in rows],
         "layers": layers,
         "pictures": list(pictures),
-        "parts": [{"name": part.name, "verdict": part.verdict} for part in parts.rows],
+        "parts": [{"name": row.name, "verdict": row.verdict} for row in parts.rows],
         "part": shown,
         "texts": list(texts),
         **answers,

@@ -103,10 +103,10 @@ def sentence(answer: Answer, limits: Interval | None = None) -> str:
     """An answer for people."""
     if answer.gain is None or answer.p_value is None or answer.corrected is None:
         return f"{answer.name}: {UNKNOWN}: the test images have one label only"
-    interval = f" (95% interval {_signed(limits[0])} to {_signed(limits[1])})" if limits else ""
+    interval = f" (95% interval {_sign(limits[0])} to {_sign(limits[1])})" if limits else ""
     corrected = f", corrected {answer.corrected:.3g}" if answer.corrected != answer.p_value else ""
     return (
-        f"{answer.name}: {answer.word}: image AUROC {_signed(answer.gain)}{interval}, "
+        f"{answer.name}: {answer.word}: image AUROC {_sign(answer.gain)}{interval}, "
         f"p {answer.p_value:.3g}{corrected}"
     )
 
@@ -131,9 +131,9 @@ def table(cell: Difference) -> list[list[str]]:
     for line in cell.lines:
         gain, limits = NOT_DEFINED, ""
         if line.before is not None and line.after is not None:
-            gain = _signed(line.after - line.before)
+            gain = _sign(line.after - line.before)
         if line.interval is not None:
-            limits = f"{_signed(line.interval[0])} to {_signed(line.interval[1])}"
+            limits = f"{_sign(line.interval[0])} to {_sign(line.interval[1])}"
         rows.append(
             [line.title, "", figure_text(line.before), figure_text(line.after), gain, limits]
         )
@@ -158,7 +158,7 @@ def notes(cell: Difference) -> Iterator[str]:
         yield f"  {change.row.image_path} ({change.row.defect_type}): {was}, now {now}"
 
 
-def _signed(value: float) -> str:
+def _sign(value: float) -> str:
     return f"{value:+.3f}"
 
 
