@@ -4,8 +4,7 @@
 
 needs ADMODELS_SHARED_DATA. At shrinkage 1 the matrix is the identity, so the descriptors are those
 without heads; the package has one fixed shrinkage for all sets. In brackets stands the interval of
-95 % of what is gained over that, by a paired bootstrap over the test images. A set takes about
-half a CPU-minute a shrinkage.
+95 % of what is gained over that, by a paired bootstrap over the test images.
 """
 
 import argparse
