@@ -100,41 +100,45 @@ def child(work: Callable[[], None]) -> int:
 def rows(ledger: Path) -> pd.DataFrame:
     """All rows by key; any unreadable part is an error here."""
     parts = sorted(ledger.glob("scores/*/*/*.parquet"))
-    found = pd.concat([pq.read_table(part).to_pandas() for part in parts])
-    return found.sort_values(KEYS).reset_index(drop=True)
+    table = pd.concat([pq.read_table(part).to_pandas() for part in parts])
+    return table.sort_values(KEYS).reset_index(drop=True)
 
 
 def places(ledger: Path) -> pd.DataFrame:
     """All regions by key and number."""
-    found = pd.concat([pq.read_table(path).to_pandas() for path in ledger.glob("regions/*/*/*")])
-    return found.sort_values([*KEYS, "number"]).reset_index(drop=True)
+    table = pd.concat([pq.read_table(path).to_pandas() for path in ledger.glob("regions/*/*/*")])
+    return table.sort_values([*KEYS, "number"]).reset_index(drop=True)
 
 
 def faults(ledger: Path, expected: pd.DataFrame, regions: pd.DataFrame) -> list[str]:
-    found = rows(ledger)
-    told = []
-    if found["path"].duplicated().any() or len(found) != len(expected):
-        told.append(f"{len(found)} rows, {found['path'].nunique()} paths, {len(expected)} files")
-    first = found[(found["status"] == "scored") & ~found["reused"]]
+    scores = rows(ledger)
+    faults_seen = []
+    if scores["path"].duplicated().any() or len(scores) != len(expected):
+        faults_seen.append(
+            f"{len(scores)} rows, {scores['path'].nunique()} paths, {len(expected)} files"
+        )
+    first = scores[(scores["status"] == "scored") & ~scores["reused"]]
     if first["image_sha256"].duplicated().any():
-        told.append("the same bytes were scored twice")
-    if not found.equals(expected):
-        told.append("rows differ from an undisturbed run")
+        faults_seen.append("the same bytes were scored twice")
+    if not scores.equals(expected):
+        faults_seen.append("rows differ from an undisturbed run")
     if not places(ledger).equals(regions):
-        told.append("regions differ from an undisturbed run")
+        faults_seen.append("regions differ from an undisturbed run")
     judged = cards.judged(ledger).reset_index()
-    if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(found[KEYS]):
-        told.append("a row was not judged exactly once")
+    if not judged.sort_values(KEYS)[KEYS].reset_index(drop=True).equals(scores[KEYS]):
+        faults_seen.append("a row was not judged exactly once")
     seen = pd.concat([pd.read_parquet(p, columns=KEYS) for p in ledger.glob("appearance/*/*/*")])
-    decoded = found.loc[found["width"].notna(), KEYS].reset_index(drop=True)
+    decoded = scores.loc[scores["width"].notna(), KEYS].reset_index(drop=True)
     if not seen.sort_values(KEYS).reset_index(drop=True).equals(decoded):
-        told.append("the side table is not of the images that were decoded")
+        faults_seen.append("the side table is not of the images that were decoded")
     with open_ledger(ledger) as held:
-        told += [str(noticed) for noticed in [check(held)] if noticed.faults or noticed.notes]
-    told += [] if (ledger / marks.NAME).is_file() else ["the marks are lost"]
+        faults_seen += [
+            str(noticed) for noticed in [check(held)] if noticed.faults or noticed.notes
+        ]
+    faults_seen += [] if (ledger / marks.NAME).is_file() else ["the marks are lost"]
     left = [p.name for p in ledger.rglob("*") if p.name.endswith((".partial", ".old"))]
     left += [p.name for p in ledger.glob("writing/*")]
-    return told + ([f"left behind: {left}"] if left else [])
+    return faults_seen + ([f"left behind: {left}"] if left else [])
 
 
 def main() -> None:

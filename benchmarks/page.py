@@ -111,9 +111,14 @@ def fill(ledger: Ledger, flagged: int, normal: int, drawn: int, side: int) -> No
         draw(ledger, digests[n], side, rng)
     known = {"bundle": "cpr/brick", "images": len(rows), "flagged": flagged}
     report = LineReport("in", 0.02, [ledger.run], **known, **keys)
-    told = {"run": ledger.run, "exit_code": 0, "started": "2026-11-26T02:00:00+00:00", "host": "h"}
-    told |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
-    ledger.finish(told | {"versions": {}, "lines": {LINE: report.content()}})
+    summary = {
+        "run": ledger.run,
+        "exit_code": 0,
+        "started": "2026-11-26T02:00:00+00:00",
+        "host": "h",
+    }
+    summary |= {"seconds": 1.0, "unclaimed": 0, "command": "admodels nightly", "directory": "/"}
+    ledger.finish(summary | {"versions": {}, "lines": {LINE: report.content()}})
 
 
 def opening(browser: Browser, address: str, slowdown: int) -> dict[str, object]:
@@ -124,21 +129,21 @@ def opening(browser: Browser, address: str, slowdown: int) -> dict[str, object]:
     talk.send("Emulation.setCPUThrottlingRate", {"rate": slowdown})
     talk.send("Performance.enable")
     tab.goto(address, wait_until="commit")
-    told = {"first_picture_ms": round(tab.evaluate(FIRST_PICTURE))}
+    figures = {"first_picture_ms": round(tab.evaluate(FIRST_PICTURE))}
     tab.wait_for_load_state("load")
-    told["loaded_ms"] = round(
+    figures["loaded_ms"] = round(
         tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
     )
-    told["filter_ms"] = round(tab.evaluate(FILTERED))
+    figures["filter_ms"] = round(tab.evaluate(FILTERED))
     tab.locator("[type=reset]").click()
     whole, longest = tab.evaluate(SCROLLED)
-    told |= {"scroll_to_end_ms": round(whole), "longest_frame_ms": round(longest)}
-    told["cards"] = tab.locator("#cards li").count()
-    told["rows"] = tab.locator("#rows tr").count()
+    figures |= {"scroll_to_end_ms": round(whole), "longest_frame_ms": round(longest)}
+    figures["cards"] = tab.locator("#cards li").count()
+    figures["rows"] = tab.locator("#rows tr").count()
     metrics = {one["name"]: one["value"] for one in talk.send("Performance.getMetrics")["metrics"]}
-    told["script_heap_mib"] = round(metrics["JSHeapUsedSize"] / 2**20, 1)
+    figures["script_heap_mib"] = round(metrics["JSHeapUsedSize"] / 2**20, 1)
     context.close()
-    return told
+    return figures
 
 
 def main() -> None:
@@ -154,14 +159,14 @@ def main() -> None:
         start = time.monotonic()
         written = render.write(ledger)
         after = resource.getrusage(resource.RUSAGE_SELF)
-        told: dict[str, object] = {
+        figures: dict[str, object] = {
             "page_mib": round(written.stat().st_size / 2**20, 2),
             "write_s": round(time.monotonic() - start, 1),
             "write_cpu_s": round(after.ru_utime - before.ru_utime, 1),
             "peak_mib": after.ru_maxrss // 1024,
             "peak_mib_before": before.ru_maxrss // 1024,
         }
-        sys.stdout.write(f"page: {json.dumps(told)}\n")
+        sys.stdout.write(f"page: {json.dumps(figures)}\n")
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             for slowdown in (1, 4):

@@ -50,18 +50,20 @@ def images(cell: Cell, count: int, seed: int = 3) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_a_prediction_has_the_stated_shapes_and_types(cell: Cell) -> None:
-    found = fitted(cell).score(images(cell, 2))
-    assert found.anomaly_map.shape[0] == 2
-    assert found.anomaly_map.ndim == 3
-    assert found.anomaly_map.dtype == found.anomaly_score.dtype == torch.float32
-    assert found.anomaly_score.shape == (2,)
-    assert torch.isfinite(found.anomaly_score).all()
-    if found.reconstruction is not None:
-        assert found.reconstruction.shape == (2, 3, *cell[2])
-    if found.compared is not None:
-        assert (found.compared.dtype, found.compared.shape) == (torch.int64, (2, 3))
-        assert (found.compared < torch.tensor([12, *cell[2]])).all()
-    assert (found.reconstruction is None) != (found.compared is None)  # a person sees one of them
+    prediction = fitted(cell).score(images(cell, 2))
+    assert prediction.anomaly_map.shape[0] == 2
+    assert prediction.anomaly_map.ndim == 3
+    assert prediction.anomaly_map.dtype == prediction.anomaly_score.dtype == torch.float32
+    assert prediction.anomaly_score.shape == (2,)
+    assert torch.isfinite(prediction.anomaly_score).all()
+    if prediction.reconstruction is not None:
+        assert prediction.reconstruction.shape == (2, 3, *cell[2])
+    if prediction.compared is not None:
+        assert (prediction.compared.dtype, prediction.compared.shape) == (torch.int64, (2, 3))
+        assert (prediction.compared < torch.tensor([12, *cell[2]])).all()
+    assert (prediction.reconstruction is None) != (
+        prediction.compared is None
+    )  # a person sees one of them
 
 
 @pytest.mark.slow
